@@ -1,0 +1,48 @@
+# Everything that people and CI run. `make help` lists it.
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+JOBS ?= 2
+ARGS ?=
+
+.PHONY: help setup check format test test-slow demo train clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/ready ## make .venv with everything installed (once; an interrupted set-up is repaired)
+
+# The stamp is written last, so a set-up that was interrupted is taken up again.
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdbench needs Python 3.11 or newer, found " + sys.version)'
+	@echo "setting up .venv (several GB for torch, some minutes; done once)"
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+check: setup ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: setup ## the quick tests, offline, under 5 minutes on two cores
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m 'not slow'
+
+test-slow: setup ## the long tests: every kill point, longer runs
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m slow
+
+demo: setup ## the main job on the embedded real data: teacher, students, a comparison
+	$(BIN)/kdbench-train -m method=scratch,kd seed=0,1,2 $(DEMO)
+	$(BIN)/kdbench-train -m method=kd temperature=cosine,linear seed=0,1,2 $(DEMO)
+	@$(BIN)/python -m kdbench.results.table outputs/runs/mnist5k
+
+train: setup ## one run: make train ARGS="temperature=cosine seed=1"
+	$(BIN)/kdbench-train $(ARGS)
+
+clean: ## remove caches and build products; outputs/ and .venv/ stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

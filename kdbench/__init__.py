@@ -1,0 +1,24 @@
+"""kdbench: compare temperature strategies for knowledge distillation.
+
+The public names are imported on first use, so that ``import kdbench``, ``--help`` and shell
+completion stay fast (importing torch takes longer than composing a config).
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load_model": "kdbench.model.load",
+    "load_objective": "kdbench.config.build",
+    "Progress": "kdbench.progress",
+}
+
+__all__ = ["Progress", "load_model", "load_objective"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'kdbench' has no attribute {name!r}")

@@ -1,0 +1,210 @@
+"""All checks of a composed config that need no training. They report every problem at once."""
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import fields, is_dataclass
+from typing import Any, get_type_hints
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kdbench.config.build import build, build_optimizer
+from kdbench.config.identity import needs_teacher
+from kdbench.config.schema import PROTOCOLS, Config
+from kdbench.config.targets import iter_targets, refuse
+from kdbench.errors import ConfigError, KdbenchError
+
+# key -> (is the value allowed?, what is allowed)
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "run.epochs": (lambda v: v >= 1, "a whole number >= 1"),
+    "run.protocol": (lambda v: v in PROTOCOLS, f"one of {', '.join(PROTOCOLS)}"),
+    "run.threads": (lambda v: v is None or v >= 1, "a whole number >= 1, or null for all cores"),
+    "run.checkpoint_epochs": (lambda v: v >= 1, "a whole number >= 1"),
+    "run.checkpoint_minutes": (lambda v: v > 0, "a number > 0"),
+    "run.keep_checkpoints": (lambda v: v >= 2, "a whole number >= 2: one may be damaged"),
+    "seed": (lambda v: v >= 0, "a whole number >= 0"),
+    "run.data_seed": (lambda v: v >= 0, "a whole number >= 0"),
+    "optim.lr": (lambda v: math.isfinite(v) and v > 0, "a finite number > 0"),
+    "teacher.epochs": (lambda v: v >= 1, "a whole number >= 1"),
+    "teacher.seed": (lambda v: v >= 0, "a whole number >= 0"),
+    "teacher.tolerance": (lambda v: v >= 0, "percentage points >= 0"),
+    "teacher.optim.lr": (lambda v: math.isfinite(v) and v > 0, "a finite number > 0"),
+    "dataset.batch_size": (lambda v: v >= 1, "a whole number >= 1"),
+    "dataset.eval_batch_size": (lambda v: v >= 1, "a whole number >= 1"),
+}
+
+
+def check(cfg: DictConfig) -> None:
+    """Raises ConfigError with every problem found in a composed config."""
+    raise_all(find_problems(cfg))
+
+
+def raise_all(problems: list[str]) -> None:
+    """Raises one ConfigError that lists all problems; nothing where there are none."""
+    if problems:
+        count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise ConfigError(f"{count} in the configuration:\n{listed}")
+
+
+def find_problems(cfg: DictConfig) -> list[str]:
+    """One sentence for each problem of a composed config."""
+    missing = OmegaConf.missing_keys(cfg)
+    if missing:
+        return [f"{key} has no value; give it one: {key}=..." for key in sorted(missing)]
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        return [f"{error.full_key}: {str(error).splitlines()[0]}"]
+    assert isinstance(plain, dict)
+    plain.pop("hydra", None)
+    problems = [*_unknown_keys(plain, Config), *_out_of_range(cfg)]
+    nodes = {path: refuse(path, node) or _misfits(path, node) for path, node in iter_targets(plain)}
+    for found in nodes.values():
+        problems += found
+    return problems + _refused_values(cfg, {path for path, found in nodes.items() if found})
+
+
+def did_you_mean(name: str, known: Iterable[str], count: int = 1) -> str:
+    """``; did you mean ...?`` with the known names nearest to ``name``, or nothing."""
+    close = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=count, cutoff=0.55)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _unknown_keys(plain: dict, schema: Any, path: str = "") -> list[str]:
+    known = {field.name: field.type for field in fields(schema)}
+    problems = []
+    for key, value in plain.items():
+        full = f"{path}{key}"
+        if key not in known:
+            problems.append(f"{full} is not a key{did_you_mean(str(key), known, 2)}")
+        elif is_dataclass(known[key]) and isinstance(value, dict):
+            problems += _unknown_keys(value, known[key], f"{full}.")
+    return problems
+
+
+def _out_of_range(cfg: DictConfig) -> list[str]:
+    problems = []
+    for key, (is_valid, allowed) in RANGES.items():
+        value = OmegaConf.select(cfg, key)
+        try:
+            valid = is_valid(value)
+        except TypeError:
+            valid = False
+        if not valid:
+            problems.append(f"{key}={value!r} must be {allowed}")
+    return problems
+
+
+def _misfits(path: str, node: dict) -> list[str]:
+    """Binds a node to the signature of its target: unknown and missing arguments, wrong types."""
+    target = node["_target_"]
+    try:
+        owner = get_object(target)
+    except Exception as error:
+        return [f"{path}: _target_={target!r} cannot be imported: {error}"]
+    parameters = inspect.signature(owner).parameters
+    given = {key: value for key, value in node.items() if not key.startswith("_")}
+    problems = []
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        problems += [
+            f"{path}.{key} is not an argument of {target}{did_you_mean(key, parameters, 2)}"
+            for key in given
+            if key not in parameters
+        ]
+    required = [name for name, p in parameters.items() if _is_required(p) and name not in given]
+    if not node.get("_partial_"):
+        problems += [
+            f"{path}.{name} is missing: {target} needs it"
+            for name in required
+            if name != "temperature"  # an objective gets it from the temperature group
+        ]
+    hints = _type_hints(owner)
+    return problems + [
+        problem
+        for key, value in given.items()
+        if key in hints
+        for problem in _wrong_type(f"{path}.{key}", value, hints[key])
+    ]
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    return named and parameter.default is parameter.empty
+
+
+def _type_hints(owner: Any) -> dict[str, Any]:
+    try:
+        return get_type_hints(owner.__init__ if inspect.isclass(owner) else owner)
+    except NameError:  # annotations that only exist for type checkers
+        return {}
+
+
+def _wrong_type(path: str, value: Any, hint: Any) -> list[str]:
+    from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+    if any(True for _ in iter_targets(value)):
+        return []  # an object that does not exist yet; its own node is checked
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticSchemaGenerationError:
+        return []
+    candidates = [value, tuple(value)] if isinstance(value, list) else [value]
+    for candidate in candidates:
+        try:
+            adapter.validate_python(candidate, strict=True)
+        except ValidationError:
+            continue
+        return []
+    wanted = getattr(hint, "__name__", None) if inspect.isclass(hint) else None
+    return [f"{path}={value!r} must be of type {wanted or str(hint).replace('typing.', '')}"]
+
+
+def _refused_values(cfg: DictConfig, wrong: set[str]) -> list[str]:
+    """Lets the owners of the values look at them: constructors refuse what they cannot use.
+
+    Args:
+        cfg: composed config.
+        wrong: paths of nodes in which something is known to be wrong; they are left out.
+    """
+    import torch
+
+    from kdbench.engine.device import choose_compute
+    from kdbench.temperature.constant import Constant
+
+    parameter = [{"params": [torch.zeros(1, requires_grad=True)]}]
+    parts: dict[str, Callable[[], Any]] = {
+        "run": lambda: choose_compute(cfg.run.device, cfg.run.precision, cfg.run.channels_last),
+        "dataset": lambda: build(cfg.dataset),
+        "student": lambda: build(cfg.student),
+        "objective": lambda: build(cfg.objective, temperature=Constant(tau=1.0)),
+        "plugin": lambda: build(cfg.plugin),
+        "optim.optimizer": lambda: build_optimizer(cfg.optim, parameter),
+        "optim.schedule": lambda: build(cfg.optim.schedule),
+        "tracker": lambda: build(cfg.tracker),
+    }
+    if needs_teacher(cfg):
+        parts["temperature"] = lambda: build(cfg.temperature)
+        parts["teacher.model"] = lambda: build(cfg.teacher.model)
+    return [
+        f"{path}: {problem}"
+        for path, construct in parts.items()
+        if not any(found.startswith(path) for found in wrong)
+        if (problem := _refusal(construct))
+    ]
+
+
+def _refusal(construct: Callable[[], Any]) -> str | None:
+    try:
+        construct()
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KdbenchError | ValueError):
+                return str(cause)
+            cause = cause.__cause__
+        return f"{type(error).__name__}: {error}"
+    return None

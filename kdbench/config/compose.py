@@ -1,0 +1,37 @@
+"""Composing a configuration outside the command line. Imports no torch."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from kdbench.config.identity import register_resolvers
+from kdbench.config.schema import register
+
+_PACKAGED = Path(__file__).parents[1] / "conf"  # where a wheel puts it
+CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
+CONFIG_NAME = "train"
+
+
+def prepare() -> None:
+    """What Hydra must know before it composes: the schema and the resolvers."""
+    register()
+    register_resolvers()
+
+
+@contextmanager
+def hydra_context() -> Iterator[ConfigLoader]:
+    """Hydra's config loader over ``conf/``; whatever Hydra was doing before goes on after."""
+    prepare()
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name="kdbench"):
+        yield GlobalHydra.instance().config_loader()
+
+
+def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
+    """The composed configuration of one run, as on the command line."""
+    with hydra_context():
+        return compose(CONFIG_NAME, list(overrides))

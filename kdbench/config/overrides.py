@@ -1,0 +1,143 @@
+"""Looks over the command line before Hydra does: all misspelt keys and wrong values at once.
+
+Hydra stops at the first problem and offers no correction. Here every override is tried on its own,
+every value of a sweep too, so that a typo in the last job of a sweep does not cost the jobs before.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from hydra import compose
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kdbench.config.check import did_you_mean, find_problems, raise_all
+from kdbench.config.compose import CONFIG_NAME, hydra_context
+
+
+def compose_checked(overrides: Sequence[str]) -> DictConfig:
+    """The composed config of these overrides; ConfigError with all problems where there are any."""
+    check_overrides(overrides)
+    with hydra_context():
+        return compose(CONFIG_NAME, list(overrides))
+
+
+def check_overrides(overrides: Sequence[str], values: bool = True) -> None:
+    """Raises ConfigError with every problem of a command line, sweeps included.
+
+    Args:
+        overrides: as on the command line.
+        values: False leaves out what needs torch, as long as nothing else is wrong.
+    """
+    with hydra_context() as loader:
+        problems = list(_find_problems(loader, overrides, values))
+        if problems and not values:
+            problems = list(_find_problems(loader, overrides, values=True))
+        raise_all(list(dict.fromkeys(problems)))
+
+
+def _find_problems(loader: ConfigLoader, overrides: Sequence[str], values: bool) -> Iterator[str]:
+    try:
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    except HydraException as error:
+        yield _first_line(error)
+        return
+    sound = []
+    choices = [o for o in parsed if loader.get_group_options(o.key_or_group)]
+    for choice in choices:
+        unknown = list(_unknown_options(loader, choice))
+        yield from unknown
+        sound += [] if unknown else [choice]
+    known = list(_all_keys(compose(CONFIG_NAME, [_single_values(o)[0] for o in sound])))
+    groups = [group for group in loader.list_groups("") if group != "hydra"]
+    for override in (o for o in parsed if o not in choices):
+        problem = _unknown_key(override, known, groups)
+        if problem:
+            yield problem
+        else:
+            sound.append(override)
+    for variation in _variations([_single_values(o) for o in sound]):
+        yield from _problems_of_config(variation, values)
+
+
+def _unknown_options(loader: ConfigLoader, override: Override) -> Iterator[str]:
+    group = override.key_or_group
+    options = loader.get_group_options(group)
+    for value in _plain_values(override):
+        for name in value if isinstance(value, list) else [value]:
+            if name is not None and str(name) not in options:
+                hint = did_you_mean(str(name), options, 3) or "."
+                yield f"{group}={name} does not exist{hint} There are: {', '.join(options)}"
+
+
+def _unknown_key(override: Override, known: list[str], groups: list[str]) -> str | None:
+    key = override.key_or_group
+    if override.is_delete() or override.is_add() or key.split(".")[0] == "hydra" or key in known:
+        return None
+    leaf = key.rsplit(".", 1)[-1]
+    same_leaf = [full for full in known if full.rsplit(".", 1)[-1] == leaf]
+    if same_leaf:
+        return f"{key} is not a key; did you mean {' or '.join(same_leaf[:3])}?"
+    hint = did_you_mean(key, [*known, *groups], 2)
+    leaves = {full.rsplit(".", 1)[-1] for full in known}
+    return f"{key} is not a key{hint or did_you_mean(leaf, leaves, 2)}"
+
+
+def _variations(swept: list[list[str]]) -> Iterator[list[str]]:
+    """One change at a time: a value is right or wrong by itself, and products would explode."""
+    first = [values[0] for values in swept]
+    yield first
+    for position, values in enumerate(swept):
+        for value in values[1:]:
+            yield [*first[:position], value, *first[position + 1 :]]
+
+
+def _problems_of_config(overrides: list[str], values: bool) -> Iterator[str]:
+    try:
+        cfg = compose(CONFIG_NAME, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        # Hydra stops at the first that is wrong: each is tried alone, then the sound ones together.
+        alone = {single: problem for single in overrides if (problem := _problem_alone(single))}
+        yield from alone.values() or [_first_line(error)]
+        rest = [single for single in overrides if single not in alone]
+        if len(rest) < len(overrides):
+            yield from _problems_of_config(rest, values)
+    else:
+        if values:
+            yield from find_problems(cfg)
+
+
+def _problem_alone(override: str) -> str | None:
+    try:
+        compose(CONFIG_NAME, [override])
+    except (HydraException, OmegaConfBaseException) as error:
+        return f"{override}: {_first_line(error)}"
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error.__cause__ or error).strip().splitlines()[0]
+
+
+def _single_values(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [str(override.input_line)]
+    key = override.get_key_element()
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _plain_values(override: Override) -> list:
+    return list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+
+
+def _all_keys(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in map(str, cfg):
+        full = f"{prefix}{key}"
+        yield full
+        if not OmegaConf.is_missing(cfg, key) and not OmegaConf.is_interpolation(cfg, key):
+            child = cfg[key]
+            if isinstance(child, DictConfig):
+                yield from _all_keys(child, f"{full}.")

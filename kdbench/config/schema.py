@@ -1,0 +1,85 @@
+"""Types of the fixed sections. Values stand in ``conf/``, so every field here is mandatory.
+
+The swappable parts (``Any``) are typed by the signature of their ``_target_``: see ``check.py``.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+PROTOCOLS = ("paper", "strict")
+
+
+@dataclass
+class RunConf:
+    """How a run is carried out."""
+
+    epochs: int = MISSING
+    protocol: str = MISSING
+    precision: str = MISSING
+    device: str = MISSING
+    threads: int | None = MISSING
+    channels_last: bool = MISSING
+    data_seed: int = MISSING
+    checkpoint_epochs: int = MISSING
+    checkpoint_minutes: float = MISSING
+    keep_checkpoints: int = MISSING
+
+
+@dataclass
+class PathsConf:
+    """Where files are."""
+
+    outputs: str = MISSING
+    teachers: str = MISSING
+    data: str = MISSING
+    cache: str = MISSING
+
+
+@dataclass
+class OptimConf:
+    """Optimizer and learning-rate schedule of one network."""
+
+    lr: float = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = MISSING
+
+
+@dataclass
+class TeacherConf:
+    """The teacher and, for one that is trained here, its training."""
+
+    model: Any = MISSING
+    optim: OptimConf = MISSING
+    weights: str = MISSING
+    epochs: int = MISSING
+    seed: int = MISSING
+    precision: str = MISSING
+    expected_top1: float | None = MISSING
+    tolerance: float = MISSING
+
+
+@dataclass
+class Config:
+    """Root of the configuration."""
+
+    dataset: Any = MISSING
+    teacher: TeacherConf = MISSING
+    student: Any = MISSING
+    temperature: Any = MISSING
+    objective: Any = MISSING
+    plugin: Any = MISSING
+    optim: OptimConf = MISSING
+    tracker: Any = MISSING
+    run: RunConf = MISSING
+    paths: PathsConf = MISSING
+    seed: int = MISSING
+    method: str = MISSING
+    pair: str = MISSING
+
+
+def register() -> None:
+    """Makes the schema known to Hydra under the name that ``conf/train.yaml`` lists first."""
+    ConfigStore.instance().store(name="schema", node=Config, provider="kdbench")

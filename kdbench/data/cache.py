@@ -1,0 +1,69 @@
+"""Decoded datasets on disk: parsing and decoding are paid for once."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
+
+from kdbench.data.base import Arrays, Content
+from kdbench.files import write_atomic
+
+log = logging.getLogger(__name__)
+
+
+def load_or_build(path: Path, build: Callable[[], Content]) -> Content:
+    """The content of a cache file; where it is missing or damaged it is built and written.
+
+    Args:
+        path: a safetensors file whose name contains the digest of the source. It carries a digest
+            of its own content, so a damaged file is noticed and set aside.
+        build: reads the dataset from its source.
+    """
+    if path.exists():
+        try:
+            return _load(path)
+        except (SafetensorError, KeyError, ValueError) as error:
+            aside = path.replace(path.with_name(f"{path.name}.damaged"))
+            log.warning("%s is damaged (%s); it is now %s and is rebuilt", path, error, aside.name)
+    content = build()
+    write_atomic(path, _pack(content))
+    return content
+
+
+def _pack(content: Content) -> bytes:
+    arrays = {
+        "train.images": content.train.images,
+        "train.targets": content.train.targets,
+        "test.images": content.test.images,
+        "test.targets": content.test.targets,
+    }
+    names = json.dumps(content.class_names)
+    metadata = {"class_names": names, "sha256": _digest(arrays, names)}
+    return safetensors.numpy.save(arrays, metadata)
+
+
+def _load(path: Path) -> Content:
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata() or {}
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if _digest(arrays, metadata["class_names"]) != metadata["sha256"]:
+        raise ValueError("its content does not match its digest")
+    return Content(
+        Arrays(arrays["train.images"], arrays["train.targets"]),
+        Arrays(arrays["test.images"], arrays["test.targets"]),
+        tuple(json.loads(metadata["class_names"])),
+    )
+
+
+def _digest(arrays: Mapping[str, np.ndarray], class_names: str) -> str:
+    digest = hashlib.sha256(class_names.encode())
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"\0{name}\0{array.dtype}\0{array.shape}\0".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,0 +1,107 @@
+"""ImageNet-1k, or any dataset of photographs in class folders: decoded anew in every epoch."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdbench.data.base import Source
+from kdbench.data.folders import ImageFolder, scan_pair
+from kdbench.data.layout import places
+from kdbench.data.recipe import Recipe
+from kdbench.data.source import identify
+from kdbench.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import torch
+
+    from kdbench.data.loader import LoaderData
+
+_READER = "imagenet/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNet(Recipe):
+    """Class folders ``root/train_dir`` and ``root/val_dir``, or the same below ``root/name``.
+
+    The images of ``val_dir`` are the split "test", as everywhere in the field; the strict
+    protocol's "val" is carved from ``train_dir``.
+
+    Attributes:
+        root: folder with the data.
+        train_dir: its training images; "." for class folders that lie in ``root`` itself.
+        val_dir: its validation images.
+        augmentation: ``crop_scale`` and ``crop_ratio``, two numbers each: range of the area (part
+            of the image) and of the aspect ratio of a random crop; ``flip``: whether images are
+            flipped with probability 1/2.
+        eval_resize: length of the shorter side before the centre crop, in pixels.
+        workers: processes that decode, >= 0; batches do not depend on it.
+    """
+
+    root: str
+    train_dir: str
+    val_dir: str
+    augmentation: Mapping[str, Any]
+    eval_resize: int
+    workers: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("crop_scale", "crop_ratio"):
+            _require_range(key, self.augmentation[key])
+        if self.eval_resize < self.image_size:
+            raise ConfigError(
+                f"dataset.eval_resize={self.eval_resize} must be at least "
+                f"dataset.image_size={self.image_size}"
+            )
+        if self.workers < 0:
+            raise ConfigError(f"dataset.workers={self.workers} must be a whole number >= 0")
+
+    def source(self, cache: Path) -> Source:
+        """Lists and identifies the images: see ``kdbench.data.source`` for more than 5 GB.
+
+        Raises:
+            DataError: nothing is found, or the class folders are not in order.
+        """
+        train, test = self._folders
+        return identify("class-folders", (*train.files, *test.files), cache, _READER)
+
+    def open(
+        self, *, cache: Path, device: "torch.device", data_seed: int, protocol: str
+    ) -> "LoaderData":
+        """Prepares loading: see ``kdbench.data.base.Dataset``."""
+        from kdbench.data.loader import LoaderData
+
+        train, test = self._folders
+        if len(train.class_names) != self.num_classes:
+            raise DataError(
+                f"{self.name}: {len(train.class_names)} class folders were found, "
+                f"dataset.num_classes={self.num_classes}; one of them is wrong"
+            )
+        digest = self.source(cache).digest
+        return LoaderData(
+            train, test, self, digest, device=device, data_seed=data_seed, protocol=protocol
+        )
+
+    @cached_property
+    def _folders(self) -> tuple[ImageFolder, ImageFolder]:
+        searched = places(self.root, self.name)
+        for place in searched:
+            train, test = place / self.train_dir, place / self.val_dir
+            if train.is_dir() and test.is_dir():
+                return scan_pair(train, test)
+        raise DataError(
+            f"{self.name} was not found in {' and '.join(str(p.absolute()) for p in searched)}: "
+            f"expected {self.train_dir}/<class>/<image> and {self.val_dir}/<class>/<image>. Get it "
+            "from https://image-net.org (a licence is asked for), and say where it is with "
+            "dataset.root=FOLDER, dataset.train_dir and dataset.val_dir"
+        )
+
+
+def _require_range(key: str, ends: Sequence[float]) -> None:
+    if len(ends) != 2 or not 0 < ends[0] <= ends[1] < math.inf:
+        raise ConfigError(
+            f"dataset.augmentation.{key}={list(ends)} must be two numbers, 0 < smaller <= larger"
+        )

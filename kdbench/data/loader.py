@@ -1,0 +1,145 @@
+"""Photographs that are decoded by worker processes; who decodes does not change a bit of them."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torchvision.transforms import v2
+
+from kdbench.data.base import Batch
+from kdbench.data.folders import ImageFolder
+from kdbench.data.image import read_image
+from kdbench.data.imagenet import ImageNet
+from kdbench.data.normalise import Normalise
+from kdbench.data.plan import Plan
+from kdbench.data.randomness import TRANSFORM, hash64
+from kdbench.errors import DataError
+
+
+class LoaderData:
+    """DataModule over class folders: see ``kdbench.data.base.DataModule``."""
+
+    num_views = None  # a random crop has a real-valued size and position
+
+    def __init__(
+        self,
+        train: ImageFolder,
+        test: ImageFolder,
+        dataset: ImageNet,
+        digest: str,
+        *,
+        device: torch.device,
+        data_seed: int,
+        protocol: str,
+    ) -> None:
+        self._plan = Plan(
+            dataset,
+            train.targets,
+            lambda: [_name_key(file) for file in train.files],
+            len(test.files),
+            data_seed,
+            protocol,
+        )
+        self.digest, self.class_names = digest, train.class_names
+        self.num_classes, self.num_train = dataset.num_classes, len(self._plan.train)
+        self.steps_per_epoch, self.eval_sizes = self._plan.steps_per_epoch, self._plan.eval_sizes
+        self.image_shape = (dataset.channels, dataset.image_size, dataset.image_size)
+        self._splits = {"train": train, "val": train, "test": test}
+        self._transforms = _train_transform(dataset), _eval_transform(dataset)
+        self._dataset, self._data_seed, self._device = dataset, data_seed, device
+        self._normalise = Normalise(dataset.mean, dataset.std, dataset.image_size, device)
+
+    def train_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Augmented batches of one epoch (0-based) from step ``start`` on; none are skipped over.
+
+        Raises:
+            DataError: an image cannot be decoded.
+        """
+        order, seed = self._plan.order(epoch), (self._data_seed, epoch)
+        batches = [order[part].tolist() for part in self._plan.slices(start)]
+        return self._load("train", batches, self._transforms[0], seed)
+
+    def eval_batches(self, split: str) -> Iterator[Batch]:
+        """All samples of "test" or "val" once, in order, resized and cropped at the centre."""
+        index, size = self._plan.samples(split), self._dataset.eval_batch_size
+        batches = [index[start : start + size].tolist() for start in range(0, len(index), size)]
+        return self._load(split, batches, self._transforms[1], seed=(0, 0))
+
+    def _load(
+        self,
+        split: str,
+        batches: list[list[int]],
+        transform: v2.Transform,
+        seed: tuple[int, int],
+    ) -> Iterator[Batch]:
+        samples = _Samples(self._splits[split], transform, seed, self.image_shape[0])
+        loader = DataLoader(
+            samples,
+            batch_sampler=batches,
+            collate_fn=_as_it_is,
+            num_workers=self._dataset.workers,
+            pin_memory=self._device.type == "cuda",
+            generator=torch.Generator(),  # else it draws from the global one
+        )
+        for loaded in loader:
+            if isinstance(loaded, DataError):
+                raise loaded
+            pixels, targets, index = (part.to(self._device, non_blocking=True) for part in loaded)
+            yield Batch(self._normalise(pixels), targets, index, None)
+
+
+class _Samples(TorchDataset):
+    """Batches of samples; the randomness of each comes from (seed, index) alone."""
+
+    def __init__(
+        self, split: ImageFolder, transform: v2.Transform, seed: tuple[int, int], channels: int
+    ) -> None:
+        self._split, self._transform, self._seed, self._channels = split, transform, seed, channels
+
+    def __getitems__(self, index: list[int]) -> list[Tensor] | DataError:
+        """(pixels [B, H, W, C] uint8, targets [B], index [B]), or what is wrong with an image."""
+        try:
+            pixels = np.stack([self._pixels(position) for position in index])
+        except DataError as error:
+            return error  # raised in a worker it would arrive buried in the worker's traceback
+        return [torch.from_numpy(a) for a in (pixels, self._split.targets[index], np.array(index))]
+
+    def _pixels(self, index: int) -> np.ndarray:
+        file = self._split.files[index]
+        image = read_image(file, str(file), self._channels)
+        # Transforms draw from torch's global generator; it is put back for whoever needs it next.
+        with torch.random.fork_rng(devices=[]):
+            seed = int(hash64(*self._seed, TRANSFORM, index)[0] >> np.uint64(1))
+            torch.default_generator.manual_seed(seed)
+            image = self._transform(image)
+        return np.asarray(image).reshape(image.height, image.width, self._channels)
+
+
+def _as_it_is(batch: list[Tensor] | DataError) -> list[Tensor] | DataError:
+    return batch
+
+
+def _train_transform(dataset: ImageNet) -> v2.Transform:
+    recipe = dataset.augmentation
+    crop = v2.RandomResizedCrop(
+        dataset.image_size, scale=_pair(recipe["crop_scale"]), ratio=_pair(recipe["crop_ratio"])
+    )
+    return v2.Compose([crop, v2.RandomHorizontalFlip(p=0.5 if recipe["flip"] else 0.0)])
+
+
+def _eval_transform(dataset: ImageNet) -> v2.Transform:
+    return v2.Compose([v2.Resize(dataset.eval_resize), v2.CenterCrop(dataset.image_size)])
+
+
+def _pair(ends: Sequence[float]) -> tuple[float, float]:
+    return ends[0], ends[1]
+
+
+def _name_key(file: Path) -> bytes:
+    """Stands for the content where reading all of it takes too long: class and file name."""
+    return hashlib.sha256(f"{file.parent.name}/{file.name}".encode()).digest()

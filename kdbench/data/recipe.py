@@ -1,0 +1,55 @@
+"""The keys that every ``conf/dataset/*.yaml`` has."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kdbench.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a dataset is and how the field trains on it.
+
+    Attributes:
+        name: stem of the YAML file; part of file names and of tables.
+        num_classes: K, >= 2.
+        channels: 1 (grey) or 3 (RGB).
+        image_size: height and width of the network's input, in pixels.
+        mean: of each channel, for pixels in [0, 1].
+        std: of each channel, for pixels in [0, 1], > 0.
+        augmentation: its keys depend on the dataset.
+        batch_size: training images of a step.
+        eval_batch_size: images of an evaluation batch; results do not depend on it.
+        epochs: length of the field's recipe; ``run.epochs`` refers to it.
+        val_fraction: part of each class that the strict protocol holds out of the train split.
+        drop_last: whether the last partial batch of an epoch is left out.
+    """
+
+    name: str
+    num_classes: int
+    channels: int
+    image_size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    augmentation: Mapping[str, Any]
+    batch_size: int
+    eval_batch_size: int
+    epochs: int
+    val_fraction: float
+    drop_last: bool
+
+    def __post_init__(self) -> None:
+        for key in ("mean", "std"):
+            values = getattr(self, key)
+            if len(values) != self.channels:
+                raise ConfigError(
+                    f"dataset.{key}={list(values)} must have one value for each of "
+                    f"dataset.channels={self.channels}"
+                )
+        if min(self.std) <= 0:
+            raise ConfigError(f"dataset.std={list(self.std)} must be > 0")
+        if not 0 < self.val_fraction < 1:
+            raise ConfigError(
+                f"dataset.val_fraction={self.val_fraction} must lie between 0 and 1, ends excluded"
+            )

@@ -1,0 +1,88 @@
+"""What identifies the files of a dataset: one digest, cheap to ask for again."""
+
+import hashlib
+import heapq
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from kdbench.data.base import Source
+from kdbench.digest import file_digest
+from kdbench.files import write_atomic
+
+# Reading all of ImageNet takes longer than starting to train on it.
+_SAMPLE_ABOVE = 5_000_000_000  # bytes
+_SAMPLE_SIZE = 1_000  # files
+
+
+def identify(kind: str, files: Iterable[Path], cache: Path, reader: str) -> Source:
+    """The source of a dataset, digest included.
+
+    Args:
+        kind: layout of the files.
+        files: all of them, in any order.
+        cache: where digests of files are remembered.
+        reader: name and version of the code that turns the files into images and labels, with
+            every parameter that changes them; other readers make other datasets.
+    """
+    found = tuple(sorted(set(files)))
+    content, is_sampled = digest_files(found, cache) if found else ("", False)
+    digest = hashlib.sha256(f"{reader}\0{kind}\0{content}".encode()).hexdigest()
+    return Source(f"{kind} (content sampled)" if is_sampled else kind, found, digest)
+
+
+def digest_files(files: Iterable[Path], cache: Path) -> tuple[str, bool]:
+    """SHA-256 over name, size and content of files; the folder that they are in does not count.
+
+    Of more than 5 GB only the names and sizes of all files and the content of 1,000 of them,
+    always the same, are covered.
+
+    Args:
+        files: at least one.
+        cache: the digest of a file is remembered in ``cache/digests`` for as long as its size and
+            its time of modification stay the same.
+
+    Returns:
+        The digest as 64 hex digits, and whether the content was sampled.
+    """
+    named = _relative_names(files)
+    stats = {name: path.stat() for name, path in named.items()}
+    is_sampled = sum(stat.st_size for stat in stats.values()) > _SAMPLE_ABOVE
+    chosen = heapq.nsmallest(_SAMPLE_SIZE, named, key=_sha256) if is_sampled else list(named)
+    contents = _content_digests({name: named[name] for name in chosen}, stats, cache)
+    lines = [f"{name}\0{stats[name].st_size}\0{contents.get(name, '')}" for name in sorted(named)]
+    return _sha256("\n".join(lines)), is_sampled
+
+
+def _relative_names(files: Iterable[Path]) -> dict[str, Path]:
+    absolute = [path.absolute() for path in files]
+    top = os.path.commonpath([path.parent for path in absolute])
+    return {path.relative_to(top).as_posix(): path for path in absolute}
+
+
+def _content_digests(
+    named: Mapping[str, Path], stats: Mapping[str, os.stat_result], cache: Path
+) -> dict[str, str]:
+    memo = cache / "digests" / f"{_sha256(chr(10).join(map(str, named.values())))}.json"
+    known = _read_memo(memo)
+    digests, fresh = {}, {}
+    for name, path in named.items():
+        stamp = [stats[name].st_size, stats[name].st_mtime_ns]
+        remembered = known.get(name, [])
+        digests[name] = remembered[2] if remembered[:2] == stamp else file_digest(path)
+        fresh[name] = [*stamp, digests[name]]
+    if fresh != known:
+        write_atomic(memo, json.dumps(fresh).encode())
+    return digests
+
+
+def _read_memo(path: Path) -> dict[str, list]:
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):  # nothing remembered, or damaged: both are recomputed
+        return {}
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,106 @@
+"""A small dataset as one uint8 tensor per split on the device, augmented by one gather a batch."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdbench.data.augmentation import CropFlip
+from kdbench.data.base import Batch, Content
+from kdbench.data.normalise import Normalise
+from kdbench.data.plan import Plan
+from kdbench.data.small import SmallDataset
+from kdbench.data.split import image_keys
+
+
+class TensorData:
+    """DataModule of a dataset that fits on the device: see ``kdbench.data.base.DataModule``.
+
+    Order and views of an epoch are hashes of (data seed, epoch, sample): nothing depends on the
+    position in a batch, on the device or on who else reads.
+    """
+
+    def __init__(
+        self,
+        content: Content,
+        dataset: SmallDataset,
+        digest: str,
+        *,
+        device: torch.device,
+        data_seed: int,
+        protocol: str,
+    ) -> None:
+        train, test = content.train, content.test
+        self._plan = Plan(
+            dataset,
+            train.targets,
+            lambda: image_keys(train.images),
+            len(test.targets),
+            data_seed,
+            protocol,
+        )
+        self.digest, self.class_names = digest, content.class_names
+        self.num_classes, self.num_train = dataset.num_classes, len(self._plan.train)
+        self.steps_per_epoch, self.eval_sizes = self._plan.steps_per_epoch, self._plan.eval_sizes
+        self.image_shape = (dataset.channels, dataset.image_size, dataset.image_size)
+        self._augmentation, self.num_views = dataset.crop_flip, dataset.crop_flip.num_views
+        self._data_seed, self._eval_batch_size = data_seed, dataset.eval_batch_size
+        self._device = device
+        self._crops = _all_crops(torch.from_numpy(train.images).to(device), dataset.crop_flip)
+        self._test_images = torch.from_numpy(test.images).to(device)
+        self._train_targets = torch.from_numpy(train.targets).to(device)
+        self._test_targets = torch.from_numpy(test.targets).to(device)
+        self._normalise = Normalise(dataset.mean, dataset.std, dataset.image_size, device)
+
+    def train_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Augmented batches of one epoch (0-based) from step ``start`` on."""
+        order = self._plan.order(epoch)
+        views = self._augmentation.draw(self._data_seed, epoch, order)
+        # The whole epoch at once: a batch then costs the device a gather and nothing else.
+        addresses = [self._to_device(part) for part in self._addresses(order, views)]
+        index, view = self._to_device(order), self._to_device(views)
+        for part in self._plan.slices(start):
+            images = self._crops[tuple(address[part] for address in addresses)]
+            targets = self._train_targets[index[part]]
+            yield Batch(self._normalise(images), targets, index[part], view[part])
+
+    def eval_batches(self, split: str) -> Iterator[Batch]:
+        """All samples of "test" or "val" once, in order, without augmentation."""
+        targets = self._train_targets if split == "val" else self._test_targets
+        for index in self._to_device(self._plan.samples(split)).split(self._eval_batch_size):
+            images = self._unaugmented(index) if split == "val" else self._test_images[index]
+            yield Batch(self._normalise(images), targets[index], index, None)
+
+    def _addresses(self, index: np.ndarray, views: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Where ``_crops`` has the given view of each sample."""
+        dy, dx, flip = self._augmentation.decode(views)
+        # A flipped crop is the crop of the flipped image, counted from the other side.
+        return index, flip, dy, np.where(flip == 1, 2 * self._augmentation.pad - dx, dx)
+
+    def _unaugmented(self, index: Tensor) -> Tensor:
+        pad = self._augmentation.pad
+        return self._crops[index, 0, pad, pad]
+
+    def _to_device(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self._device)
+
+
+def _all_crops(images: Tensor, augmentation: CropFlip) -> Tensor:
+    """All crops of all images and of their mirror images, without a copy for each.
+
+    Args:
+        images: [N, H, W, C] uint8.
+        augmentation: padding, and whether there are mirror images.
+
+    Returns:
+        [N, flips, 2 pad + 1, 2 pad + 1, H, W, C] uint8, a view of the padded images.
+    """
+    count, height, width, channels = images.shape
+    pad, flips = augmentation.pad, 1 + augmentation.flip
+    padded = images.new_zeros(count, flips, height + 2 * pad, width + 2 * pad, channels)
+    rows, columns = slice(pad, pad + height), slice(pad, pad + width)
+    padded[:, 0, rows, columns] = images
+    if augmentation.flip:
+        padded[:, 1, rows, columns] = images.flip(2)
+    return padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 1, 2, 3, 5, 6, 4)

@@ -1,0 +1,159 @@
+"""What a run writes into its folder, and how it finds its way back from there.
+
+    metrics.csv, timings.csv     one row an epoch: what was measured, and how long it took
+    checkpoint/step*.pt, .json   the last states (state.py); best.safetensors beside them
+    student.safetensors          the final weights
+    record.json                  the truth about the run, written last
+
+``metrics.csv`` holds nothing that depends on the clock, so that it is the same after a restart.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdbench import fault
+from kdbench.engine.learner import Learner
+from kdbench.engine.state import Checkpoints, save_weights
+from kdbench.errors import CheckpointError, ConfigError
+from kdbench.files import remove_leftovers
+from kdbench.tracker.base import RunIdentity, Tracker
+from kdbench.tracker.csv import write_metrics
+
+log = logging.getLogger(__name__)
+
+BEST_WEIGHTS = "best.safetensors"
+METRICS = "metrics.csv"
+TIMINGS = "timings.csv"
+
+
+class Journal:
+    """The memory of one run between and during its attempts.
+
+    Args:
+        identity: names of the run, for people and for the tracker.
+        config: resolved config that determined the run.
+        teacher_digest: of the weights that teach; None without a teacher.
+        tracker: where curves go besides the CSV files.
+        selection: key in a row by which the best epoch is picked, such as "test/top1".
+        keep_checkpoints: see ``Checkpoints``.
+        checkpoint_epochs: epochs from one checkpoint to the next.
+    """
+
+    def __init__(
+        self,
+        identity: RunIdentity,
+        config: Mapping[str, Any],
+        teacher_digest: str | None,
+        tracker: Tracker,
+        *,
+        selection: str,
+        keep_checkpoints: int,
+        checkpoint_epochs: int,
+    ) -> None:
+        self.identity, self.config = identity, dict(config)
+        self.teacher_digest, self.tracker = teacher_digest, tracker
+        self.selection, self.checkpoint_epochs = selection, checkpoint_epochs
+        self.checkpoints = Checkpoints(identity.folder / "checkpoint", keep_checkpoints)
+        self.rows: list[dict[str, float]] = []
+        self.timings: list[dict[str, float]] = []
+        self.attempts = 1
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.identity.folder
+
+    @property
+    def best(self) -> float:
+        """Best accuracy so far on the split that is evaluated each epoch, percent."""
+        return max((row[self.selection] for row in self.rows), default=-1.0)
+
+    def resume(self, learner: Learner) -> None:
+        """Puts the newest sound state back, if there is one, and opens the tracker.
+
+        Raises:
+            ConfigError: the folder holds another run.
+            CheckpointError: no checkpoint is sound, or the teacher has changed.
+        """
+        for folder in (self.folder, self.checkpoints.folder):
+            remove_leftovers(folder)
+        state = self.checkpoints.load()
+        if state is not None:
+            self._require_same_run(state)
+            learner.load_state_dict(state["learner"])
+            self.rows, self.timings = state["rows"], state["timings"]
+            self.attempts = state["attempts"] + 1
+            self._write_tables()
+            log.info("%s continues after step %d", self.identity.name, learner.step)
+        self.tracker.start(self.identity, self.config, state["tracker"] if state else None)
+        for row in self.rows:  # those that a crash kept from it; it leaves out what it has
+            self.tracker.log(row)
+
+    def commit(self, learner: Learner) -> None:
+        """Saves the state of this moment."""
+        learner.guard.check()  # a state after a bad step is worth nothing
+        self.checkpoints.save(
+            learner.step,
+            {
+                "run_key": self.identity.run_key,
+                "config": self.config,
+                "teacher_digest": self.teacher_digest,
+                "learner": learner.state_dict(),
+                "rows": self.rows,
+                "timings": self.timings,
+                "attempts": self.attempts,
+                "tracker": self.tracker.state_dict(),
+            },
+        )
+
+    def end_epoch(
+        self, learner: Learner, row: dict[str, float], timing: dict[str, float], last: bool
+    ) -> None:
+        """Writes an epoch down, then saves; a crash in between costs this epoch and no more."""
+        learner.guard.check()
+        if row[self.selection] > self.best:
+            save_weights(
+                self.checkpoints.folder / BEST_WEIGHTS,
+                learner.student.state_dict(),
+                {"epoch": str(row["epoch"]), self.selection: repr(row[self.selection])},
+            )
+        fault.point("epoch:measured")
+        self.rows.append(row)
+        self.timings.append(timing)
+        if last or len(self.rows) % self.checkpoint_epochs == 0:
+            self.commit(learner)
+        fault.point("epoch:committed")
+        self._write_tables()
+        self.tracker.log({**row, **timing})
+
+    def _write_tables(self) -> None:
+        write_metrics(self.folder / METRICS, self.rows)
+        write_metrics(self.folder / TIMINGS, self.timings)
+
+    def _require_same_run(self, state: dict[str, Any]) -> None:
+        if state["run_key"] != self.identity.run_key:
+            changed = _differences(state["config"], self.config)
+            raise ConfigError(
+                f"{self.folder} holds another run ({state['run_key'][:10]}, this one is "
+                f"{self.identity.run_key[:10]}). Different are: {'; '.join(changed) or 'files'}. "
+                f"Choose another hydra.run.dir, or remove that folder"
+            )
+        if state["teacher_digest"] != self.teacher_digest:
+            raise CheckpointError(
+                f"{self.folder} was started with another teacher: its weights have the digest "
+                f"{state['teacher_digest']}, those of now {self.teacher_digest}. Put the old "
+                f"teacher back, or remove that folder"
+            )
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [
+            found
+            for key in keys
+            for found in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    return [] if old == new else [f"{path}: {old!r} there, {new!r} here"]

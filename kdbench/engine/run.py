@@ -1,0 +1,254 @@
+"""From configs to records. A single run is a list of one; so is the run that trains a teacher."""
+
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from kdbench import fault
+from kdbench.config.identity import needs_teacher, run_key, stable_config
+from kdbench.data.base import DataModule
+from kdbench.digest import file_digest, state_digest
+from kdbench.engine.assemble import (
+    load_teacher,
+    open_data,
+    prepare_run,
+    save_config,
+    teacher_job,
+)
+from kdbench.engine.device import Compute, choose_compute, set_threads
+from kdbench.engine.journal import METRICS
+from kdbench.engine.lock import run_lock
+from kdbench.engine.metrics import evaluate_logits
+from kdbench.engine.state import save_weights
+from kdbench.engine.teacher import Teacher, require_accuracy
+from kdbench.engine.trainer import Run, Trainer
+from kdbench.errors import CheckpointError, KdbenchError, Preempted
+from kdbench.model.profile import count_parameters
+from kdbench.results.convergence import summarise_convergence
+from kdbench.results.environment import describe_environment
+from kdbench.results.record import WEIGHTS, RunRecord, find_finished
+from kdbench.tracker.display import Display
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be done: its resolved config, its folder and its run key."""
+
+    cfg: DictConfig
+    folder: Path
+    key: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job; ``error`` says why it failed."""
+
+    record: RunRecord
+    error: KdbenchError | None = None
+
+
+def train_job(cfg: DictConfig, folder: Path) -> RunRecord:
+    """Trains one run, continues it, or returns the record of the finished one.
+
+    Raises:
+        KdbenchError: what kept it from its end; see ``kdbench.errors`` for the kinds.
+        Preempted: it was asked to stop, and is saved.
+    """
+    outcome = train_jobs([Job(cfg, folder, run_key(cfg))])[0]
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.record
+
+
+def train_jobs(jobs: Sequence[Job], wait: bool = False) -> list[Outcome]:
+    """Trains runs that share data, teacher, epochs, precision and data seed, in one pass.
+
+    Args:
+        jobs: with folders of their own; finished ones are not repeated.
+        wait: for another process that holds one of the folders, instead of raising LockedError.
+
+    Returns:
+        One outcome per job, in order.
+    """
+    with ExitStack() as locks:
+        for job in jobs:
+            locks.enter_context(run_lock(job.folder, wait))
+        outcomes = {job.folder: _finished_outcome(job) for job in jobs}
+        waiting = [job for job in jobs if outcomes[job.folder] is None]
+        if waiting:
+            outcomes |= zip((job.folder for job in waiting), _train(waiting), strict=True)
+        return [outcome for job in jobs if (outcome := outcomes[job.folder])]
+
+
+def _finished_outcome(job: Job) -> Outcome | None:
+    record = find_finished(job.folder, job.key)
+    return None if record is None else Outcome(record)
+
+
+def obtain_teacher_file(cfg: DictConfig) -> tuple[Path, str | None]:
+    """The teacher's weight file, and the digest of its weights where a record names it.
+
+    With ``teacher.weights=auto`` the teacher is trained first, once for all who ask for it.
+    """
+    if cfg.teacher.weights != "auto":
+        return Path(cfg.teacher.weights), None
+    training, folder, key = teacher_job(cfg)
+    record = find_finished(folder, key)
+    if record is None:
+        log.info("training the teacher %s in %s", training.pair, folder)
+        save_config(training, folder)
+        outcome = train_jobs([Job(training, folder, key)], wait=True)[0]
+        if outcome.error is not None:
+            raise outcome.error
+        record = outcome.record
+    return folder / WEIGHTS, record.weights_digest
+
+
+def _train(jobs: Sequence[Job]) -> list[Outcome]:
+    """Trains jobs none of which is finished."""
+    started = _now()
+    lead = jobs[0].cfg  # for everything that the jobs share
+    taught = next((job.cfg for job in jobs if needs_teacher(job.cfg)), None)
+    teacher_file = obtain_teacher_file(taught) if taught is not None else None
+    threads = set_threads(lead.run.threads)
+    compute = choose_compute(lead.run.device, lead.run.precision, lead.run.channels_last)
+    data = open_data(lead, compute)
+    teacher, teacher_top1 = None, None
+    if taught is not None and teacher_file is not None:
+        teacher, teacher_top1 = _load_checked_teacher(taught, *teacher_file, data, compute)
+    fault.point("teacher:ready")
+    runs = [prepare_run(job.cfg, job.folder, job.key, teacher, compute) for job in jobs]
+    names = [run.journal.identity.name for run in runs]
+    trainer = Trainer(
+        teacher,
+        runs,
+        data,
+        epochs=lead.run.epochs,
+        protocol=lead.run.protocol,
+        compute=compute,
+        checkpoint_minutes=lead.run.checkpoint_minutes,
+        display=Display(lead.run.epochs, data.steps_per_epoch, names),
+    )
+    circumstances = {
+        "cohort_size": len(runs),
+        "device": str(compute.device),
+        "threads": threads,
+        "started": started,
+        "command": sys.argv,
+        "environment": describe_environment(),
+        "dataset_digest": data.digest,
+        "teacher_top1": teacher_top1,
+    }
+    with _trackers_closed(runs):
+        trainer.fit()
+        tests = trainer.test_metrics(lead.run.protocol)
+        return [
+            _conclude(job, run, test, {**circumstances, "peak_memory_mb": compute.peak_memory_mb()})
+            for job, run, test in zip(jobs, runs, tests, strict=True)
+        ]
+
+
+def _load_checked_teacher(
+    cfg: DictConfig, file: Path, digest: str | None, data: DataModule, compute: Compute
+) -> tuple[Teacher, float]:
+    teacher, weights = load_teacher(cfg, file, compute)
+    if digest is not None and teacher.digest != digest:
+        raise CheckpointError(
+            f"{file} is damaged: its weights should have the digest {digest}, found "
+            f"{teacher.digest}; remove {file.parent} to train the teacher again"
+        )
+    logits, targets = teacher.split_logits(data, "test")
+    top1 = evaluate_logits(logits, targets, None)["top1"]
+    expected = weights.top1 if cfg.teacher.expected_top1 is None else cfg.teacher.expected_top1
+    require_accuracy(top1, expected, cfg.teacher.tolerance, data.num_classes, str(file))
+    told = "" if expected is None else f" (expected {expected:.2f} %)"
+    log.info("teacher %s: top-1 %.2f %%%s, from %s", cfg.teacher.model.arch, top1, told, file)
+    return teacher, top1
+
+
+def _conclude(job: Job, run: Run, test: dict[str, float], shared: dict[str, Any]) -> Outcome:
+    """Writes the final weights, then the record, then closes the tracker."""
+    journal, student, failed = run.journal, run.learner.student, run.error is not None
+    cfg, identity, rows = job.cfg, run.journal.identity, run.journal.rows
+    strict = cfg.run.protocol == "strict"
+    weights_digest = None
+    if not failed:
+        weights_digest = state_digest(student.state_dict())
+        save_weights(
+            job.folder / WEIGHTS,
+            student.state_dict(),
+            {
+                "arch": cfg.student.arch,
+                "dataset": identity.dataset,
+                "method": identity.method,
+                "top1": repr(test["top1"]),
+                "run_key": job.key,
+            },
+        )
+        fault.point("record:begin")
+    record = RunRecord(
+        run_key=job.key,
+        status="failed" if failed else "done",
+        reason=str(run.error) if failed else None,
+        dataset=identity.dataset,
+        pair=identity.pair,
+        teacher=cfg.teacher.model.arch if journal.teacher_digest else None,
+        student=cfg.student.arch,
+        method=identity.method,
+        temperature=identity.temperature,
+        objective=identity.objective,
+        seed=identity.seed,
+        protocol=cfg.run.protocol,
+        precision=run.learner.compute.precision,
+        epochs=cfg.run.epochs,
+        epochs_done=len(rows),
+        top1_last=test.get("top1"),
+        top1_best=journal.best if rows and not strict else None,
+        val_top1_last=rows[-1]["val/top1"] if rows and strict else None,
+        val_top1_best=journal.best if rows and strict else None,
+        test=test,
+        convergence=summarise_convergence(rows, journal.selection),
+        teacher_digest=journal.teacher_digest,
+        weights_digest=weights_digest,
+        metrics_digest=file_digest(job.folder / METRICS) if rows else None,
+        parameters=count_parameters(student),
+        config=stable_config(cfg),
+        seconds=sum(timing["perf/seconds"] for timing in journal.timings),
+        images_per_s=journal.timings[-1]["perf/images_per_s"] if rows else None,
+        attempts=journal.attempts,
+        finished=_now(),
+        **{**shared, "teacher_top1": shared["teacher_top1"] if journal.teacher_digest else None},
+    )
+    record.write(job.folder)
+    fault.point("record:written")
+    journal.tracker.finish(
+        record.status, {"top1_last": record.top1_last, "top1_best": record.top1_best}
+    )
+    return Outcome(record, run.error)
+
+
+@contextmanager
+def _trackers_closed(runs: Sequence[Run]) -> Iterator[None]:
+    """An open W&B run would swallow what the next one in this process logs."""
+    status = "failed"
+    try:
+        yield
+    except Preempted:
+        status = "preempted"
+        raise
+    finally:
+        for run in runs:
+            run.journal.tracker.finish(status, {})  # nothing where it is closed already
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

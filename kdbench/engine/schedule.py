@@ -1,0 +1,75 @@
+"""Learning-rate schedules as functions of progress.
+
+They hold no state, so a resumed run continues exactly, and their milestones are parts of training,
+so a shorter run keeps the shape of the recipe.
+"""
+
+import math
+from collections.abc import Sequence
+
+from torch.optim import Optimizer
+
+from kdbench.progress import Progress
+from kdbench.temperature.base import require_fraction, require_positive
+
+
+class LearningRate:
+    """Factor on the optimizer's learning rates over training, with a linear warm-up.
+
+    Args:
+        warmup: part of training, in [0, 1], in which the factor first grows from 0.
+    """
+
+    def __init__(self, warmup: float) -> None:
+        require_fraction(warmup=warmup)
+        self.warmup = warmup
+
+    def shape(self, fraction: float) -> float:
+        """Factor without warm-up at this part of training."""
+        raise NotImplementedError
+
+    def factor(self, progress: Progress) -> float:
+        """Factor at this step."""
+        growing = (progress.step + 1) / max(self.warmup * progress.total_steps, 1)
+        return min(growing, 1.0) * self.shape(progress.fraction)
+
+    def apply(self, optimizer: Optimizer, progress: Progress) -> float:
+        """Sets the learning rate of every group and returns the first group's."""
+        factor = self.factor(progress)
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+        return float(optimizer.param_groups[0]["lr"])
+
+
+class MultiStep(LearningRate):
+    """Multiplied by ``gamma`` at every milestone, given as parts of training.
+
+    Source: recipe of RepDistiller and mdistiller on CIFAR: epochs 150, 180 and 210 of 240.
+    """
+
+    def __init__(self, milestones: Sequence[float], gamma: float, warmup: float) -> None:
+        super().__init__(warmup)
+        require_positive(gamma=gamma)
+        for position, milestone in enumerate(milestones):
+            require_fraction(**{f"milestones[{position}]": milestone})
+        self.milestones, self.gamma = tuple(milestones), gamma
+
+    def shape(self, fraction: float) -> float:
+        """See ``LearningRate.shape``."""
+        return self.gamma ** sum(milestone <= fraction for milestone in self.milestones)
+
+
+class CosineDecay(LearningRate):
+    """Half a cosine from 1 to ``floor``.
+
+    Source: Loshchilov and Hutter, "SGDR", ICLR 2017, equation 5.
+    """
+
+    def __init__(self, floor: float, warmup: float) -> None:
+        super().__init__(warmup)
+        require_fraction(floor=floor)
+        self.floor = floor
+
+    def shape(self, fraction: float) -> float:
+        """See ``LearningRate.shape``."""
+        return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * fraction)) / 2

@@ -1,0 +1,214 @@
+"""THE LOOP: one teacher, a list of learners, one pass over the data for all of them."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kdbench import fault
+from kdbench.data.base import Batch, DataModule
+from kdbench.engine.device import Compute
+from kdbench.engine.journal import Journal
+from kdbench.engine.learner import Learner
+from kdbench.engine.metrics import evaluate_logits
+from kdbench.engine.signals import StopSignals
+from kdbench.engine.teacher import Teacher
+from kdbench.errors import NumericalError, Preempted
+from kdbench.progress import Progress
+from kdbench.tracker.display import Display
+
+
+class Run:
+    """A learner and the journal of its folder: what the loop moves along."""
+
+    def __init__(self, learner: Learner, journal: Journal) -> None:
+        self.learner, self.journal = learner, journal
+        self.error: NumericalError | None = None
+
+    def is_at(self, epoch: int) -> bool:
+        """Whether this run has still to finish the given epoch, and no earlier one."""
+        return self.error is None and len(self.journal.rows) == epoch
+
+    def is_due(self, step: int) -> bool:
+        """Whether this step is this run's next one."""
+        return self.error is None and self.learner.step == step
+
+
+class Trainer:
+    """Trains a list of runs that share data and teacher; one run is a list of one.
+
+    Runs do not see each other. Each one ends as it would have ended alone, and those that were
+    resumed from different steps meet where the slowest of them stood.
+
+    Args:
+        teacher: answers every batch once for all runs; None if no objective needs it.
+        runs: to be trained.
+        data: batches depend on (data seed, epoch, sample) only.
+        epochs: of every run.
+        protocol: "paper" evaluates on the test set after each epoch, "strict" on the validation
+            split, and on the test set once at the end.
+        compute: device and precision.
+        checkpoint_minutes: between two checkpoints in the middle of an epoch.
+        display: shows progress.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher | None,
+        runs: Sequence[Run],
+        data: DataModule,
+        *,
+        epochs: int,
+        protocol: str,
+        compute: Compute,
+        checkpoint_minutes: float,
+        display: Display,
+    ) -> None:
+        self.teacher, self.runs, self.data = teacher, list(runs), data
+        self.epochs, self.total_steps = epochs, epochs * data.steps_per_epoch
+        self.split = "test" if protocol == "paper" else "val"
+        self.compute, self.display = compute, display
+        self.checkpoint_seconds = 60 * checkpoint_minutes
+        self.teacher_seconds = 0.0
+
+    def fit(self) -> None:
+        """Trains every run to its end, or until its loss is no longer finite.
+
+        Raises:
+            Preempted: a signal asked to stop; everything is saved.
+        """
+        first = min((len(run.journal.rows) for run in self.runs), default=self.epochs)
+        first_step = min((run.learner.step for run in self.runs), default=0)
+        with StopSignals() as stop, self.display.start(first_step):
+            for epoch in range(first, self.epochs):
+                runs = [run for run in self.runs if run.is_at(epoch)]
+                self.train_epoch(epoch, runs, stop)
+                self.end_epoch(epoch, [run for run in runs if run.error is None])
+                if epoch + 1 < self.epochs:
+                    self._leave_if_asked(stop, runs)
+
+    def train_epoch(self, epoch: int, runs: Sequence[Run], stop: StopSignals) -> None:
+        """All steps of one epoch (0-based) that these runs have not taken yet."""
+        first_step = epoch * self.data.steps_per_epoch
+        start = min((run.learner.step - first_step for run in runs), default=0)
+        self._clock = saved = time.monotonic()
+        self.teacher_seconds = 0.0
+        for position, batch in enumerate(self.data.train_batches(epoch, start), start):
+            step = first_step + position
+            self.train_step(batch, Progress(step, self.total_steps, epoch, self.epochs), runs)
+            self.display.step(len(batch.targets), self._mean_loss)
+            fault.point("step")
+            self._leave_if_asked(stop, runs)
+            if time.monotonic() - saved > self.checkpoint_seconds:
+                self._save(runs)
+                saved = time.monotonic()
+
+    def train_step(self, batch: Batch, progress: Progress, runs: Sequence[Run]) -> None:
+        """One batch: the teacher answers, every learner that is due takes its step."""
+        due = [run for run in runs if run.is_due(progress.step)]
+        teacher_logits = self._ask_teacher(batch.images, due)
+        for run in due:
+            try:
+                run.learner.train_step(batch, teacher_logits, progress)
+            except NumericalError as error:
+                self._drop(run, error)
+
+    def end_epoch(self, epoch: int, runs: Sequence[Run]) -> None:
+        """Measures every run and lets its journal write the epoch down."""
+        seconds = max(time.monotonic() - self._clock, 1e-9)
+        fault.point("epoch:trained")
+        rows = {}
+        for run, metrics in zip(runs, self.evaluate(self.split, runs), strict=True):
+            learner = run.learner
+            rows[run.journal.identity.name] = row = {
+                "epoch": epoch,
+                "step": learner.step,
+                "optim/lr": learner.lr,
+                **learner.meter.compute(),
+                **{f"{self.split}/{name}": value for name, value in metrics.items()},
+            }
+            learner.meter.reset()
+            timing = self._timing(epoch, seconds)
+            try:
+                run.journal.end_epoch(learner, row, timing, last=epoch + 1 == self.epochs)
+            except NumericalError as error:
+                self._drop(run, error)
+        self.display.epoch(rows)
+
+    def evaluate(self, split: str, runs: Sequence[Run]) -> list[dict[str, float]]:
+        """Metrics of every run on a split; one pass over the data for all of them."""
+        logits: list[list[Tensor]] = [[] for _ in runs]
+        targets = []
+        for batch in self.data.eval_batches(split):
+            targets.append(batch.targets)
+            for run, collected in zip(runs, logits, strict=True):
+                collected.append(run.learner.predict(batch.images))
+        return [
+            evaluate_logits(
+                torch.cat(collected), torch.cat(targets), self._teacher_logits(split, run)
+            )
+            for run, collected in zip(runs, logits, strict=True)
+        ]
+
+    def test_metrics(self, protocol: str) -> list[dict[str, float]]:
+        """Test metrics of the final weights, one dict per run; empty for runs that failed."""
+        sound = [run for run in self.runs if run.error is None]
+        if protocol == "strict":  # the one time that the test set is read
+            found = self.evaluate("test", sound)
+        else:
+            found = [
+                {
+                    k.removeprefix("test/"): v
+                    for k, v in run.journal.rows[-1].items()
+                    if "test/" in k
+                }
+                for run in sound
+            ]
+        by_run = dict(zip(map(id, sound), found, strict=True))
+        return [by_run.get(id(run), {}) for run in self.runs]
+
+    def _teacher_logits(self, split: str, run: Run) -> Tensor | None:
+        if self.teacher is None or not run.learner.objective.needs_teacher:
+            return None
+        return self.teacher.split_logits(self.data, split)[0]
+
+    def _ask_teacher(self, images: Tensor, due: Sequence[Run]) -> Tensor | None:
+        if self.teacher is None or not any(run.learner.objective.needs_teacher for run in due):
+            return None
+        asked = time.monotonic()
+        logits = self.teacher(images)
+        self.teacher_seconds += time.monotonic() - asked
+        return logits
+
+    def _mean_loss(self) -> float:
+        losses = [run.learner.meter.loss() for run in self.runs if run.error is None]
+        return sum(losses) / max(len(losses), 1)
+
+    def _timing(self, epoch: int, seconds: float) -> dict[str, float]:
+        timing = {
+            "epoch": epoch,
+            "perf/seconds": seconds,
+            "perf/images_per_s": self.data.num_train / seconds,
+            "perf/peak_memory_mb": self.compute.peak_memory_mb(),
+        }
+        if self.compute.device.type == "cpu":  # on CUDA the clock only sees the launch
+            timing["perf/teacher_share"] = self.teacher_seconds / seconds
+        return timing
+
+    def _drop(self, run: Run, error: NumericalError) -> None:
+        run.error = error
+        self.display.note(f"{run.journal.identity.name} failed and is dropped: {error}")
+
+    def _save(self, runs: Sequence[Run]) -> None:
+        for run in runs:
+            if run.error is None:
+                try:
+                    run.journal.commit(run.learner)
+                except NumericalError as error:
+                    self._drop(run, error)
+
+    def _leave_if_asked(self, stop: StopSignals, runs: Sequence[Run]) -> None:
+        if stop.requested:
+            self._save(runs)
+            raise Preempted(f"stopped by {stop.requested}; saved. The same command continues")

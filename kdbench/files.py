@@ -1,0 +1,74 @@
+"""Writing files that must survive a crash: everything that kdbench keeps goes through here."""
+
+import os
+import secrets
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from kdbench import fault
+from kdbench.errors import ResourceError
+
+
+def write_atomic(path: Path, payload: bytes) -> None:
+    """Replaces a file as a whole: whatever happens, it holds the old content or the new.
+
+    Args:
+        path: the file; folders above it are made where they are missing.
+        payload: its whole new content.
+
+    Raises:
+        ResourceError: no space, no permission, a damaged disk; the old file is as it was.
+    """
+    # In the same folder, because a rename is atomic only within a file system; with a random
+    # name, because several processes may write the same file.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_new(temporary, payload)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise ResourceError(
+            f"{path} could not be written: {error.strerror or error}; {len(payload):,} bytes are "
+            f"needed, {_free_bytes(path.parent):,} are free there; make room, or choose another "
+            "place with paths.outputs or paths.cache"
+        ) from error
+    finally:
+        with suppress(OSError):  # after the rename there is nothing left to remove
+            temporary.unlink()
+
+
+def _write_new(path: Path, payload: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        middle = len(payload) // 2
+        for half in (memoryview(payload)[:middle], memoryview(payload)[middle:]):
+            rest = half
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            fault.point("write:half")
+        os.fsync(descriptor)
+        fault.point("write:synced")
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed process left half written; call it only where nobody else writes."""
+    for temporary in folder.glob(".*.tmp"):
+        temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the rename itself durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _free_bytes(folder: Path) -> int:
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    return shutil.disk_usage(existing).free

@@ -1,0 +1,301 @@
+"""Reads weight files of this and of other projects, safely, and fits them into a network.
+
+Nothing here can run code from a file: safetensors, or ``torch.load`` with ``weights_only=True``
+and no fallback. Containers that are understood: RepDistiller, mdistiller (and their many forks),
+torchdistill, pycls, timm, and a bare state dict.
+"""
+
+import argparse
+import logging
+import math
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from kdbench.digest import file_digest
+from kdbench.errors import CheckpointError
+from kdbench.model import cifar
+
+log = logging.getLogger(__name__)
+
+Role = Literal["student", "teacher"]
+Shapes = Mapping[str, tuple[int, ...]]
+
+STATE_KEYS = ("model", "state_dict", "model_state")
+REMEDY = "give a file with the state dict of a network (safetensors, or torch.save of one)"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a weight file holds.
+
+    Attributes:
+        state: bare keys of the network to tensors on the CPU, all finite.
+        top1: accuracy that the file claims, in percent; None where it claims none.
+        epoch: epochs trained, as the file counts them; None where it does not say.
+        container: whose layout the file has ("safetensors", "RepDistiller", "mdistiller", ...).
+        digest: SHA-256 of the file, 64 hex digits.
+        arch: name of the network that the file claims; None where it claims none.
+    """
+
+    state: dict[str, Tensor]
+    top1: float | None
+    epoch: int | None
+    container: str
+    digest: str
+    arch: str | None
+
+
+def load_weights(path: str | Path, role: Role = "student") -> Weights:
+    """Read a weight file.
+
+    Args:
+        path: a ``.safetensors`` file, or one that ``torch.save`` wrote under any name.
+        role: the network to take from a file that holds a whole distillation run.
+
+    Raises:
+        CheckpointError: missing, not a weight file, damaged, unsafe, without weights or with
+            weights that are not finite; the message says which and what to do.
+    """
+    path = Path(path)
+    _check_file(path)
+    if path.suffix == ".safetensors":
+        state, facts = _read_safetensors(path)
+        container = "safetensors"
+    else:
+        found = _read_torch(path)
+        state, facts = _unwrap(found, path)
+        container = _container(facts, state)
+        state = _select_role(state, role, path)
+    _check_finite(state, path)
+    return Weights(state, _top1(facts), _epoch(facts), container, file_digest(path), _arch(facts))
+
+
+def fit_weights(model: nn.Module, weights: Weights, path: str | Path, arch: str) -> None:
+    """Load ``weights`` into ``model``; every key and every shape must agree.
+
+    ResNet-18 and -34 in ImageNet's key names, as CTKD saves them, are renamed.
+
+    Args:
+        model: the network; changed only if everything fits.
+        weights: what ``load_weights`` read.
+        path: the file, for the message.
+        arch: name of the network, for the message.
+
+    Raises:
+        CheckpointError: another number of classes, or another architecture.
+    """
+    expected = _shapes(model.state_dict())
+    state = weights.state
+    if arch in ("resnet18", "resnet34") and "fc.weight" in state:
+        log.info("%s: renamed fc to linear and downsample to shortcut for %s", path, arch)
+        state = {_zoo_name(key): tensor for key, tensor in state.items()}
+    found = _shapes(state)
+    if found != expected:
+        raise CheckpointError(_mismatch(found, expected, path, arch, weights.arch))
+    model.load_state_dict(state)
+
+
+def _check_file(path: Path) -> None:
+    """Refuse what can be told from the outside and from the first bytes."""
+    if path.is_dir():
+        raise CheckpointError(f"{path}: found a directory; give the weight file inside it")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; correct the path or fetch the weights first")
+    if path.stat().st_size == 0:
+        raise CheckpointError(
+            f"{path}: not a checkpoint, the file is empty (0 bytes); copy it again"
+        )
+    with path.open("rb") as file:
+        head = file.read(512).lstrip().lower()
+    if head.startswith((b"<!doctype html", b"<html", b"<?xml")):
+        raise CheckpointError(
+            f"{path}: not a checkpoint, found an HTML page (probably a download that failed); "
+            "fetch the file itself and look at its size"
+        )
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path}: not a checkpoint, found a git LFS pointer; run `git lfs pull` there"
+        )
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            state = {key: file.get_tensor(key) for key in file.offset_keys()}
+            return state, file.metadata() or {}
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(_plain_globals()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle fails in ways that no list covers
+        blocked = re.search(r"GLOBAL (\S+)", str(error))
+        if isinstance(error, pickle.UnpicklingError) and blocked:
+            raise CheckpointError(
+                f"{path}: refused, found the Python object {blocked[1]} (a whole pickled module, "
+                f"or a file that runs code when it is loaded); {REMEDY}"
+            ) from error
+        raise _damaged(path, error) from error
+
+
+def _plain_globals() -> list[Any]:
+    """Harmless classes in the files of the field: numpy scalars (the decayed lr), Namespace."""
+    scalar = np.float64(0).__reduce__()[0]
+    dtypes = [type(np.dtype(name)) for name in ("float64", "float32", "int64")]
+    # numpy 1 and numpy 2 record the same constructor under different names
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    return [np.dtype, *dtypes, *((scalar, name) for name in names), argparse.Namespace]
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return CheckpointError(
+        f"{path}: truncated or corrupt, or no weight file at all ({path.stat().st_size:,} bytes; "
+        f"{reason[:100]}); copy it again and compare sizes"
+    )
+
+
+def _unwrap(found: Any, path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """The state dict inside a container, and what the container says beside it."""
+    if not isinstance(found, Mapping):
+        raise CheckpointError(f"{path}: found {type(found).__name__}, not a dict; {REMEDY}")
+    inner = [key for key in STATE_KEYS if isinstance(found.get(key), Mapping)]
+    state = found[inner[0]] if inner else found
+    if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        keys = ", ".join(sorted(map(str, found))) or "nothing"
+        raise CheckpointError(f"{path}: no network weights in it, found {keys}; {REMEDY}")
+    if any(key.startswith("module.") for key in state):
+        log.info("%s: stripped the prefix 'module.' of DataParallel", path)
+    state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    return state, found if inner else {}
+
+
+def _select_role(state: dict[str, Tensor], role: Role, path: Path) -> dict[str, Tensor]:
+    """The keys of one network where the file holds a whole distiller."""
+    if not any(key.startswith(("student.", "teacher.")) for key in state):
+        return state
+    prefix = f"{role}."
+    chosen = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+    if not chosen:
+        heads = ", ".join(sorted({key.partition(".")[0] for key in state}))
+        raise CheckpointError(f"{path}: has no {role} in it, found {heads}; choose another file")
+    log.info("%s: took the %s out of the distiller", path, role)
+    return chosen
+
+
+def _container(facts: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    """Whose layout it is; ``state`` still has its role prefixes."""
+    if any(key.startswith(("student.", "teacher.")) for key in state) or set(facts) == {"model"}:
+        return "mdistiller"
+    marks = {"model_state": "pycls", "state_dict": "timm", "args": "torchdistill"}
+    for key, container in marks.items():
+        if key in facts:
+            return container
+    return "RepDistiller" if facts else "state dict"
+
+
+def _top1(facts: Mapping[str, Any]) -> float | None:
+    """Percent; mdistiller writes -1 before its first evaluation."""
+    for key in ("top1", "accuracy", "best_acc"):
+        top1 = _number(facts.get(key))
+        if top1 is not None and top1 >= 0:
+            return top1
+    return None
+
+
+def _epoch(facts: Mapping[str, Any]) -> int | None:
+    epoch = _number(facts.get("epoch"))
+    return None if epoch is None else int(epoch)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number or a tensor of one; foreign files use these keys for other things too."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _arch(facts: Mapping[str, Any]) -> str | None:
+    return str(facts["arch"]) if "arch" in facts else None
+
+
+def _check_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    for key, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{path}: tensor {key} has values that are not finite (NaN or Inf); the training "
+                "that wrote it diverged, use an earlier checkpoint"
+            )
+
+
+def _shapes(state: Mapping[str, Tensor]) -> Shapes:
+    return {key: tuple(tensor.shape) for key, tensor in state.items()}
+
+
+def _zoo_name(key: str) -> str:
+    return re.sub(r"^fc\.", "linear.", key.replace(".downsample.", ".shortcut."))
+
+
+def _mismatch(
+    found: Shapes, expected: Shapes, path: str | Path, arch: str, said: str | None
+) -> str:
+    missing = [key for key in expected if key not in found]
+    unexpected = [key for key in found if key not in expected]
+    misshapen = [key for key in found if key in expected and found[key] != expected[key]]
+    if not missing and not unexpected and _is_classifier(misshapen, found, expected):
+        return _class_mismatch(misshapen[0], found, expected, path)
+    listed = "\n".join(
+        f"  {len(keys)} {kind}{': ' if keys else ''}{', '.join(map(str, keys[:3]))}"
+        for kind, keys in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", [f"{k} {found[k]} for {expected[k]}" for k in misshapen]),
+        )
+    )
+    guess = said or _likely_architecture(found)
+    hint = f"the file looks like {guess}" if guess else "the file is none of the 32x32 networks"
+    return (
+        f"{path}: weights do not fit {arch}\n{listed}\n{hint}; choose that network or another file"
+    )
+
+
+def _is_classifier(misshapen: list[str], found: Shapes, expected: Shapes) -> bool:
+    """Whether one layer differs, and in its outputs only: nothing but a classifier can."""
+    layers = {key.rpartition(".")[0] for key in misshapen}
+    return len(layers) == 1 and all(found[key][1:] == expected[key][1:] for key in misshapen)
+
+
+def _class_mismatch(key: str, found: Shapes, expected: Shapes, path: str | Path) -> str:
+    return (
+        f"{path}: file has {found[key][0]} classes, dataset has {expected[key][0]} "
+        f"({key} is {found[key]} in the file, {expected[key]} in the network); "
+        "choose weights that were trained on this dataset"
+    )
+
+
+def _likely_architecture(found: Shapes) -> str | None:
+    """The 32x32 network that shares most tensors with the file, if it shares at least half."""
+    body = set(found.items())
+
+    def overlap(name: str) -> float:
+        with torch.device("meta"):
+            candidate = set(_shapes(getattr(cifar, name)(num_classes=1).state_dict()).items())
+        return len(body & candidate) / len(body | candidate)
+
+    scores = {name: overlap(name) for name in cifar.__all__}
+    best = max(scores, key=scores.__getitem__)
+    return best if scores[best] >= 0.5 else None

@@ -1,0 +1,80 @@
+"""VGG networks with batch normalisation for 32x32 images and a single linear classifier.
+
+Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
+Recognition", ICLR 2015; block layout and names are those of the distillation zoos (RepDistiller,
+mdistiller).
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench.model.cifar.base import global_average, init_classifier, init_convolutions
+from kdbench.model.features import FeatureNetwork, Features
+
+CHANNELS = (64, 128, 256, 512, 512)
+
+
+class VGG(FeatureNetwork):
+    """Five blocks of 3x3 convolutions with bias, BN and ReLU.
+
+    Features: f0 to f4 after the blocks (preact: f1 to f4 before the last ReLU of their block).
+    """
+
+    def __init__(
+        self, num_convs: tuple[int, int, int, int, int], num_classes: int, in_channels: int
+    ) -> None:
+        super().__init__()
+        inputs = (in_channels, *CHANNELS[:-1])
+        blocks = [_block(*sizes) for sizes in zip(num_convs, inputs, CHANNELS, strict=True)]
+        self.block0, self.block1, self.block2, self.block3, self.block4 = blocks
+        self.classifier = nn.Linear(CHANNELS[-1], num_classes)
+        init_convolutions(self)
+        init_classifier(self.classifier)
+
+    def forward_features(self, images: Tensor, preact: bool = False) -> Features:
+        """See ``FeatureNetwork.forward_features``."""
+        # the zoos halve a fourth time for 64x64 images only, so that 32x32 ends at 4x4
+        num_pools = 4 if images.shape[2] == 64 else 3
+        x = F.relu(self.block0(images), inplace=True)
+        maps = [x]
+        for index, block in enumerate((self.block1, self.block2, self.block3, self.block4)):
+            before = block(F.max_pool2d(x, 2) if index < num_pools else x)
+            x = F.relu(before, inplace=not preact)
+            maps.append(before if preact else x)
+        pooled = global_average(x)
+        return Features(tuple(maps), pooled, self.classifier(pooled))
+
+
+def _block(num_convs: int, in_channels: int, channels: int) -> nn.Sequential:
+    """Convolutions, each with BN and ReLU, without the last ReLU: the network applies that one."""
+    layers: list[nn.Module] = []
+    for _ in range(num_convs):
+        convolution = nn.Conv2d(in_channels, channels, 3, padding=1)
+        layers += [convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+        in_channels = channels
+    return nn.Sequential(*layers[:-1])
+
+
+def vgg8(num_classes: int, in_channels: int = 3) -> VGG:
+    """VGG-8, 4.0 M parameters."""
+    return VGG((1, 1, 1, 1, 1), num_classes, in_channels)
+
+
+def vgg11(num_classes: int, in_channels: int = 3) -> VGG:
+    """VGG-11, 9.3 M parameters."""
+    return VGG((1, 1, 2, 2, 2), num_classes, in_channels)
+
+
+def vgg13(num_classes: int, in_channels: int = 3) -> VGG:
+    """VGG-13, 9.5 M parameters."""
+    return VGG((2, 2, 2, 2, 2), num_classes, in_channels)
+
+
+def vgg16(num_classes: int, in_channels: int = 3) -> VGG:
+    """VGG-16, 14.8 M parameters."""
+    return VGG((2, 2, 3, 3, 3), num_classes, in_channels)
+
+
+def vgg19(num_classes: int, in_channels: int = 3) -> VGG:
+    """VGG-19, 20.1 M parameters."""
+    return VGG((2, 2, 4, 4, 4), num_classes, in_channels)

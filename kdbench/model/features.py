@@ -1,0 +1,119 @@
+"""The feature maps of any network, own or foreign, behind one function."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from kdbench.errors import ConfigError
+
+
+class Features(NamedTuple):
+    """Everything that one forward pass shows of a network.
+
+    Attributes:
+        maps: f0, f1, ...: one [B, C_i, H_i, W_i] per stage, from the input to the output.
+        pooled: [B, D], the vector that the classifier gets.
+        logits: [B, K], equal to ``model(images)``.
+    """
+
+    maps: tuple[Tensor, ...]
+    pooled: Tensor
+    logits: Tensor
+
+
+class FeatureNetwork(nn.Module):
+    """A network that knows its own feature maps; base of the 32x32 networks."""
+
+    def forward_features(self, images: Tensor, preact: bool = False) -> Features:
+        """Logits of ``images`` [B, C, H, W] with the maps and the pooled vector on the way.
+
+        Args:
+            images: [B, C, H, W], normalised.
+            preact: take the maps after f0 before their activation instead of after it.
+        """
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, K] of ``images`` [B, C, H, W]."""
+        return self.forward_features(images).logits
+
+
+def features(model: nn.Module, images: Tensor, preact: bool = False) -> Features:
+    """Feature maps, pooled vector and logits of ``images`` from one forward pass.
+
+    The 32x32 networks define their maps themselves. A timm model gives what its
+    ``forward_intermediates`` gives: one map per stage, or per block of a transformer. Any other
+    convolutional network gives the last map of every resolution.
+
+    Args:
+        model: a network from ``load_model``, in any mode.
+        images: [B, C, H, W], normalised.
+        preact: maps before their activation; only the 32x32 networks have them.
+
+    Raises:
+        ConfigError: this network has no such features.
+    """
+    if isinstance(model, FeatureNetwork):
+        return model.forward_features(images, preact)
+    if preact:
+        raise ConfigError(
+            f"pre-activation features: {type(model).__name__} has none, only the 32x32 networks "
+            "of kdbench.model.cifar do; ask for preact=False or choose one of those"
+        )
+    if hasattr(model, "forward_intermediates"):
+        return _timm_features(model, images)
+    return _convolutional_features(model, images)
+
+
+def _timm_features(model: Any, images: Tensor) -> Features:
+    final, maps = model.forward_intermediates(images)
+    classifier = model.get_classifier()
+    if isinstance(classifier, tuple):  # distilled transformers have two heads
+        classifier = classifier[0]
+    inputs: list[Tensor] = []
+    with classifier.register_forward_pre_hook(lambda _, args: inputs.append(args[0])):
+        logits = model.forward_head(final)
+    return Features(tuple(maps), inputs[0].flatten(1), logits)
+
+
+def _convolutional_features(model: nn.Module, images: Tensor) -> Features:
+    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linears or _is_token_model(model):
+        raise ConfigError(
+            f"features of {type(model).__name__}: found no feature maps followed by a linear "
+            "classifier; use a convolutional network, or the timm:NAME model of the same family"
+        )
+    classifier = linears[-1]
+    inputs: list[Tensor] = []
+    by_size: dict[tuple[int, ...], Tensor] = {}
+
+    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4:
+            by_size[tuple(output.shape[2:])] = output
+
+    with ExitStack() as hooks:
+        for stage in _stages(model, classifier):
+            hooks.enter_context(stage.register_forward_hook(keep))
+        hooks.enter_context(
+            classifier.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+        )
+        logits = model(images)
+    return Features(tuple(by_size.values()), inputs[0], logits)
+
+
+def _stages(model: nn.Module, classifier: nn.Linear) -> Iterator[nn.Module]:
+    """The layers before the head: children, sequences opened, as families differ further down."""
+    for child in model.children():
+        if any(module is classifier for module in child.modules()):
+            continue
+        layers = child if isinstance(child, nn.Sequential | nn.ModuleList) else [child]
+        yield from (layer for layer in layers if not isinstance(layer, nn.AdaptiveAvgPool2d))
+
+
+def _is_token_model(model: nn.Module) -> bool:
+    """Whether activations are tokens or channels-last, which look like maps but are none."""
+    from torchvision.models import SwinTransformer, VisionTransformer
+
+    return isinstance(model, SwinTransformer | VisionTransformer)

@@ -1,0 +1,164 @@
+"""Objectives: weighted, named, ramped loss terms. Losses stay per sample until ``total``."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench.progress import Progress
+from kdbench.temperature.base import Temperatures, TemperatureStrategy
+
+DistillLoss = Callable[[Tensor, Tensor, Tensor, Temperatures], Tensor]
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The loss of one batch, before any reduction.
+
+    Attributes:
+        terms: name of each term -> [B] float32, already weighted and ramped.
+        temperatures: what the objective's strategy decided for this batch; None where nothing is
+            distilled.
+    """
+
+    terms: Mapping[str, Tensor]
+    temperatures: Temperatures | None = field(default=None)
+
+    def total(self) -> Tensor:
+        """Mean over the batch of the sum over the terms: the only reduction."""
+        return torch.stack(tuple(self.terms.values())).sum(dim=0).mean()
+
+
+@dataclass(frozen=True)
+class Term:
+    """One weighted summand of an objective.
+
+    Attributes:
+        loss: maps (teacher_logits, student_logits, targets, temperatures) to [B].
+        weight: factor, >= 0.
+        ramp: factor on the weight as a function of progress; None is 1 throughout.
+        strategy: temperatures of this term alone; None takes the objective's.
+    """
+
+    loss: DistillLoss
+    weight: float
+    ramp: Callable[[Progress], float] | None = None
+    strategy: TemperatureStrategy | None = None
+
+    def __post_init__(self) -> None:
+        _require_weight("weight", self.weight)
+
+    def weight_at(self, progress: Progress) -> float:
+        """Weight at this point of training."""
+        return self.weight * (self.ramp(progress) if self.ramp else 1.0)
+
+
+class Objective(nn.Module):
+    """Cross-entropy plus named distillation terms.
+
+    Args:
+        name: the objective's name in records and tables.
+        ce_weight: weight of the cross-entropy with the labels, >= 0.
+        terms: name -> Term; empty for training from scratch.
+        temperature: strategy of every term that has none of its own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ce_weight: float,
+        terms: Mapping[str, Term],
+        temperature: TemperatureStrategy | None,
+    ) -> None:
+        super().__init__()
+        _require_weight("ce_weight", ce_weight)
+        if ce_weight == 0 and not any(term.weight for term in terms.values()):
+            raise ValueError(
+                f"nothing to optimise: ce_weight is 0 and so is the weight of every term "
+                f"({', '.join(terms) or 'there are none'}); give one of them a weight > 0"
+            )
+        if temperature is None and any(term.strategy is None for term in terms.values()):
+            raise ValueError(f"terms {', '.join(terms)} need a temperature strategy")
+        self.name, self.ce_weight = name, ce_weight
+        self.terms = dict(terms)
+        self.temperature = temperature
+        # Registered by term, so that state and device moves reach them.
+        self.term_strategies = nn.ModuleDict(
+            {name: term.strategy for name, term in terms.items() if term.strategy is not None}
+        )
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term looks at the teacher."""
+        return len(self.terms) > 0
+
+    @property
+    def strategies(self) -> list[TemperatureStrategy]:
+        """The objective's strategy and those of single terms."""
+        candidates = [self.temperature, *(term.strategy for term in self.terms.values())]
+        return [strategy for strategy in candidates if strategy is not None]
+
+    def param_groups(self) -> list[dict]:
+        """Optimizer groups of all strategies that learn."""
+        return [group for strategy in self.strategies for group in strategy.param_groups()]
+
+    def observe(self, student_logits: Tensor, targets: Tensor, progress: Progress) -> None:
+        """Feedback after the optimizer step, for strategies that learn from it."""
+        for strategy in self.strategies:
+            strategy.observe(student_logits, targets, progress)
+
+    def from_logits(
+        self,
+        teacher_logits: Tensor | None,
+        student_logits: Tensor,
+        targets: Tensor,
+        progress: Progress | None = None,
+    ) -> LossTerms:
+        """Losses of one batch; usable in any training loop.
+
+        Args:
+            teacher_logits: [B, K]; None only for an objective without terms.
+            student_logits: [B, K].
+            targets: [B] int64.
+            progress: position in training; None stands for the first step, which is right for
+                objectives without ramps and strategies without schedules.
+        """
+        progress = progress or Progress(step=0, total_steps=1, epoch=0, total_epochs=1)
+        student_logits = _widen(student_logits)
+        losses = {"ce": self.ce_weight * F.cross_entropy(student_logits, targets, reduction="none")}
+        if not self.needs_teacher:
+            return LossTerms(losses)
+        if teacher_logits is None:
+            raise ValueError(f"objective {self.name!r} needs teacher_logits, found None")
+        _require_same_shape(teacher_logits, student_logits)
+        teacher_logits = _widen(teacher_logits.detach())
+        logits = (teacher_logits, student_logits, targets)
+        shared = self.temperature(*logits, progress) if self.temperature is not None else None
+        for name, term in self.terms.items():
+            own = shared if term.strategy is None else term.strategy(*logits, progress)
+            assert own is not None  # the constructor made sure that every term has a strategy
+            losses[name] = term.weight_at(progress) * term.loss(*logits, own)
+        return LossTerms(losses, shared)
+
+    forward = from_logits
+
+
+def _widen(logits: Tensor) -> Tensor:
+    return logits if logits.dtype.itemsize >= 4 else logits.float()
+
+
+def _require_weight(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be a finite number >= 0, found {value}")
+
+
+def _require_same_shape(teacher_logits: Tensor, student_logits: Tensor) -> None:
+    # Without this, a teacher with one output would broadcast silently into a plausible loss.
+    if teacher_logits.shape != student_logits.shape:
+        raise ValueError(
+            f"teacher_logits {tuple(teacher_logits.shape)} and student_logits "
+            f"{tuple(student_logits.shape)} must have the same shape [B, K]"
+        )

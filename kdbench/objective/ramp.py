@@ -1,0 +1,21 @@
+"""How the weight of a loss term grows during training."""
+
+from kdbench.progress import Progress
+
+
+class LinearRamp:
+    """Warm-up of the DKD family: the factor grows by 1/epochs with every epoch, then stays 1.
+
+    Rule: factor = min((epoch + 1) / epochs, 1) with the 0-based epoch.
+    Source: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, released code; methods that
+        build on it kept the rule.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        if epochs < 1:
+            raise ValueError(f"epochs must be >= 1, found {epochs}; leave the ramp out for none")
+        self.epochs = epochs
+
+    def __call__(self, progress: Progress) -> float:
+        """Factor on the term's weight, in (0, 1]."""
+        return min((progress.epoch + 1) / self.epochs, 1.0)

@@ -1,0 +1,29 @@
+"""Plugins: what is neither a temperature nor a loss, such as another update rule."""
+
+from torch import nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from kdbench.objective.objective import LossTerms
+
+
+class Plugin(nn.Module):
+    """The plain update; a base for others. Its state is saved with the run."""
+
+    def param_groups(self) -> list[dict]:
+        """Optimizer groups of the plugin's own parameters."""
+        params = [p for p in self.parameters() if p.requires_grad]
+        return [{"params": params}] if params else []
+
+    def update(self, terms: LossTerms, optimizer: Optimizer, scaler: GradScaler) -> None:
+        """One optimizer step from the named, per-sample losses.
+
+        Args:
+            terms: losses of the batch; ``terms.terms`` keeps them apart by name for plugins that
+                differentiate them separately.
+            optimizer: over student, strategies and plugin; its gradients are cleared.
+            scaler: passes through unless the precision is fp16.
+        """
+        scaler.scale(terms.total()).backward()
+        scaler.step(optimizer)
+        scaler.update()

@@ -1,0 +1,25 @@
+"""Where a run stands: the only notion of time that strategies, ramps and schedules see."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Position in a training run.
+
+    Attributes:
+        step: optimizer steps taken before this one, 0 <= step <= total_steps.
+        total_steps: optimizer steps of the whole run, >= 1.
+        epoch: 0-based epoch of this step.
+        total_epochs: epochs of the whole run, >= 1.
+    """
+
+    step: int
+    total_steps: int
+    epoch: int
+    total_epochs: int
+
+    @property
+    def fraction(self) -> float:
+        """Part of the run that is done: 0.0 at the first step, 1.0 after the last."""
+        return self.step / self.total_steps

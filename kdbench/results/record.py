@@ -1,0 +1,154 @@
+"""What one run says about itself. Tables are built from these files and from nothing else."""
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from kdbench.errors import CheckpointError
+from kdbench.files import write_atomic
+
+FILE = "record.json"
+WEIGHTS = "student.safetensors"  # the final weights, beside the record
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One run, written once at its end.
+
+    Attributes (those that explain themselves are left out):
+        run_key: SHA-256 of everything that determines the result.
+        status: "done" or "failed".
+        reason: of a failure, in one line.
+        method, temperature, objective: names in ``conf/``.
+        protocol: "paper" (test accuracy each epoch) or "strict" (test read once).
+        top1_last: test accuracy of the last epoch, percent: the result.
+        top1_best: best test accuracy of all epochs, picked on the test set; None under "strict".
+        val_top1_last, val_top1_best: the same on the validation split; None under "paper".
+        test: all test metrics of the last epoch, names as in ``engine/metrics.py``.
+        convergence: "aulc", mean accuracy over the epochs in percent, and "epochs_to", accuracy in
+            percent -> epochs needed (None: not reached), on the split that is evaluated each epoch.
+        teacher_top1: measured here, percent; None if nothing was distilled.
+        weights_digest: SHA-256 over the sorted final state dict of the student.
+        metrics_digest: SHA-256 of metrics.csv.
+        config: resolved, as it determined the run.
+        seconds: wall time of all attempts up to their last checkpoint, evaluation included.
+        images_per_s: training images of the last epoch over the seconds they took.
+        environment: versions, git commit and dirty flag, machine.
+    """
+
+    run_key: str
+    status: str
+    reason: str | None
+    dataset: str
+    pair: str
+    teacher: str | None
+    student: str
+    method: str
+    temperature: str
+    objective: str
+    seed: int
+    protocol: str
+    precision: str
+    epochs: int
+    epochs_done: int
+    top1_last: float | None
+    top1_best: float | None
+    val_top1_last: float | None
+    val_top1_best: float | None
+    test: dict[str, float]
+    convergence: dict[str, Any]
+    teacher_top1: float | None
+    teacher_digest: str | None
+    dataset_digest: str
+    weights_digest: str | None
+    metrics_digest: str | None
+    parameters: int
+    config: dict[str, Any]
+    # From here on: circumstances. Two runs of one key may differ in them.
+    seconds: float
+    images_per_s: float | None
+    peak_memory_mb: float
+    attempts: int
+    cohort_size: int
+    device: str
+    threads: int
+    started: str
+    finished: str
+    command: list[str]
+    environment: dict[str, Any]
+
+    def summary(self) -> str:
+        """The run in one line."""
+        names = f"{self.dataset} {self.pair} {self.method} seed {self.seed}"
+        if self.temperature not in (self.method, "none"):
+            names = f"{self.dataset} {self.pair} {self.method}, {self.temperature} seed {self.seed}"
+        if self.top1_last is None:
+            return f"{names}: {self.status}, {self.reason}"
+        return (
+            f"{names}: top-1 {self.top1_last:.2f} % after epoch {self.epochs_done}, "
+            f"{self.seconds:.0f} s"
+        )
+
+    def write(self, folder: Path) -> None:
+        """Writes ``record.json`` with a digest of its own content."""
+        content = asdict(self)
+        document = {"digest": _digest(content), **content}
+        write_atomic(folder / FILE, json.dumps(document, indent=1).encode())
+
+
+_NAMES = [field.name for field in fields(RunRecord)]
+CIRCUMSTANCES = tuple(_NAMES[_NAMES.index("seconds") :])
+
+
+def read_record(folder: Path) -> RunRecord:
+    """The record of a run's folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointError: it is damaged, or of another version.
+    """
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_text())
+        digest = content.pop("digest")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}; remove it to repeat the run") from error
+    if digest != _digest(content):
+        raise CheckpointError(
+            f"{path} is damaged: its content does not have the digest that it names; remove it to "
+            f"repeat the run"
+        )
+    try:
+        return RunRecord(**content)
+    except TypeError as error:
+        raise CheckpointError(f"{path} is of another version of kdbench: {error}") from error
+
+
+def find_finished(folder: Path, key: str) -> RunRecord | None:
+    """The record of a run that is done; None where it has to be trained.
+
+    Done means a sound record of this very run, with the final weights beside it: a folder that
+    exists says nothing.
+
+    Args:
+        folder: of the run.
+        key: its run key.
+    """
+    try:
+        record = read_record(folder)
+    except FileNotFoundError:
+        return None
+    except CheckpointError as error:
+        log.warning("%s", error)
+        return None
+    done = record.status == "done" and record.run_key == key
+    return record if done and (folder / WEIGHTS).exists() else None
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,27 @@
+"""A temperature that moves by a constant factor per step."""
+
+from kdbench.progress import Progress
+from kdbench.temperature.base import Schedule, require_fraction, require_positive
+
+
+class Exponential(Schedule):
+    """From ``start`` to ``end`` geometrically, then constant.
+
+    Rule: T = start * (end / start)^min(fraction / until, 1); scale = T^2.
+    Source: plain geometric decay, given by its end points instead of a rate, so that its meaning
+        does not depend on the number of steps.
+    Shapes and ranges: start, end > 0; 0 < until <= 1 is the part of training in which T moves.
+    Gradient: none.
+    Deviations: none.
+    """
+
+    def __init__(self, start: float, end: float, until: float) -> None:
+        super().__init__()
+        require_positive(start=start, end=end, until=until)
+        require_fraction(until=until)
+        self.start, self.end, self.until = start, end, until
+
+    def tau_at(self, progress: Progress) -> float:
+        """Temperature at this point of training."""
+        part = min(progress.fraction / self.until, 1.0)
+        return self.start * (self.end / self.start) ** part

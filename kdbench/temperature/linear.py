@@ -1,0 +1,27 @@
+"""A temperature that moves along a straight line during training."""
+
+from kdbench.progress import Progress
+from kdbench.temperature.base import Schedule, require_fraction, require_positive
+
+
+class Linear(Schedule):
+    """From ``start`` to ``end`` on a straight line, then constant.
+
+    Rule: T = start + (end - start) * min(fraction / until, 1); scale = T^2.
+    Source: plain annealing schedule; the annealed scale of Jafari et al., "Annealing Knowledge
+        Distillation", EACL 2021, section 3, moves linearly too.
+    Shapes and ranges: start, end > 0; 0 < until <= 1 is the part of training in which T moves.
+    Gradient: none.
+    Deviations: none.
+    """
+
+    def __init__(self, start: float, end: float, until: float) -> None:
+        super().__init__()
+        require_positive(start=start, end=end, until=until)
+        require_fraction(until=until)
+        self.start, self.end, self.until = start, end, until
+
+    def tau_at(self, progress: Progress) -> float:
+        """Temperature at this point of training."""
+        part = min(progress.fraction / self.until, 1.0)
+        return self.start + (self.end - self.start) * part

@@ -1,0 +1,171 @@
+"""Progress for people: a bar on a terminal, and one line per learner and epoch everywhere."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import Self, TextIO
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+logger = logging.getLogger("kdbench")
+
+# metric -> how it stands in a line; what a row lacks is left out.
+_FIELDS = {
+    "train/loss": "loss {:.3f}",
+    "train/top1": "train {:.1f} %",
+    "val/top1": "val {:.1f} %",
+    "test/top1": "test {:.1f} %",
+    "temperature/teacher_mean": "T_t {:.2f}",
+    "temperature/student_mean": "T_s {:.2f}",
+}
+_REFRESH = 0.25  # seconds between two drawings of the bar
+
+
+class Display:
+    """Shows how far a list of learners is.
+
+    The lines of the epochs are INFO messages of the logger "kdbench", so they stand in train.log
+    too. On a terminal, what is logged to the console between ``start`` and ``close`` is led around
+    the bar, so logging must be set up before. ``with display.start(step): ...`` closes it, and
+    ``with display: ...`` begins at step 0.
+
+    Args:
+        epochs: epochs of the whole run, >= 1.
+        steps_per_epoch: >= 1.
+        names: one name per learner.
+        stream: where a bar is drawn if it is a terminal; None takes standard error.
+    """
+
+    def __init__(
+        self,
+        epochs: int,
+        steps_per_epoch: int,
+        names: Sequence[str],
+        stream: TextIO | None = None,
+    ) -> None:
+        self.epochs = epochs
+        self.steps_per_epoch = steps_per_epoch
+        self.names = tuple(names)
+        self.stream = stream if stream is not None else sys.stderr
+        self._bar: tqdm | None = None
+        self._redirect: AbstractContextManager = nullcontext()
+        self._accuracy = ""
+        self._started = False
+
+    def __enter__(self) -> Self:
+        return self if self._started else self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def start(self, step: int = 0) -> Self:
+        """Begins at ``step`` (of the whole run): 0, or where a resumed run continues."""
+        self._started = True
+        self._first = self._step = step
+        self._begin = self._epoch_begin = self._step_end = self._drawn = time.monotonic()
+        self._images = 0
+        if self.stream.isatty():
+            self._open_bar()
+        return self
+
+    def step(self, images: int, loss: Callable[[], float]) -> None:
+        """One step is done.
+
+        Args:
+            images: size of its batch.
+            loss: reads the loss; called only when the bar is drawn, because reading a value on
+                an accelerator waits for everything before it.
+        """
+        self._step += 1
+        self._images += images
+        self._step_end = time.monotonic()
+        if self._bar is not None and self._step_end - self._drawn >= _REFRESH:
+            self._draw(self._bar, loss())
+
+    def epoch(self, rows: Mapping[str, Mapping[str, float]]) -> None:
+        """An epoch is done: ``rows`` has the metrics of each learner that still trains."""
+        end = f"{self._speed()}  left {self._left()}"
+        for name, row in rows.items():
+            prefix = f"{name}  " if len(self.names) > 1 else ""
+            logger.info("%s%s  %s", prefix, self._describe(row), end)
+        self._accuracy = _accuracy(rows)
+        self._images = 0
+        self._epoch_begin = self._step_end = time.monotonic()
+
+    def note(self, text: str) -> None:
+        """Says something that people should not miss."""
+        logger.warning("%s", text)
+
+    def close(self) -> None:
+        """Takes the bar away; a second call does nothing."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+            self._redirect.__exit__(None, None, None)
+
+    def _open_bar(self) -> None:
+        self._bar = tqdm(
+            total=self.epochs * self.steps_per_epoch,
+            initial=self._step,
+            desc=self._position(self._step),
+            file=self.stream,
+            dynamic_ncols=True,
+            leave=False,
+            mininterval=0,  # step() decides when to draw
+            bar_format="{desc}  {percentage:3.0f} % |{bar}|",
+        )
+        # Only where there is a console handler to replace: another would print lines twice.
+        loggers = [owner for owner in (logging.getLogger(), logger) if _has_console(owner)]
+        self._redirect = logging_redirect_tqdm(loggers)
+        self._redirect.__enter__()
+
+    def _draw(self, bar: tqdm, loss: float) -> None:
+        parts = [self._position(self._step - 1), f"loss {loss:.3f}", self._accuracy]
+        parts += [self._speed(), f"left {self._left()}"]
+        bar.set_description_str("  ".join(part for part in parts if part), refresh=False)
+        bar.update(self._step - bar.n)
+        self._drawn = time.monotonic()  # reading the loss may have taken long
+
+    def _position(self, step: int) -> str:
+        """The epoch of a 0-based step, and how many learners there are if there are several."""
+        epoch = min(step // self.steps_per_epoch + 1, self.epochs)
+        count = f"  {len(self.names)} learners" if len(self.names) > 1 else ""
+        return f"epoch {epoch}/{self.epochs}{count}"
+
+    def _describe(self, row: Mapping[str, float]) -> str:
+        values = [text.format(row[key]) for key, text in _FIELDS.items() if key in row]
+        return "  ".join([f"epoch {int(row['epoch']) + 1}/{self.epochs}", *values])
+
+    def _speed(self) -> str:
+        """Training only: from the begin of the epoch to the end of its last step."""
+        seconds = max(self._step_end - self._epoch_begin, 1e-9)
+        return f"{self._images / seconds:.0f} img/s"
+
+    def _left(self) -> str:
+        """Time to the end at the pace of this process so far, evaluations included."""
+        done = max(self._step - self._first, 1)
+        rest = self.epochs * self.steps_per_epoch - self._step
+        seconds = (time.monotonic() - self._begin) / done * rest
+        return str(timedelta(seconds=round(seconds)))
+
+
+def _accuracy(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """Span of the learners' last accuracies: on the test set, or on "val" where there is one."""
+    for key in ("val/top1", "test/top1"):
+        values = [row[key] for row in rows.values() if key in row]
+        if values:
+            low, high = f"{min(values):.1f}", f"{max(values):.1f}"
+            split = key.split("/")[0]
+            return f"{split} {low} %" if low == high else f"{split} {low}-{high} %"
+    return ""
+
+
+def _has_console(owner: logging.Logger) -> bool:
+    return any(
+        isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr)
+        for handler in owner.handlers
+    )

@@ -1,0 +1,62 @@
+"""Keeps secrets out of everything that a tracker writes or sends."""
+
+import os
+import re
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+REMOVED = "<removed>"
+
+# Words of a config key ("hf_token", "apiKey") that say that its value is nobody's business.
+_KEY_WORDS = frozenset(
+    ["key", "apikey", "token", "secret", "password", "passwd", "credential", "credentials"]
+)
+_VARIABLE = re.compile("KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL")
+# A shorter secret is only removed where it is the whole text: inside others it may be a syllable.
+_MIN_INSIDE = 8
+
+
+def redact(value: Any) -> Any:
+    """A copy of ``value`` in plain types, without what looks like a secret.
+
+    Removed are values whose key has a word such as "token" or "password", and every text that
+    holds the value of an environment variable whose name contains KEY, TOKEN, SECRET, PASSWORD,
+    PASSWD or CREDENTIAL. Objects that are not plain become text.
+    """
+    return _redact(value, _secrets())
+
+
+def _redact(value: Any, secrets: list[str]) -> Any:
+    if value is None or isinstance(value, Real):
+        return value
+    if isinstance(value, Mapping):
+        return {
+            _redact_text(str(key), secrets): REMOVED
+            if _is_secret_key(str(key)) and not isinstance(item, bool | None)
+            else _redact(item, secrets)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_redact(item, secrets) for item in value]
+    return _redact_text(str(value), secrets)
+
+
+def _redact_text(text: str, secrets: list[str]) -> str:
+    if text in secrets:
+        return REMOVED
+    for secret in secrets:
+        if len(secret) >= _MIN_INSIDE:
+            text = text.replace(secret, REMOVED)
+    return text
+
+
+def _is_secret_key(key: str) -> bool:
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower()
+    return not _KEY_WORDS.isdisjoint(re.split(r"[^a-z0-9]+", words))
+
+
+def _secrets() -> list[str]:
+    """Values of secret environment variables, longest first: one may be part of another."""
+    values = {value for name, value in os.environ.items() if _VARIABLE.search(name.upper())}
+    return sorted(values - {""}, key=len, reverse=True)

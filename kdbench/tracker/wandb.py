@@ -1,0 +1,348 @@
+"""Weights & Biases: a view of the run. Losing it never costs a training."""
+
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+from kdbench.errors import ConfigError
+from kdbench.tracker.base import RunIdentity, slug
+from kdbench.tracker.redact import redact
+
+logger = logging.getLogger("kdbench")
+
+MODES = ("auto", "online", "offline", "disabled")
+# What WANDB_MODE may say, in our words.
+_VARIABLE_MODES = {
+    "online": "online",
+    "run": "online",
+    "shared": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}
+_NOT_IN_PROJECT = "/\\#?%:"
+_NO_KEY = "no API key is configured"
+# Seconds for which this process does not ask a server again that did not answer: each learner of
+# a cohort would wait for it in turn.
+_RETRY_AFTER = 600.0
+
+
+class WandbTracker:
+    """One W&B run for one learner; several may be open in a process at once.
+
+    W&B's files lie in ``<run folder>/wandb``. What cannot be sent stays there, and the log says
+    how to send it later. Once the run has started nothing here raises: the first failure is
+    logged as a warning and the training goes on.
+
+    Args:
+        project: name of the W&B project.
+        entity: W&B user or team; None takes the account's own.
+        mode: "online", "offline", "disabled", or "auto": what WANDB_MODE says, else online where
+            an API key is configured and the server answers, else offline.
+        group: replaces ``<dataset>/<pair>/<method>`` as the group of the run.
+        tags: further tags.
+        init_timeout: seconds, >= 1, to wait for the server: once for the account and once for
+            the run.
+        finish_timeout: seconds, > 0, to wait at the end until the last rows have arrived; once for
+            all the runs of a process that lost the server.
+        required: refuse to train where the run cannot be online.
+
+    Raises:
+        ConfigError: a value that W&B or this class cannot use.
+    """
+
+    # Shared by all trackers of a process: until when (monotonic) no server is asked, and why.
+    _unreachable: ClassVar[tuple[float, str]] = (0.0, "")
+
+    def __init__(
+        self,
+        project: str,
+        entity: str | None,
+        mode: str,
+        group: str | None,
+        tags: Sequence[str],
+        init_timeout: int,
+        finish_timeout: float,
+        required: bool,
+    ) -> None:
+        _check_project(project)
+        if mode not in MODES:
+            raise ConfigError(f"tracker.mode={mode!r} must be one of {', '.join(MODES)}")
+        if required and mode in ("offline", "disabled"):
+            raise ConfigError(
+                f"tracker.required=true means online, but tracker.mode={mode}; change one of them"
+            )
+        if not (init_timeout >= 1 and finish_timeout > 0):
+            raise ConfigError(
+                f"tracker.init_timeout={init_timeout} must be >= 1 second and "
+                f"tracker.finish_timeout={finish_timeout} > 0 seconds"
+            )
+        self.project = project
+        self.entity = entity
+        self.mode = mode
+        self.group = group
+        self.tags = tuple(tags)
+        self.init_timeout = init_timeout
+        self.finish_timeout = finish_timeout
+        self.required = required
+        self._run: Any = None
+        self._id = ""
+        self._epoch = -1  # the last one that was logged
+        self._warned = False
+
+    def start(
+        self, identity: RunIdentity, config: Mapping[str, Any], state: Mapping[str, Any] | None
+    ) -> None:
+        """Opens the run, or continues it: online where possible, else offline, else not at all.
+
+        Raises:
+            ConfigError: wandb is not installed, WANDB_MODE is not a mode, or ``required`` and not
+                online.
+        """
+        state = state or {}
+        self._id = state.get("run_id") or uuid.uuid4().hex[:16]
+        self._epoch = state.get("epoch", -1)
+        mode = self._wanted_mode()
+        if mode == "disabled":
+            self._refuse_if_required("WANDB_MODE=disabled")
+            return
+        with _environment(identity.folder, self.init_timeout):
+            self._open(mode, identity, config)
+        self._attempt("define_metric", _define_axes)
+
+    def log(self, row: Mapping[str, float | int]) -> None:
+        """Sends one row; the row of an epoch that was sent before is left out."""
+        # No step=: W&B drops rows whose step goes back, which a resumed run's may. The x axis is
+        # the row's own epoch.
+        if row["epoch"] > self._epoch and self._attempt("log", lambda run: run.log(dict(row))):
+            self._epoch = int(row["epoch"])
+
+    def finish(self, status: str, summary: Mapping[str, Any]) -> None:
+        """Writes the summary and closes the run; W&B shows a failed run as failed."""
+        values = redact({**summary, "status": status})
+        self._attempt("summary", lambda run: run.summary.update(values))
+        run, self._run = self._run, None
+        if run is None:
+            return
+        task = (run, 1 if status == "failed" else 0)
+        if run.offline or not self._server_problem():
+            self._close(*task)
+        else:
+            # The server did not answer another run. Python waits for threads at its exit, so all
+            # the runs of a cohort wait together, not one after the other.
+            threading.Thread(target=self._close, args=task).start()
+
+    def state_dict(self) -> dict[str, Any]:
+        """``run_id`` (W&B's) and ``epoch``, the last one that was logged (-1: none)."""
+        return {"run_id": self._id, "epoch": self._epoch}
+
+    def _wanted_mode(self) -> str:
+        variable = os.environ.get("WANDB_MODE", "")
+        if self.mode != "auto" or not variable:
+            return self.mode
+        if variable not in _VARIABLE_MODES:
+            raise ConfigError(
+                f"WANDB_MODE={variable!r} must be one of {', '.join(_VARIABLE_MODES)}; "
+                f"change or unset it"
+            )
+        return _VARIABLE_MODES[variable]
+
+    def _open(self, mode: str, identity: RunIdentity, config: Mapping[str, Any]) -> None:
+        wandb = _import_wandb()
+        init = partial(self._init, wandb, identity, config)
+        if mode == "offline":
+            self._refuse_if_required("WANDB_MODE=offline")
+            self._open_offline(init, self._id, "as asked for", logging.INFO)
+            return
+        problem, run_id = self._login(wandb), self._id
+        if not problem:
+            try:
+                self._run = init("online", run_id)
+                return
+            except Exception as error:
+                problem = self._remember_unreachable(error)
+                run_id += "-offline"  # W&B's service does not release the id of a failed start
+        self._refuse_if_required(problem)
+        expected = mode == "auto" and problem == _NO_KEY
+        level = logging.INFO if expected else logging.WARNING
+        self._open_offline(init, run_id, problem, level)
+
+    def _open_offline(
+        self, init: Callable[[str, str], Any], run_id: str, reason: str, level: int
+    ) -> None:
+        try:
+            self._run = init("offline", run_id)
+        except Exception as error:
+            logger.warning("W&B is off for this run: %s (%s)", _describe(error), reason)
+            return
+        hint = self._sync_command(self._run)
+        logger.log(level, "W&B is offline: %s. To send the curves later: %s", reason, hint)
+
+    def _login(self, wandb: ModuleType) -> str:
+        """What keeps this process from being online; "" where nothing does. Never prompts."""
+        if problem := self._server_problem():
+            return problem
+        try:
+            return "" if wandb.login(prompt=False) else _NO_KEY
+        except Exception as error:
+            return self._remember_unreachable(error)
+
+    @staticmethod
+    def _server_problem() -> str:
+        """What happened to the last one in this process who waited for the server in vain."""
+        until, problem = WandbTracker._unreachable
+        return problem if time.monotonic() < until else ""
+
+    @staticmethod
+    def _remember_unreachable(error: Exception) -> str:
+        problem = _describe(error)
+        WandbTracker._unreachable = (time.monotonic() + _RETRY_AFTER, problem)
+        return problem
+
+    def _init(
+        self,
+        wandb: ModuleType,
+        identity: RunIdentity,
+        config: Mapping[str, Any],
+        mode: str,
+        run_id: str,
+    ) -> Any:
+        """``wandb.init`` with everything named, so that no WANDB_ variable can mix up two runs."""
+        return wandb.init(
+            mode=mode,
+            id=run_id,
+            resume="allow",
+            reinit="create_new",
+            dir=identity.folder,
+            project=self.project,
+            entity=self.entity,
+            group=self._group(identity),
+            job_type=identity.job_type,
+            name=identity.name,
+            tags=list(dict.fromkeys([*identity.tags, *(slug(redact(tag)) for tag in self.tags)])),
+            config={**identity.labels(config), "conf": redact(config)},
+            allow_val_change=True,
+            settings=self._settings(wandb),
+        )
+
+    def _settings(self, wandb: ModuleType) -> Any:
+        return wandb.Settings(
+            silent=True,
+            console="off",
+            x_disable_stats=True,
+            # The command line and the URL of the git remote may hold secrets; what is harmless in
+            # there stands in record.json.
+            x_disable_meta=True,
+            disable_git=True,
+            disable_code=True,
+            init_timeout=self.init_timeout,
+            finish_timeout=self.finish_timeout,
+            finish_timeout_raises=True,
+        )
+
+    def _group(self, identity: RunIdentity) -> str:
+        if self.group is None:
+            return identity.group
+        return "/".join(slug(part, 40) for part in self.group.split("/"))
+
+    def _sync_command(self, run: Any) -> str:
+        """Sends what W&B has on disk of a run, under the id that the run is known by."""
+        other_id = "" if run.id == self._id else f"--id {self._id} "
+        return f"wandb sync {other_id}{Path(run.dir).parent}"
+
+    def _refuse_if_required(self, problem: str) -> None:
+        if self.required:
+            raise ConfigError(
+                f"tracker.required=true, but W&B cannot be online: {problem}; run 'wandb login', "
+                f"check the network, or set tracker.required=false"
+            )
+
+    def _attempt(self, what: str, action: Callable[[Any], object]) -> bool:
+        """Does something with the open run; says whether that worked."""
+        if self._run is None:
+            return False
+        try:
+            action(self._run)
+        except Exception as error:
+            self._warn_once(what, self._run, error)
+            return False
+        return True
+
+    def _close(self, run: Any, exit_code: int) -> None:
+        try:
+            run.finish(exit_code=exit_code)
+        except Exception as error:
+            if isinstance(error, TimeoutError):
+                self._remember_unreachable(error)
+            self._warn_once("finish", run, error)
+
+    def _warn_once(self, what: str, run: Any, error: Exception) -> None:
+        """Where one thing fails, the others do too: nobody wants to read of each row."""
+        if not self._warned:
+            logger.warning(
+                "W&B %s failed (%s); the training is not affected and metrics.csv is complete. "
+                "To send what W&B has on disk: %s",
+                what,
+                _describe(error),
+                self._sync_command(run),
+            )
+        self._warned = True
+
+
+def _check_project(project: str) -> None:
+    found = sorted(set(project) & set(_NOT_IN_PROJECT))
+    if found or not 1 <= len(project) <= 128:
+        raise ConfigError(
+            f"tracker.project={project!r} must have 1 to 128 characters and none of "
+            f"{' '.join(_NOT_IN_PROJECT)}"
+        )
+
+
+def _describe(error: Exception) -> str:
+    """One line about an error, without secrets; some of W&B's errors have no text."""
+    return redact(" ".join(str(error).split())) or type(error).__name__
+
+
+def _define_axes(run: Any) -> None:
+    run.define_metric("epoch")
+    run.define_metric("step")
+    run.define_metric("*", step_metric="epoch")
+
+
+def _import_wandb() -> ModuleType:
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError(
+            f"tracker=wandb needs the package wandb, which cannot be imported: {error}; "
+            f"pip install 'wandb>=0.31,<0.32', or choose tracker=csv"
+        ) from error
+    return wandb
+
+
+@contextmanager
+def _environment(folder: Path, timeout: int) -> Iterator[None]:
+    """Environment in which W&B may start its service; what the user has set has precedence.
+
+    Afterwards ``os.environ`` is as before: WANDB_SERVICE, which W&B adds, would tie processes that
+    are started from here to the life of this one.
+    """
+    before = set(os.environ)
+    # The service's log, which would go to ~/.cache. Only a variable can move it.
+    os.environ.setdefault("WANDB_CACHE_DIR", str(folder.absolute() / "wandb" / "cache"))
+    # No crash reports to W&B's vendor: they would be network traffic of an offline run.
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(timeout))  # of the login
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - before:
+            del os.environ[name]

@@ -1,0 +1,157 @@
+"""Killed at any moment, a run that is started again ends as if nothing had happened."""
+
+import os
+import re
+import signal
+import time
+
+import pytest
+from paths import ROOT
+from harness import STATEFUL, result, run, start
+
+KILLED = -signal.SIGKILL
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("uninterrupted")
+    assert run(outputs, STATEFUL) == 0
+    return result(outputs)
+
+
+# 3 epochs of 5 steps, a teacher of 1 epoch before them (its steps and writes count too).
+POINTS = [
+    "step:3",  # the teacher in the middle of its epoch
+    "teacher:ready:1",
+    "step:6",  # the student's first
+    "step:8",  # in the middle of the first epoch
+    "step:10",  # its last
+    "epoch:trained:2",
+    "epoch:measured:3",
+    "checkpoint:begin:2",
+    "write:half:8",
+    "write:synced:9",
+    "checkpoint:uncommitted:3",
+    "checkpoint:committed:3",
+    "checkpoint:rotating:1",
+    "epoch:committed:3",
+    "step:17",
+    "record:begin:2",
+    "record:written:2",
+]
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_and_started_again(tmp_path, uninterrupted, point):
+    assert run(tmp_path, STATEFUL, KDBENCH_KILL_AT=point) == KILLED, "the point was not reached"
+    assert run(tmp_path, STATEFUL) == 0
+    assert result(tmp_path) == uninterrupted
+    assert not list((tmp_path / "run").rglob(".*.tmp"))
+
+
+def test_every_point_of_the_package_is_tried():
+    source = "".join(path.read_text() for path in (ROOT / "kdbench").rglob("*.py"))
+    named = set(re.findall(r'fault\.point\("([a-z:]+)"\)', source))
+    assert named == {point.rsplit(":", 1)[0] for point in POINTS}
+
+
+def test_killed_again_and_again(tmp_path, uninterrupted):
+    for point in ("step:2", "step:3", "checkpoint:uncommitted:2", "step:4", "epoch:measured:2"):
+        assert run(tmp_path, STATEFUL, KDBENCH_KILL_AT=point) == KILLED
+    assert run(tmp_path, STATEFUL) == 0
+    assert result(tmp_path) == uninterrupted
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_saves_and_exits_75(tmp_path, number):
+    long = [*STATEFUL, "run.epochs=60"]
+    process = start(tmp_path / "stopped", long)
+    wait_for(lambda: list((tmp_path / "stopped" / "run").glob("checkpoint/step*.json")))
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == 75
+    said = (tmp_path / "stopped" / "stderr.txt").read_text()
+    assert f"stopped by {number.name}; saved" in said
+    assert not (tmp_path / "stopped" / "run" / "record.json").exists()
+    if number == signal.SIGTERM:
+        assert run(tmp_path / "stopped", long) == run(tmp_path / "whole", long) == 0
+        assert result(tmp_path / "stopped") == result(tmp_path / "whole")
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
+def test_a_damaged_newest_checkpoint_costs_an_epoch_and_no_more(tmp_path, uninterrupted, damage):
+    assert run(tmp_path, STATEFUL, KDBENCH_KILL_AT="step:18") == KILLED
+    newest = max((tmp_path / "run" / "checkpoint").glob("step*.pt"))
+    content = bytearray(newest.read_bytes())
+    if damage == "missing":
+        newest.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        newest.write_bytes(content[: len(content) // 2] if damage == "truncated" else content)
+    assert run(tmp_path, STATEFUL) == 0
+    assert result(tmp_path) == uninterrupted
+    assert (tmp_path / "run" / "checkpoint" / "damaged").is_dir()
+
+
+def test_all_checkpoints_damaged_is_an_error_and_not_a_fresh_start(tmp_path):
+    assert run(tmp_path, STATEFUL, KDBENCH_KILL_AT="step:18") == KILLED
+    for path in (tmp_path / "run" / "checkpoint").glob("step*.pt"):
+        path.write_bytes(b"damaged")
+    assert run(tmp_path, STATEFUL) == 4
+    assert "all checkpoints in" in (tmp_path / "stderr.txt").read_text()
+
+
+def test_a_run_does_not_continue_in_the_folder_of_another(tmp_path):
+    assert run(tmp_path, STATEFUL, KDBENCH_KILL_AT="step:12") == KILLED
+    assert run(tmp_path, [*STATEFUL, "seed=1", "optim.lr=0.01"]) == 2
+    said = (tmp_path / "stderr.txt").read_text()
+    assert "holds another run" in said
+    assert "optim.lr: 0.05 there, 0.01 here" in said
+
+
+def change_teacher(outputs):
+    """Other weights in the folder of the teacher; returns their digest."""
+    folder = next((outputs / "teachers").rglob("record.json")).parent
+    weights = load_file(folder / "student.safetensors")
+    weights["fc.bias"] += 1
+    save_file(weights, folder / "student.safetensors")
+    return folder, state_digest(weights)
+
+
+def test_a_damaged_teacher_is_noticed(tmp_path):
+    assert run(tmp_path, STATEFUL, KDBENCH_KILL_AT="step:12") == KILLED
+    _, digest = change_teacher(tmp_path)
+    assert run(tmp_path, STATEFUL) == 4
+    assert f"found {digest}" in (tmp_path / "stderr.txt").read_text()
+
+
+def test_a_run_does_not_continue_with_another_teacher(tmp_path):
+    assert run(tmp_path, STATEFUL, KDBENCH_KILL_AT="step:12") == KILLED
+    folder, digest = change_teacher(tmp_path)
+    replace(read_record(folder), weights_digest=digest).write(folder)
+    assert run(tmp_path, STATEFUL) == 4
+    assert "was started with another teacher" in (tmp_path / "stderr.txt").read_text()
+
+
+def test_a_teacher_that_was_removed_is_trained_again_bit_by_bit(tmp_path, uninterrupted):
+    assert run(tmp_path, STATEFUL, KDBENCH_KILL_AT="step:12") == KILLED
+    shutil.rmtree(tmp_path / "teachers")
+    assert run(tmp_path, STATEFUL) == 0
+    assert result(tmp_path) == uninterrupted
+
+
+def test_the_same_run_twice_at_once(tmp_path):
+    first = start(tmp_path, [*STATEFUL, "run.epochs=200"])
+    wait_for((tmp_path / "run" / "run.owner.json").exists)
+    assert run(tmp_path, [*STATEFUL, "run.epochs=200"]) == 7
+    assert f"process {first.pid} on " in (tmp_path / "stderr.txt").read_text()
+    assert first.is_alive()
+    first.kill()
+    first.join()

@@ -1,0 +1,392 @@
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from wandb_child import make_config, make_identity, make_row, make_tracker
+from wandb_server import Server
+
+from kdbench.errors import ConfigError
+from kdbench.tracker.wandb import WandbTracker
+
+ROOT = Path(__file__).parents[2]
+CHILD = Path(__file__).with_name("wandb_child.py")
+WELL_FORMED_KEY = "0123456789abcdef" * 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def service():
+    yield
+    import wandb
+
+    wandb.teardown()
+
+
+@pytest.fixture(autouse=True)
+def nobody(tmp_path, monkeypatch):
+    """A user without W&B account, without settings, and without memory of earlier tests."""
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "home").mkdir()
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
+    monkeypatch.setattr(WandbTracker, "_unreachable", (0.0, ""))
+
+
+def run_child(**task):
+    process = subprocess.run(
+        [sys.executable, str(CHILD), json.dumps(task)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout.splitlines()[-1]), process.stderr
+
+
+def inspect(run_folder, number=0):
+    """Records of an offline run, as W&B's own tool reads them."""
+    found = sorted((run_folder / "wandb").glob("offline-run-*"))[number]
+    command = [
+        str(Path(sys.executable).with_name("wandb")),
+        "leet",
+        "inspect",
+        str(found),
+        "--json",
+    ]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def pick(records, kind):
+    return [record[kind] for record in records if record["type"] == kind]
+
+
+def curve(records, key="train/loss"):
+    rows = [item["item"] for item in pick(records, "history")]
+    return [(row["epoch"], row[key]) for row in rows]
+
+
+def warnings(caplog):
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+
+def follow(folder, losses=(1.0, 0.5), state=None, status="done", **overrides):
+    tracker = make_tracker(**overrides)
+    tracker.start(make_identity(folder), make_config(), state)
+    for epoch, loss in enumerate(losses):
+        tracker.log(make_row(epoch, loss))
+    tracker.finish(status, {"top1_last": 51.0})
+    return tracker
+
+
+def test_an_offline_run_reads_back_with_curves_axis_and_config(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    tracker = make_tracker(mode="offline", tags=["a paper", "y" * 200])
+    tracker.start(make_identity(tmp_path, seed=3), make_config(optim={"lr": 0.05}), None)
+    for epoch in range(3):
+        tracker.log(make_row(epoch, 1.0 / (epoch + 1)))
+    tracker.finish("done", {"top1_last": 52.0})
+
+    records = inspect(tmp_path)
+    run = pick(records, "run")[0]
+    assert (run["project"], run["job_type"]) == ("kdbench", "train")
+    assert run["run_group"] == "mnist5k/resnet20_resnet8/kd"
+    assert run["display_name"] == "kd-constant-seed3"
+    assert run["run_id"] == tracker.state_dict()["run_id"]
+    assert "a-paper" in run["tags"]
+    assert all(len(tag) <= 64 for tag in run["tags"])
+    config = run["config"]["update"]
+    assert config["conf"] == make_config(optim={"lr": 0.05})
+    assert (config["teacher"], config["student"], config["seed"]) == ("resnet20", "resnet8", 3)
+    assert (config["epochs"], config["run_key"]) == (3, "ab" * 32)
+    assert curve(records) == [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3))]
+    assert curve(records, "step") == [(0, 10), (1, 20), (2, 30)]
+    axes = {
+        m.get("name", m.get("glob_name")): m.get("step_metric") for m in pick(records, "metric")
+    }
+    assert axes == {"epoch": None, "step": None, "*": "epoch"}
+    summary = {k: v for s in pick(records, "summary") for k, v in s["update"].items()}
+    assert (summary["top1_last"], summary["status"]) == (52.0, "done")
+    assert f"wandb sync {tmp_path / 'wandb' / 'offline-run-'}" in caplog.text
+    assert not warnings(caplog)
+
+
+def test_runs_that_are_open_at_once_keep_their_rows_apart(tmp_path):
+    trackers = [make_tracker(mode="offline") for _ in range(2)]
+    for number, tracker in enumerate(trackers):
+        tracker.start(make_identity(tmp_path / str(number), seed=number), make_config(), None)
+    for epoch in range(3):
+        for number, tracker in enumerate(trackers):
+            tracker.log(make_row(epoch, 100.0 * number + epoch))
+    trackers[0].finish("failed", {})
+    trackers[1].log(make_row(3, 103.0))
+    trackers[1].finish("preempted", {})
+    follow(tmp_path / "later", mode="offline")
+
+    first, second = inspect(tmp_path / "0"), inspect(tmp_path / "1")
+    assert curve(first) == [(0, 0.0), (1, 1.0), (2, 2.0)]
+    assert curve(second) == [(0, 100.0), (1, 101.0), (2, 102.0), (3, 103.0)]
+    assert curve(inspect(tmp_path / "later")) == [(0, 1.0), (1, 0.5)]
+    assert pick(first, "exit")[0]["exit_code"] == 1
+    assert pick(second, "exit")[0].get("exit_code", 0) == 0
+
+
+def test_a_variable_cannot_merge_two_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "same")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    ids = {follow(tmp_path / name, mode="offline").state_dict()["run_id"] for name in "ab"}
+    assert len(ids) == 2
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_without_a_key_the_run_is_offline_at_once_and_nothing_else_changes(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    before, begin = dict(os.environ), time.monotonic()
+    follow(tmp_path)
+    assert time.monotonic() - begin < 5
+    assert dict(os.environ) == before
+    assert "no API key" in caplog.text
+    assert not warnings(caplog)
+    assert curve(inspect(tmp_path)) == [(0, 1.0), (1, 0.5)]
+
+
+def test_online_without_a_key_is_a_warning(tmp_path, caplog):
+    follow(tmp_path, mode="online")
+    assert len(warnings(caplog)) == 1
+    assert "no API key" in caplog.text
+    assert curve(inspect(tmp_path)) == [(0, 1.0), (1, 0.5)]
+
+
+def test_a_server_that_does_not_answer_costs_seconds_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", WELL_FORMED_KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    folders = [str(tmp_path / "a"), str(tmp_path / "b")]
+    told, log = run_child(folders=folders, overrides={"init_timeout": 3})
+    assert told["seconds"] < 3 + 3
+    assert make_tracker().init_timeout * 2 < 15
+    assert told["same_environment"]
+    assert log.count("WARNING W&B is offline") == 2
+    assert "wandb sync" in log
+    assert WELL_FORMED_KEY not in log
+    assert [len(curve(inspect(tmp_path / name))) for name in "ab"] == [3, 3]
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_a_server_that_is_lost_after_the_login_leaves_an_offline_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", WELL_FORMED_KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    told, log = run_child(
+        folders=[str(tmp_path / "a")], patch=True, overrides={"mode": "online", "init_timeout": 1}
+    )
+    run_id = told["states"][0]["run_id"]
+    assert f"wandb sync --id {run_id} " in log
+    assert len(curve(inspect(tmp_path / "a"))) == 3
+
+
+@pytest.fixture
+def server(monkeypatch):
+    found = Server()
+    threading.Thread(target=found.serve_forever, daemon=True).start()
+    monkeypatch.setenv("WANDB_API_KEY", WELL_FORMED_KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", found.url)
+    yield found
+    found.shutdown()
+    found.server_close()
+
+
+def test_online_runs_send_their_rows_and_names(tmp_path, server):
+    told, log = run_child(folders=[str(tmp_path / "a"), str(tmp_path / "b")])
+    assert "WARNING" not in log
+    ids = [state["run_id"] for state in told["states"]]
+    assert list(server.runs) == ids
+    for run_id in ids:
+        rows = server.rows(run_id)
+        assert [(row["epoch"], row["train/loss"]) for row in rows][:2] == [(0, 1.0), (1, 0.5)]
+        assert len(rows) == 3
+        run = server.runs[run_id]
+        assert run["groupName"] == "mnist5k/resnet20_resnet8/kd"
+        assert json.loads(run["config"])["temperature"]["value"] == "constant"
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_a_server_that_is_lost_in_the_middle_is_waited_for_once(tmp_path, server):
+    server.lose_after_first_row = True
+    begin = time.monotonic()
+    told, log = run_child(
+        folders=[str(tmp_path / name) for name in "abc"],
+        overrides={"finish_timeout": 2.0},
+        pause=0.3,
+    )
+    assert told["finish_seconds"] < 3
+    assert time.monotonic() - begin < 12
+    assert log.count("WARNING W&B finish failed") == 4
+    assert log.count("wandb sync") >= 4
+
+
+def test_a_malformed_key_is_a_warning_that_does_not_show_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "canary-malformed")
+    told, log = run_child(folders=[str(tmp_path / "a")])
+    assert told["seconds"] < 5
+    assert log.count("WARNING") == 1
+    assert "invalid" in log
+    assert "canary" not in log
+
+
+def test_offline_asks_nobody(tmp_path, monkeypatch):
+    import wandb
+
+    monkeypatch.setattr(wandb, "login", lambda **_: pytest.fail("login was called"))
+    monkeypatch.setenv("WANDB_API_KEY", "malformed")
+    follow(tmp_path / "a", mode="offline")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    follow(tmp_path / "b", mode="auto")
+    assert len(curve(inspect(tmp_path / "b"))) == 2
+
+
+def test_no_secret_is_in_any_byte(tmp_path, monkeypatch):
+    canaries = {
+        "WANDB_API_KEY": "canary-wandb-0123456789",
+        "HF_TOKEN": "canary-hf-0123456789",
+        "AWS_SECRET_ACCESS_KEY": "canary-aws-0123456789",
+        "WANDB_MODE": "offline",
+    }
+    for name, value in canaries.items():
+        monkeypatch.setenv(name, value)
+    config = {
+        "dataset": {"url": "https://canary-hf-0123456789@host/file"},
+        "list": ["canary-aws-0123456789"],
+        "hub": {"api_key": "canary-plain-0123456789"},
+    }
+    _, log = run_child(folders=[str(tmp_path / "run")], config=config)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) >= 3
+    assert not [path for path in files if b"canary" in path.read_bytes()]
+    assert "canary" not in log
+    conf = pick(inspect(tmp_path / "run"), "run")[0]["config"]["update"]["conf"]
+    assert conf["dataset"] == {"url": "https://<removed>@host/file"}
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_failures_in_the_middle_are_one_warning(tmp_path, monkeypatch, caplog):
+    import wandb
+
+    def fail(*_, **__):
+        raise OSError("socket is gone")
+
+    tracker = make_tracker(mode="offline")
+    tracker.start(make_identity(tmp_path), make_config(), None)
+    tracker.log(make_row(0, 1.0))
+    monkeypatch.setattr(wandb.Run, "log", fail)
+    for epoch in range(1, 4):
+        tracker.log(make_row(epoch, 1.0))
+    assert tracker.state_dict()["epoch"] == 0
+    monkeypatch.undo()
+    tracker.finish("done", {})
+    assert len(warnings(caplog)) == 1
+    assert "socket is gone" in caplog.text
+    assert "wandb sync" in caplog.text
+    assert curve(inspect(tmp_path)) == [(0, 1.0)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the service in /proc")
+def test_a_killed_service_is_one_warning_and_exit_code_0(tmp_path):
+    told, log = run_child(folders=[str(tmp_path / "a")], kill=True)
+    assert log.count("WARNING") == 1
+    assert told["states"][0]["epoch"] == 0
+
+
+def test_training_goes_on_where_not_even_offline_works(tmp_path, monkeypatch, caplog):
+    import wandb
+
+    def fail(**_):
+        raise OSError("disk is full")
+
+    monkeypatch.setattr(wandb, "init", fail)
+    follow(tmp_path)
+    assert len(warnings(caplog)) == 1
+    assert "W&B is off" in caplog.text
+
+
+def test_finish_and_log_after_finish_do_nothing(tmp_path, caplog):
+    tracker = follow(tmp_path, mode="offline")
+    tracker.finish("failed", {})
+    tracker.log(make_row(7, 1.0))
+    assert not warnings(caplog)
+    records = inspect(tmp_path)
+    assert [e.get("exit_code", 0) for e in pick(records, "exit")] == [0]
+
+
+def test_a_resumed_run_continues_its_curve(tmp_path):
+    state = follow(tmp_path, losses=(1.0, 0.5), status="preempted", mode="offline").state_dict()
+    assert json.loads(json.dumps(state)) == state
+    time.sleep(1.1)  # W&B names folders by the second
+    resumed = follow(tmp_path, losses=(9.0, 9.0, 0.25, 0.125), state=state, mode="offline")
+    assert resumed.state_dict() == {"run_id": state["run_id"], "epoch": 3}
+    first, second = inspect(tmp_path, 0), inspect(tmp_path, 1)
+    assert pick(first, "run")[0]["run_id"] == pick(second, "run")[0]["run_id"] == state["run_id"]
+    assert curve(first) + curve(second) == [(0, 1.0), (1, 0.5), (2, 0.25), (3, 0.125)]
+
+
+def test_disabled_writes_nothing(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    follow(folder, mode="disabled")
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    follow(folder, mode="auto")
+    assert list(folder.iterdir()) == []
+
+
+def test_required_refuses_what_is_not_online(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="no API key"):
+        follow(tmp_path, required=True)
+    for mode in ("offline", "disabled"):
+        monkeypatch.setenv("WANDB_MODE", mode)
+        with pytest.raises(ConfigError, match="WANDB_MODE"):
+            follow(tmp_path, required=True)
+    assert not list(tmp_path.glob("wandb/offline-run-*"))
+
+
+def test_an_unknown_mode_variable_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "of")
+    with pytest.raises(ConfigError, match="WANDB_MODE='of'"):
+        follow(tmp_path)
+
+
+def test_a_missing_package_is_named_with_its_remedy(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ConfigError, match="pip install"):
+        follow(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *(({"project": f"a{char}b"}, "project") for char in "/\\#?%:"),
+        ({"project": ""}, "project"),
+        ({"project": "x" * 129}, "project"),
+        ({"mode": "onlin"}, "onlin"),
+        ({"required": True, "mode": "offline"}, "required"),
+        ({"required": True, "mode": "disabled"}, "required"),
+        ({"init_timeout": 0}, "init_timeout"),
+        ({"finish_timeout": float("nan")}, "finish_timeout"),
+    ],
+)
+def test_what_wandb_cannot_use_is_refused_at_construction(change, message):
+    with pytest.raises(ConfigError, match=message):
+        make_tracker(**change)
+
+
+def test_importing_the_trackers_needs_neither_wandb_nor_torch():
+    code = (
+        "import sys, kdbench.tracker.wandb, kdbench.tracker.csv, kdbench.tracker.display; "
+        "sys.exit(bool({'wandb', 'torch'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

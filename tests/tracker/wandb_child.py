@@ -1,0 +1,82 @@
+"""Follows runs in a process of their own, because W&B reads its environment once per process.
+
+The argument is JSON with any of: folders, overrides (of conf/tracker/wandb.yaml), config, patch
+(the ``wandb.login`` of this process says yes), kill (W&B's service after the first epoch), pause
+(seconds after an epoch). Prints
+one line of JSON: seconds to start and to finish, states, whether the environment is as before.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from kdbench.tracker.base import RunIdentity
+from kdbench.tracker.wandb import WandbTracker
+
+YAML = Path(__file__).parents[2] / "conf" / "tracker" / "wandb.yaml"
+
+
+def make_tracker(**overrides):
+    values = OmegaConf.to_container(OmegaConf.load(YAML))
+    del values["_target_"]
+    return WandbTracker(**(values | overrides))
+
+
+def make_identity(folder, **changes):
+    folder.mkdir(parents=True, exist_ok=True)
+    names = {"dataset": "mnist5k", "pair": "resnet20_resnet8", "method": "kd"}
+    names |= {"temperature": "constant", "objective": "kd", "seed": 0, "run_key": "ab" * 32}
+    return RunIdentity(folder=folder, **(names | changes))
+
+
+def make_config(**more):
+    return {"student": {"arch": "resnet8"}, "run": {"protocol": "paper", "epochs": 3}, **more}
+
+
+def make_row(epoch, loss):
+    return {"epoch": epoch, "step": 10 * (epoch + 1), "train/loss": loss, "test/top1": 50.0 + epoch}
+
+
+def kill_service():
+    for children in Path("/proc/self/task").glob("*/children"):
+        for pid in children.read_text().split():
+            os.kill(int(pid), signal.SIGKILL)
+    time.sleep(0.3)
+
+
+def main(task):
+    if task.get("patch"):
+        import wandb
+
+        wandb.login = lambda **_: True
+    before = dict(os.environ)
+    trackers = [make_tracker(**task.get("overrides", {})) for _ in task["folders"]]
+    begin = time.monotonic()
+    for tracker, folder in zip(trackers, task["folders"], strict=True):
+        tracker.start(make_identity(Path(folder)), make_config(**task.get("config", {})), None)
+    seconds = time.monotonic() - begin
+    for epoch in range(3):
+        for tracker in trackers:
+            tracker.log(make_row(epoch, 1.0 / (epoch + 1)))
+        if task.get("kill") and epoch == 0:
+            kill_service()
+        time.sleep(task.get("pause", 0))
+    begin = time.monotonic()
+    for tracker in trackers:
+        tracker.finish("done", {"top1_last": 52.0})
+    finish_seconds = time.monotonic() - begin
+    states = [tracker.state_dict() for tracker in trackers]
+    same = dict(os.environ) == before
+    told = {"seconds": seconds, "finish_seconds": finish_seconds, "states": states}
+    print(json.dumps({**told, "same_environment": same}))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    main(json.loads(sys.argv[1]))
