@@ -52,9 +52,9 @@ def raise_all(problems: list[str]) -> None:
 
 def find_problems(cfg: DictConfig) -> list[str]:
     """One sentence for each problem of a composed config."""
-    missing = OmegaConf.missing_keys(cfg)
+    missing = _missing_keys(OmegaConf.to_container(cfg, resolve=False))
     if missing:
-        return [f"{key} has no value; give it one: {key}=..." for key in sorted(missing)]
+        return [f"{key} has no value; give it one: {key}=..." for key in missing]
     try:
         plain = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
@@ -74,13 +74,20 @@ def did_you_mean(name: str, known: Iterable[str], count: int = 1) -> str:
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
+def _missing_keys(node: Any, path: str = "") -> list[str]:
+    if isinstance(node, dict):
+        return [k for key, child in node.items() for k in _missing_keys(child, f"{path}.{key}")]
+    return [path.lstrip(".")] if node == "???" else []
+
+
 def _unknown_keys(plain: dict, schema: Any, path: str = "") -> list[str]:
     known = {field.name: field.type for field in fields(schema)}
     problems = []
     for key, value in plain.items():
         full = f"{path}{key}"
         if key not in known:
-            problems.append(f"{full} is not a key{did_you_mean(str(key), known, 2)}")
+            siblings = [f"{path}{name}" for name in known]
+            problems.append(f"{full} is not a key{did_you_mean(full, siblings, 2)}")
         elif is_dataclass(known[key]) and isinstance(value, dict):
             problems += _unknown_keys(value, known[key], f"{full}.")
     return problems

@@ -88,8 +88,8 @@ def teacher_identity(cfg: DictConfig) -> str:
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
         raise CheckpointError(
-            f"teacher.weights={str(path)!r} must be a file, found {found} there; give the path of a "
-            f"checkpoint, or teacher.weights=auto to train the teacher here"
+            f"teacher.weights={str(path)!r} must be a file, found {found} there; give the "
+            f"path of a checkpoint, or teacher.weights=auto to train the teacher here"
         )
     return f"file:{file_digest(path)}"
 

@@ -46,7 +46,7 @@ class Source:
 
 
 class Arrays(NamedTuple):
-    """The images [N, H, W, C] uint8 and targets [N] int64 of one split, in memory."""
+    """The images [N, H, W, C] uint8 (C order) and targets [N] int64 of one split, in memory."""
 
     images: np.ndarray
     targets: np.ndarray

@@ -42,6 +42,8 @@ def _pack(content: Content) -> bytes:
         "test.images": content.test.images,
         "test.targets": content.test.targets,
     }
+    # safetensors writes memory as it lies
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     names = json.dumps(content.class_names)
     metadata = {"class_names": names, "sha256": _digest(arrays, names)}
     return safetensors.numpy.save(arrays, metadata)
@@ -65,5 +67,5 @@ def _digest(arrays: Mapping[str, np.ndarray], class_names: str) -> str:
     for name in sorted(arrays):
         array = arrays[name]
         digest.update(f"\0{name}\0{array.dtype}\0{array.shape}\0".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        digest.update(array.data)
     return digest.hexdigest()

@@ -55,7 +55,7 @@ class LoaderData:
         self._normalise = Normalise(dataset.mean, dataset.std, dataset.image_size, device)
 
     def train_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Augmented batches of one epoch (0-based) from step ``start`` on; none are skipped over.
+        """Augmented batches of one epoch (0-based) from step ``start`` on; no other is decoded.
 
         Raises:
             DataError: an image cannot be decoded.

@@ -67,7 +67,7 @@ def build_learner(cfg: DictConfig, compute: Compute) -> Learner:
     with random.turn():
         student = build(cfg.student)  # first, so that one seed is one initialisation
         objective, plugin = build_objective(cfg), build(cfg.plugin)
-    student.to(compute.device, memory_format=compute.memory_format)
+    compute.place(student)
     objective.to(compute.device)
     plugin.to(compute.device)
     groups = [{"params": list(student.parameters())}]

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 
 from kdbench.errors import ConfigError
 
@@ -27,16 +28,25 @@ class Compute:
     precision: str
     memory_format: torch.memory_format
 
-    def autocast(self) -> AbstractContextManager:
-        """Context for the forward pass of a network."""
-        if self.precision == "fp32":
-            return nullcontext()
-        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
-        return torch.autocast(self.device.type, dtype=dtype)
+    def forward(self, network: nn.Module, images: Tensor) -> Tensor:
+        """[B, K] float32 logits of a network, computed in this precision and memory format."""
+        images = images.contiguous(memory_format=self.memory_format)
+        with self._autocast():
+            return network(images).float()
+
+    def place(self, network: nn.Module) -> nn.Module:
+        """Moves a network, in place, to the device and the memory format."""
+        return network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def scaler(self) -> torch.amp.GradScaler:
         """Loss scaling for fp16; passes everything through otherwise."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.precision == "fp32":
+            return nullcontext()
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
+        return torch.autocast(self.device.type, dtype=dtype)
 
     def peak_memory_mb(self) -> float:
         """Most memory used so far, in MB: of the GPU's allocator, or of the process on a CPU."""

@@ -122,11 +122,11 @@ class Journal:
         fault.point("epoch:measured")
         self.rows.append(row)
         self.timings.append(timing)
+        self.tracker.log({**row, **timing})  # first, so that the state knows what it was told
         if last or len(self.rows) % self.checkpoint_epochs == 0:
             self.commit(learner)
         fault.point("epoch:committed")
         self._write_tables()
-        self.tracker.log({**row, **timing})
 
     def _write_tables(self) -> None:
         write_metrics(self.folder / METRICS, self.rows)

@@ -57,9 +57,7 @@ class Learner:
         with self.random.turn():
             self.lr = self.schedule.apply(self.optimizer, progress)
             self.student.train()
-            with self.compute.autocast():
-                student_logits = self.student(batch.images)
-            student_logits = student_logits.float()
+            student_logits = self.compute.forward(self.student, batch.images)
             terms = self.objective.from_logits(
                 teacher_logits, student_logits, batch.targets, progress
             )
@@ -74,8 +72,7 @@ class Learner:
     def predict(self, images: Tensor) -> Tensor:
         """[B, K] float32 logits in evaluation mode."""
         self.student.eval()
-        with self.compute.autocast():
-            return self.student(images).float()
+        return self.compute.forward(self.student, images)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that must survive a restart, as tensors and plain types."""

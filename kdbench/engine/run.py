@@ -127,7 +127,7 @@ def _train(jobs: Sequence[Job]) -> list[Outcome]:
         teacher, teacher_top1 = _load_checked_teacher(taught, *teacher_file, data, compute)
     fault.point("teacher:ready")
     runs = [prepare_run(job.cfg, job.folder, job.key, teacher, compute) for job in jobs]
-    names = [run.journal.identity.name for run in runs]
+    names = [run.name for run in runs]
     trainer = Trainer(
         teacher,
         runs,

@@ -21,8 +21,7 @@ class Teacher(nn.Module):
 
     def __init__(self, network: nn.Module, compute: Compute, digest: str) -> None:
         super().__init__()
-        self.network = network.requires_grad_(False)
-        self.network.to(compute.device, memory_format=compute.memory_format)  # type: ignore[call-overload]
+        self.network = compute.place(network.requires_grad_(False))
         self.compute, self.digest = compute, digest
         self._answers: dict[str, tuple[Tensor, Tensor]] = {}
         self.eval()
@@ -35,8 +34,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """[B, K] float32 logits."""
-        with self.compute.autocast():
-            return self.network(images).float()
+        return self.compute.forward(self.network, images)
 
     def split_logits(self, data: DataModule, split: str) -> tuple[Tensor, Tensor]:
         """[N, K] logits and [N] targets of a whole evaluation split, computed once."""

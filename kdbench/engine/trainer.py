@@ -26,6 +26,11 @@ class Run:
         self.learner, self.journal = learner, journal
         self.error: NumericalError | None = None
 
+    @property
+    def name(self) -> str:
+        """How log lines call it: names of two runs may agree, so a piece of the key goes along."""
+        return f"{self.journal.identity.name}-{self.journal.identity.run_key[:4]}"
+
     def is_at(self, epoch: int) -> bool:
         """Whether this run has still to finish the given epoch, and no earlier one."""
         return self.error is None and len(self.journal.rows) == epoch
@@ -120,8 +125,8 @@ class Trainer:
         fault.point("epoch:trained")
         rows = {}
         for run, metrics in zip(runs, self.evaluate(self.split, runs), strict=True):
-            learner = run.learner
-            rows[run.journal.identity.name] = row = {
+            learner, name = run.learner, run.name
+            rows[name] = row = {
                 "epoch": epoch,
                 "step": learner.step,
                 "optim/lr": learner.lr,
@@ -198,7 +203,7 @@ class Trainer:
 
     def _drop(self, run: Run, error: NumericalError) -> None:
         run.error = error
-        self.display.note(f"{run.journal.identity.name} failed and is dropped: {error}")
+        self.display.note(f"{run.name} failed and is dropped: {error}")
 
     def _save(self, runs: Sequence[Run]) -> None:
         for run in runs:

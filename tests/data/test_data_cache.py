@@ -29,6 +29,12 @@ def test_built_once(tmp_path, content):
     _assert_equal(load_or_build(path, _refuse), content)
 
 
+def test_arrays_in_another_memory_order(tmp_path, content, pictures):
+    turned = content._replace(train=pictures._replace(images=pictures.images.swapaxes(1, 2)))
+    load_or_build(tmp_path / "x", lambda: turned)
+    _assert_equal(load_or_build(tmp_path / "x", _refuse), turned)
+
+
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "header", "foreign"])
 def test_a_damaged_file_is_set_aside_and_rebuilt(tmp_path, content, caplog, damage):
     path = tmp_path / "x.safetensors"

@@ -4,6 +4,7 @@ import numpy as np
 def test_same_seed_same_images(make_dataset):
     first, second = (make_dataset("fake").read() for _ in range(2))
     np.testing.assert_array_equal(first.train.images, second.train.images)
+    assert first.train.images.flags.c_contiguous
     other = make_dataset("fake", seed=1).read()
     assert (other.train.images != first.train.images).mean() > 0.9
 

@@ -2,12 +2,18 @@
 
 import os
 import re
+import shutil
 import signal
 import time
+from dataclasses import replace
 
 import pytest
-from paths import ROOT
 from harness import STATEFUL, result, run, start
+from paths import ROOT
+from safetensors.torch import load_file, save_file
+
+from kdbench.digest import state_digest
+from kdbench.results.record import read_record
 
 KILLED = -signal.SIGKILL
 
@@ -121,7 +127,7 @@ def change_teacher(outputs):
     folder = next((outputs / "teachers").rglob("record.json")).parent
     weights = load_file(folder / "student.safetensors")
     weights["fc.bias"] += 1
-    save_file(weights, folder / "student.safetensors")
+    save_file(weights, folder / "student.safetensors", {"top1": "0.0"})
     return folder, state_digest(weights)
 
 

@@ -3,9 +3,9 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from paths import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import ROOT
 
 from kdbench.objective.kl import KL
 from kdbench.temperature.base import Temperatures, uniform

@@ -1,0 +1,90 @@
+"""Every YAML in conf/ composes, passes the checks and becomes an object."""
+
+import pytest
+import torch
+
+from kdbench.config.build import build, build_objective, build_optimizer
+from kdbench.config.check import find_problems
+from kdbench.config.compose import CONF, compose_config
+from kdbench.config.identity import teacher_config
+from kdbench.model.cifar import __all__ as networks
+
+EVERY = sorted(
+    f"{path.parent.name}={path.stem}"
+    for path in CONF.glob("*/*.yaml")
+    if path.parent.name not in ("hydra", "tuned")
+)
+
+
+@pytest.mark.parametrize("choice", EVERY)
+def test_composes_and_passes_the_checks(choice, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    # ImageNet networks take colour images; everything else goes with the default dataset.
+    dataset = ["dataset=imagenet"] if choice.endswith("=torchvision") else []
+    assert find_problems(compose_config([choice, *dataset])) == []
+
+
+@pytest.mark.parametrize("pair", sorted(p.stem for p in (CONF / "pair").glob("*.yaml")))
+def test_a_pair_is_its_name_and_the_command_line_wins(pair):
+    cfg = compose_config([f"pair={pair}"])
+    assert cfg.pair == pair
+    slow = cfg.student.arch in ("mobilenetv2", "shufflenetv1", "shufflenetv2")
+    assert cfg.optim.lr == (0.01 if slow else 0.05)
+    assert cfg.teacher.optim.lr == 0.05
+    mine = compose_config([f"pair={pair}", "student=wrn_16_1", "optim.lr=0.3"])
+    assert (mine.student.arch, mine.optim.lr) == ("wrn_16_1", 0.3)
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_there_is_a_file_for_every_network(role):
+    files = {path.stem for path in (CONF / role).glob("*.yaml")}
+    assert files == {*networks, "timm", "torchvision"}
+    for arch in networks:
+        cfg = compose_config([f"{role}={arch}"])
+        assert (cfg.student if role == "student" else cfg.teacher.model).arch == arch
+
+
+@pytest.mark.parametrize("method", sorted(p.stem for p in (CONF / "method").glob("*.yaml")))
+def test_a_method_is_its_name(method):
+    cfg = compose_config([f"method={method}"])
+    assert cfg.method == method
+    assert build_objective(cfg).name == cfg.objective.name
+
+
+@pytest.mark.parametrize("dataset", sorted(p.stem for p in (CONF / "dataset").glob("*.yaml")))
+def test_a_dataset_is_its_name(dataset):
+    cfg = compose_config([f"dataset={dataset}"])
+    assert cfg.dataset.name == dataset
+    assert cfg.run.epochs == cfg.dataset.epochs
+    assert cfg.student.num_classes == cfg.dataset.num_classes
+    build(cfg.dataset)
+
+
+@pytest.mark.parametrize("optim", sorted(p.stem for p in (CONF / "optim").glob("*.yaml")))
+def test_an_optimizer_takes_its_rate_from_one_place(optim):
+    cfg = compose_config([f"optim={optim}", "optim.lr=0.123"])
+    optimizer = build_optimizer(cfg.optim, [{"params": [torch.zeros(1, requires_grad=True)]}])
+    assert optimizer.param_groups[0]["lr"] == 0.123
+
+
+def test_the_published_cifar_settings():
+    cfg = compose_config(["dataset=cifar100", "method=kd"])
+    assert (cfg.objective.ce_weight, cfg.objective.terms.kd.weight) == (0.1, 0.9)
+    assert (cfg.temperature.tau, cfg.run.epochs, cfg.dataset.batch_size) == (4.0, 240, 64)
+    sgd = cfg.optim.optimizer
+    assert (sgd.lr, sgd.momentum, sgd.weight_decay) == (0.05, 0.9, 5e-4)
+    assert [240 * m for m in cfg.optim.schedule.milestones] == [150, 180, 210]
+
+
+def test_the_teachers_training_is_an_ordinary_run():
+    training = teacher_config(compose_config(["pair=vgg13_mobilenetv2", "seed=7", "run.epochs=3"]))
+    assert find_problems(training) == []
+    assert (training.student.arch, training.method, training.pair) == ("vgg13", "teacher", "vgg13")
+    assert (training.seed, training.run.data_seed, training.optim.lr) == (0, 0, 0.05)
+    assert training.run.epochs == 6  # of the dataset's recipe, not of the student's run
+
+
+def test_the_composed_config_is_closed():
+    cfg = compose_config()
+    with pytest.raises(Exception, match="not in"):
+        cfg.tempreature = 3

@@ -1,0 +1,92 @@
+import subprocess
+import sys
+
+import pytest
+
+from kdbench.config.compose import compose_config
+from kdbench.config.identity import run_key, strategy_name
+from kdbench.errors import CheckpointError
+
+
+@pytest.fixture
+def key(tmp_path):
+    def of(*overrides):
+        return run_key(compose_config([f"paths.outputs={tmp_path}", "debug=smoke", *overrides]))
+
+    return of
+
+
+def test_the_same_run_has_the_same_key(key):
+    assert key() == key()
+    assert len(key()) == 64
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "seed=1",
+        "run.epochs=9",
+        "optim.lr=0.01",
+        "temperature.tau=2",
+        "student=resnet14",
+        "run.precision=bf16",
+        "run.protocol=strict",
+        "dataset.augmentation.pad=2",
+        "teacher.seed=5",
+        "teacher=resnet14",
+        "objective.ce_weight=0.5",
+        "dataset.seed=3",
+        "run.data_seed=4",
+    ],
+)
+def test_what_changes_the_result_changes_the_key(key, override):
+    assert key(override) != key()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "tracker=wandb",
+        "run.device=cpu",
+        "run.threads=1",
+        "run.checkpoint_minutes=3",
+        "run.keep_checkpoints=5",
+        "paths.data=/elsewhere",
+        "hydra.run.dir=/x",
+    ],
+)
+def test_what_does_not_change_the_result_does_not_change_the_key(key, override):
+    assert key(override) == key()
+
+
+def test_from_scratch_neither_teacher_nor_temperature_count(key):
+    scratch = key("method=scratch")
+    assert scratch == key("method=scratch", "temperature=cosine", "teacher=resnet14")
+    assert strategy_name(compose_config(["method=scratch"])) == "none"
+    assert strategy_name(compose_config(["temperature=cosine"])) == "cosine"
+
+
+def test_a_teacher_file_counts_by_its_content(key, tmp_path):
+    first, second, other = (tmp_path / name for name in ("first", "second", "other"))
+    first.write_bytes(b"a"), second.write_bytes(b"a"), other.write_bytes(b"b")
+    keys = [key(f"teacher.weights={path}") for path in (first, second, other)]
+    assert keys[0] == keys[1] != keys[2]
+
+
+@pytest.mark.parametrize("what", ["missing", "folder"])
+def test_a_teacher_file_that_is_none_is_refused(key, tmp_path, what):
+    path = tmp_path / what
+    if what == "folder":
+        path.mkdir()
+    with pytest.raises(CheckpointError, match=r"teacher\.weights=.* must be a file"):
+        key(f"teacher.weights={path}")
+
+
+def test_a_key_needs_no_torch(tmp_path):
+    code = (
+        "import sys; from kdbench.config.compose import compose_config;"
+        "from kdbench.config.identity import run_key;"
+        f"run_key(compose_config(['paths.outputs={tmp_path}']));"
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
