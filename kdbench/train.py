@@ -50,7 +50,9 @@ def train(cfg: DictConfig) -> float:
 
 def main() -> None:
     """Entry point of ``kdbench-train``; ends with one of the exit codes of ``kdbench.errors``."""
-    arguments = sys.argv[1:]
+    # Hydra's parser wants its flags before the overrides; people write them anywhere.
+    arguments = sorted(sys.argv[1:], key=lambda argument: argument not in _FLAGS)
+    sys.argv[1:] = arguments
     sweep = bool({"-m", "--multirun"} & set(arguments))
     prepare()
     # Hydra would print a traceback and exit with 1; with this set it lets the error through.

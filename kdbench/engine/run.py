@@ -35,6 +35,7 @@ from kdbench.results.convergence import summarise_convergence
 from kdbench.results.environment import describe_environment
 from kdbench.results.record import WEIGHTS, RunRecord, find_finished
 from kdbench.tracker.display import Display
+from kdbench.tracker.redact import redact
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +144,7 @@ def _train(jobs: Sequence[Job]) -> list[Outcome]:
         "device": str(compute.device),
         "threads": threads,
         "started": started,
-        "command": sys.argv,
+        "command": redact(sys.argv),
         "environment": describe_environment(),
         "dataset_digest": data.digest,
         "teacher_top1": teacher_top1,

@@ -1,0 +1,277 @@
+"""The loop, in this process: what it computes, and that runs do not see each other."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from harness import STATEFUL, TINY
+from safetensors.torch import load_file
+
+from kdbench.config.compose import compose_config
+from kdbench.config.identity import run_key
+from kdbench.engine import trainer as trainer_module
+from kdbench.engine.run import Job, train_job, train_jobs
+from kdbench.errors import CheckpointError, NumericalError
+from kdbench.objective.kl import KL
+from kdbench.results.record import CIRCUMSTANCES, read_record
+from kdbench.tracker.csv import read_metrics
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("KDBENCH_ALLOW_TARGETS", "stateful")
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def job(outputs, name, *overrides):
+    cfg = compose_config([*TINY, f"paths.outputs={outputs}", *overrides])
+    return Job(cfg, Path(outputs) / name, run_key(cfg))
+
+
+def lasting(folder):
+    record = asdict(read_record(folder))
+    return {k: v for k, v in record.items() if k not in CIRCUMSTANCES}, (
+        folder / "metrics.csv"
+    ).read_bytes()
+
+
+COHORT = [
+    ["method=kd"],
+    ["method=scratch"],
+    ["temperature=cosine", "seed=3", "run.data_seed=0"],
+    [*STATEFUL[-3:], "run.data_seed=0"],
+    [*STATEFUL[-3:], "seed=1", "run.data_seed=0"],
+    ["student=resnet14", "optim.lr=0.01", "run.data_seed=0"],
+]
+
+
+def test_alone_and_together_are_the_same_to_the_last_bit(tmp_path):
+    for position, overrides in enumerate(COHORT):
+        train_jobs([job(tmp_path, f"alone{position}", *overrides)])
+    together = [job(tmp_path, f"together{n}", *overrides) for n, overrides in enumerate(COHORT)]
+    outcomes = train_jobs(together)
+    for position, outcome in enumerate(outcomes):
+        assert outcome.record.cohort_size == len(COHORT)
+        alone = lasting(tmp_path / f"alone{position}")
+        assert lasting(tmp_path / f"together{position}") == alone
+    assert len({outcome.record.weights_digest for outcome in outcomes}) == len(COHORT)
+
+
+def test_runs_that_were_stopped_at_different_steps_meet_again(tmp_path, monkeypatch):
+    jobs = [job(tmp_path, f"run{n}", *overrides) for n, overrides in enumerate(COHORT[:3])]
+    whole = [job(tmp_path, f"whole{n}", *overrides) for n, overrides in enumerate(COHORT[:3])]
+    train_jobs(whole)
+
+    def stop_after(steps, these):
+        count = 0
+
+        def step(name):
+            nonlocal count
+            count += name == "step"
+            if count == steps:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(trainer_module.fault, "point", step)
+        with pytest.raises(KeyboardInterrupt):
+            train_jobs(these)
+        monkeypatch.undo()
+
+    stop_after(7, jobs[:1])  # an epoch and two steps: the epoch is kept
+    stop_after(12, jobs[1:2])
+    train_jobs(jobs)
+    for n in range(3):
+        assert lasting(tmp_path / f"run{n}") == lasting(tmp_path / f"whole{n}")
+
+
+def test_the_teacher_is_asked_once_per_batch_and_never_changes(tmp_path, monkeypatch):
+    from kdbench.engine.teacher import Teacher
+
+    asked = []
+    forward = Teacher.forward
+
+    def counting(self, images):
+        asked.append(len(images))
+        self.train()  # somebody asks for training mode: nothing must come of it
+        return forward(self, images)
+
+    train_jobs([job(tmp_path, "first", "method=kd")])  # trains the teacher
+    weights = next((tmp_path / "teachers").rglob("student.safetensors"))
+    before = load_file(weights)
+    monkeypatch.setattr(Teacher, "forward", counting)
+    outcomes = train_jobs([job(tmp_path, f"r{t}", f"temperature.tau={t}") for t in (1, 2, 3)])
+    assert sum(asked) == 3 * 40 + 20  # three epochs of training images, the test set once
+    assert {o.record.teacher_digest for o in outcomes} == {
+        read_record(tmp_path / "first").teacher_digest
+    }
+    after = load_file(weights)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_from_scratch_no_teacher_is_made(tmp_path):
+    record = train_job(job(tmp_path, "run", "method=scratch").cfg, tmp_path / "run")
+    assert not (tmp_path / "teachers").exists()
+    assert record.teacher is None
+    assert record.teacher_top1 is None
+    assert record.temperature == "none"
+    assert "agreement" not in record.test
+
+
+def test_one_batch_is_learnt_by_heart(tmp_path):
+    overrides = ["method=scratch", "dataset.train_size=16", "dataset.batch_size=16"]
+    overrides += ["dataset.augmentation.pad=0", "dataset.augmentation.flip=false", "run.epochs=40"]
+    train_job(job(tmp_path, "run", *overrides).cfg, tmp_path / "run")
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert rows[-1]["train/top1"] == 100
+    assert rows[-1]["train/loss"] < 0.1 * rows[0]["train/loss"]
+
+
+def test_a_row_an_epoch_with_everything_in_it(tmp_path):
+    record = train_job(job(tmp_path, "run", "temperature=linear").cfg, tmp_path / "run")
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert [row["step"] for row in rows] == [5, 10, 15]
+    names = "loss ce kd top1"
+    assert {f"train/{name}" for name in names.split()} <= rows[0].keys()
+    names = "top1 top5 nll ece agreement teacher_kl logit_correlation"
+    assert {f"test/{name}" for name in names.split()} <= rows[0].keys()
+    names = [
+        f"{who}_{what}" for who in ("teacher", "student") for what in ("mean", "min", "max", "std")
+    ]
+    assert {f"temperature/{name}" for name in names} <= rows[0].keys()
+    assert rows[0]["temperature/teacher_max"] == 8.0
+    assert rows[0]["temperature/student_mean"] > rows[2]["temperature/student_mean"] > 4.0
+    assert record.top1_last == rows[-1]["test/top1"] == record.test["top1"]
+    assert record.top1_best == max(row["test/top1"] for row in rows)
+    timings = read_metrics(tmp_path / "run" / "timings.csv")
+    assert all(
+        row["perf/images_per_s"] > 0 and 0 < row["perf/teacher_share"] < 1 for row in timings
+    )
+
+
+def test_the_best_weights_are_those_of_the_best_epoch(tmp_path):
+    from safetensors import safe_open
+
+    record = train_job(job(tmp_path, "run", "method=scratch").cfg, tmp_path / "run")
+    with safe_open(tmp_path / "run" / "checkpoint" / "best.safetensors", "pt") as file:
+        assert float(file.metadata()["test/top1"]) == record.top1_best
+
+
+def test_strict_reads_the_test_set_once_and_chooses_without_it(tmp_path, monkeypatch):
+    from kdbench.data.tensors import TensorData
+
+    read = []
+    eval_batches = TensorData.eval_batches
+
+    def counting(self, split):
+        read.append(split)
+        return eval_batches(self, split)
+
+    monkeypatch.setattr(TensorData, "eval_batches", counting)
+    strict = job(
+        tmp_path, "run", "method=scratch", "run.protocol=strict", "dataset.val_fraction=0.25"
+    )
+    record = train_job(strict.cfg, tmp_path / "run")
+    assert read == ["val", "val", "val", "test"]
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert not [name for row in rows for name in row if name.startswith("test/")]
+    assert (record.top1_best, record.val_top1_last) == (None, rows[-1]["val/top1"])
+    assert record.val_top1_best == max(row["val/top1"] for row in rows)
+    assert record.top1_last == record.test["top1"]
+
+
+def explode_at(step):
+    """A KL that is NaN from one step on, for the run whose temperature is 2."""
+    call = KL.__call__
+
+    def exploding(self, teacher_logits, student_logits, targets, temperatures):
+        loss = call(self, teacher_logits, student_logits, targets, temperatures)
+        exploding.calls += temperatures.teacher[0, 0].item() == 2
+        is_it = temperatures.teacher[0, 0].item() == 2 and exploding.calls > step
+        return loss * float("nan") if is_it else loss
+
+    exploding.calls = 0
+    return exploding
+
+
+def test_a_run_that_diverges_is_dropped_and_the_others_go_on(tmp_path, monkeypatch):
+    jobs = [job(tmp_path, f"tau{tau}", f"temperature.tau={tau}") for tau in (1, 2, 4)]
+    train_jobs([job(tmp_path, "alone", "temperature.tau=4")])
+    monkeypatch.setattr(KL, "__call__", explode_at(step=7))
+    outcomes = train_jobs(jobs)
+    assert [o.record.status for o in outcomes] == ["done", "failed", "done"]
+    assert isinstance(outcomes[1].error, NumericalError)
+    failed = read_record(tmp_path / "tau2")
+    assert failed.reason.startswith("kd not finite at step 7 ")
+    assert "student temperature max=2" in failed.reason
+    assert (failed.top1_last, failed.epochs_done) == (None, 1)
+    assert not (tmp_path / "tau2" / "student.safetensors").exists()
+    assert lasting(tmp_path / "tau4") == lasting(tmp_path / "alone")
+
+
+def test_a_single_run_that_diverges_raises(tmp_path, monkeypatch):
+    monkeypatch.setattr(KL, "__call__", explode_at(step=0))
+    with pytest.raises(NumericalError, match="kd not finite at step 0"):
+        train_job(job(tmp_path, "run", "temperature.tau=2").cfg, tmp_path / "run")
+    assert read_record(tmp_path / "run").status == "failed"
+
+
+def test_a_finished_run_is_not_repeated_and_a_changed_one_is(tmp_path):
+    first = train_jobs([job(tmp_path, "run", "method=scratch")])[0].record
+    written = (tmp_path / "run" / "record.json").read_bytes()
+    assert train_jobs([job(tmp_path, "run", "method=scratch")])[0].record == first
+    assert (tmp_path / "run" / "record.json").read_bytes() == written
+    record = tmp_path / "run" / "record.json"
+    record.write_text(record.read_text().replace("done", "dine"))
+    again = train_jobs([job(tmp_path, "run", "method=scratch")])[0].record
+    assert again.weights_digest == first.weights_digest
+    assert again.status == "done"
+
+
+def test_one_seed_repeats_and_two_differ(tmp_path):
+    digests = [
+        train_job(
+            job(tmp_path, name, "method=scratch", f"seed={seed}").cfg, tmp_path / name
+        ).weights_digest
+        for name, seed in [("a", 0), ("b", 0), ("c", 1)]
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_methods_start_from_the_same_weights(tmp_path):
+    from kdbench.engine.assemble import build_learner
+    from kdbench.engine.device import choose_compute
+
+    compute = choose_compute("cpu", "fp32", True)
+    states = [
+        build_learner(job(tmp_path, "x", *overrides).cfg, compute).student.state_dict()
+        for overrides in (["method=scratch"], ["method=kd"], ["temperature=cosine"])
+    ]
+    for state in states[1:]:
+        assert all(torch.equal(state[name], states[0][name]) for name in state)
+
+
+def test_a_bad_teacher_is_refused(tmp_path):
+    good = job(tmp_path, "run", "teacher.expected_top1=99")
+    with pytest.raises(CheckpointError, match=r"reaches .* expected are 99\.00 %"):
+        train_job(good.cfg, tmp_path / "run")
+    train_job(job(tmp_path, "other", "teacher.expected_top1=5").cfg, tmp_path / "other")
+
+
+@pytest.mark.parametrize("precision", ["bf16"])
+def test_lower_precision_trains_with_float32_losses(tmp_path, precision):
+    record = train_job(job(tmp_path, "run", f"run.precision={precision}").cfg, tmp_path / "run")
+    assert record.precision == precision
+    weights = load_file(tmp_path / "run" / "student.safetensors")
+    assert weights["fc.weight"].dtype == torch.float32
+
+
+def test_memory_format_changes_rounding_only(tmp_path):
+    rows = []
+    for name, flag in [("on", "true"), ("off", "false")]:
+        overrides = ["method=scratch", f"run.channels_last={flag}", "run.epochs=1"]
+        train_job(job(tmp_path, name, *overrides).cfg, tmp_path / name)
+        rows.append(read_metrics(tmp_path / name / "metrics.csv")[0]["train/loss"])
+    assert rows[0] == pytest.approx(rows[1], rel=1e-4)

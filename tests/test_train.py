@@ -1,0 +1,175 @@
+"""The command line, as a person uses it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import TINY, context
+
+from kdbench.results.record import read_record
+
+COMMAND = Path(sys.executable).parent / "kdbench-train"
+
+
+def command(outputs, arguments):
+    """Stands in for the installed command in a process that has torch imported already."""
+    from kdbench.train import main
+
+    sys.stdout = sys.stderr = open(Path(outputs) / "said.txt", "a")  # noqa: SIM115
+    sys.argv = ["kdbench-train", f"paths.outputs={outputs}/out", *arguments]
+    main()
+
+
+@pytest.fixture
+def kdbench(tmp_path):
+    """Runs the command; returns its exit code and what it said."""
+
+    def run(*arguments):
+        (tmp_path / "said.txt").unlink(missing_ok=True)
+        tiny = [] if any("dataset=" in argument for argument in arguments) else TINY
+        process = context().Process(target=command, args=(str(tmp_path), [*tiny, *arguments]))
+        process.start()
+        process.join(100)
+        return process.exitcode, (tmp_path / "said.txt").read_text()
+
+    return run
+
+
+def runs(tmp_path):
+    return sorted((tmp_path / "out" / "runs").rglob("record.json"))
+
+
+@pytest.mark.parametrize("question", [["--help"], ["--cfg", "job"], ["--info", "defaults"]])
+def test_questions_are_answered_without_torch(question):
+    code = (
+        "import sys, atexit\n"
+        "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
+        f"sys.argv = ['kdbench-train', *{question}]\n"
+        "from kdbench.train import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "False"
+    if question == ["--help"]:
+        assert done.stdout.count("  kdbench-train ") >= 5
+        assert (
+            "temperature: constant, cosine, exponential, linear, step"
+            in done.stdout.replace("random, ", "")
+            or "temperature: " in done.stdout
+        )
+        for group in ("dataset:", "pair:", "method:", "student:", "tracker:"):
+            assert group in done.stdout
+
+
+def test_the_installed_command_completes_words():
+    done = subprocess.run(
+        [COMMAND, "-sc", "query=bash"],
+        env={**os.environ, "COMP_LINE": "kdbench-train temperature=co", "COMP_POINT": "28"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert {"temperature=constant", "temperature=cosine"} == set(done.stdout.split())
+
+
+def test_a_run_and_the_same_run_again(kdbench, tmp_path):
+    code, said = kdbench("temperature=cosine", "seed=3")
+    assert code == 0, said
+    (path,) = runs(tmp_path)
+    folder = path.parent
+    record = read_record(folder)
+    expected = f"fake/resnet8_resnet8/kd-cosine/seed3-{record.run_key[:10]}"
+    assert str(folder.relative_to(tmp_path / "out" / "runs")) == expected
+    assert f"top-1 {record.top1_last:.2f} %" in said
+    assert "epoch 3/3" in (folder / "train.log").read_text()
+    assert {p.name for p in (folder / ".hydra").iterdir()} == {
+        "config.yaml",
+        "hydra.yaml",
+        "overrides.yaml",
+    }
+    assert (record.temperature, record.seed, record.status) == ("cosine", 3, "done")
+    assert record.command[1:3] == [f"paths.outputs={tmp_path}/out", "debug=smoke"]
+    before = path.read_bytes()
+    code, said = kdbench("temperature=cosine", "seed=3")
+    assert code == 0
+    assert "already done" in said
+    assert path.read_bytes() == before
+
+
+def test_a_sweep_trains_what_is_missing(kdbench, tmp_path):
+    code, said = kdbench("-m", "method=scratch,kd", "seed=0,1")
+    assert code == 0, said
+    written = {path: path.read_bytes() for path in runs(tmp_path)}
+    assert len(written) == 4
+    assert len(list((tmp_path / "out" / "teachers").rglob("record.json"))) == 1
+    code, said = kdbench("-m", "method=scratch,kd", "seed=0,1,2")
+    assert code == 0
+    assert said.count("already done") == 4
+    assert len(runs(tmp_path)) == 6
+    assert all(path.read_bytes() == content for path, content in written.items())
+
+
+def test_one_job_of_a_sweep_fails_and_the_others_finish(kdbench, tmp_path):
+    code, said = kdbench("-m", "method=scratch", "optim.lr=0.05,1e30,0.01")
+    assert code == 9
+    assert "ce not finite at step" in said
+    assert sorted(read_record(p.parent).status for p in runs(tmp_path)) == [
+        "done",
+        "done",
+        "failed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["tempreature=3"], 2, ["tempreature", "did you mean temperature"]),
+        (["temperature.tau=0"], 2, ["tau must be a finite number > 0"]),
+        (["-m", "seed=0,1", "temperature.tau=1,x"], 2, ["temperature.tau='x'", "float"]),
+        (["dataset=cifar100", "paths.data=/nowhere"], 3, ["cifar100 was not found", "/nowhere"]),
+        (["-m", "dataset=cifar100", "paths.data=/nowhere"], 9, ["cifar100 was not found"]),
+        (["teacher.weights=/no/file.pth"], 4, ["teacher.weights='/no/file.pth'", "auto"]),
+        (["method=scratch", "optim.lr=1e30"], 5, ["ce not finite at step", "optim.lr"]),
+    ],
+)
+def test_mistakes_have_codes_and_messages_without_tracebacks(
+    kdbench, tmp_path, arguments, code, words
+):
+    found, said = kdbench(*arguments)
+    assert found == code, said
+    for word in words:
+        assert word in said
+    assert "Traceback" not in said
+    if code == 2:
+        assert not runs(tmp_path)
+        assert not list((tmp_path / "out").rglob(".hydra"))
+
+
+def test_the_folder_may_be_chosen_and_is_not_shared(kdbench, tmp_path):
+    mine = f"hydra.run.dir={tmp_path}/mine"
+    assert kdbench("method=scratch", mine)[0] == 0
+    assert read_record(tmp_path / "mine").status == "done"
+    code, said = kdbench("method=scratch", "seed=4", mine)
+    assert code == 2
+    assert "holds another run" in said
+    assert "seed: 0 there, 4 here" in said
+
+
+def test_secrets_are_written_nowhere(kdbench, tmp_path, monkeypatch):
+    canary = "canary-0123456789abcdef0123456789abcdef"
+    code = (
+        "import os, sys; sys.path[:0] = [%r, %r]\nfrom test_train import command; command(%r, %r)"
+    ) % (
+        str(Path(__file__).parent),
+        str(Path(__file__).parent / "engine"),
+        str(tmp_path),
+        [*TINY, "method=scratch", "tracker=wandb", f"tracker.tags=[{canary}]"],
+    )
+    environment = {**os.environ, "HF_TOKEN": canary, "WANDB_MODE": "offline"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    (path,) = runs(tmp_path)
+    json.loads(path.read_text())
+    written = [p for p in path.parent.rglob("*") if p.is_file() and ".hydra" not in p.parts]
+    assert [p for p in written if canary.encode() in p.read_bytes()] == []
