@@ -157,15 +157,13 @@ def test_the_folder_may_be_chosen_and_is_not_shared(kdbench, tmp_path):
     assert "seed: 0 there, 4 here" in said
 
 
-def test_secrets_are_written_nowhere(kdbench, tmp_path, monkeypatch):
+def test_secrets_are_written_nowhere(tmp_path):
     canary = "canary-0123456789abcdef0123456789abcdef"
+    here = Path(__file__).parent
+    arguments = [*TINY, "method=scratch", "tracker=wandb", f"tracker.tags=[{canary}]"]
     code = (
-        "import os, sys; sys.path[:0] = [%r, %r]\nfrom test_train import command; command(%r, %r)"
-    ) % (
-        str(Path(__file__).parent),
-        str(Path(__file__).parent / "engine"),
-        str(tmp_path),
-        [*TINY, "method=scratch", "tracker=wandb", f"tracker.tags=[{canary}]"],
+        f"import sys; sys.path[:0] = {[str(here), str(here / 'engine')]!r}\n"
+        f"from test_train import command; command({str(tmp_path)!r}, {arguments!r})"
     )
     environment = {**os.environ, "HF_TOKEN": canary, "WANDB_MODE": "offline"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)

@@ -37,7 +37,8 @@ class ImageNet(Recipe):
             of the image) and of the aspect ratio of a random crop; ``flip``: whether images are
             flipped with probability 1/2.
         eval_resize: length of the shorter side before the centre crop, in pixels.
-        workers: processes that decode, >= 0; batches do not depend on it.
+        workers: processes that decode, >= 0, or None for the cores that this process may use;
+            batches do not depend on it.
     """
 
     root: str
@@ -45,7 +46,7 @@ class ImageNet(Recipe):
     val_dir: str
     augmentation: Mapping[str, Any]
     eval_resize: int
-    workers: int
+    workers: int | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,8 +57,8 @@ class ImageNet(Recipe):
                 f"dataset.eval_resize={self.eval_resize} must be at least "
                 f"dataset.image_size={self.image_size}"
             )
-        if self.workers < 0:
-            raise ConfigError(f"dataset.workers={self.workers} must be a whole number >= 0")
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"dataset.workers={self.workers} must be a whole number >= 0, or null")
 
     def source(self, cache: Path) -> Source:
         """Lists and identifies the images: see ``kdbench.data.source`` for more than 5 GB.

@@ -82,7 +82,7 @@ class LoaderData:
             samples,
             batch_sampler=batches,
             collate_fn=_as_it_is,
-            num_workers=self._dataset.workers,
+            num_workers=self._workers,
             pin_memory=self._device.type == "cuda",
             generator=torch.Generator(),  # else it draws from the global one
         )
