@@ -1,6 +1,7 @@
 """Photographs that are decoded by worker processes; who decodes does not change a bit of them."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -52,6 +53,8 @@ class LoaderData:
         self._splits = {"train": train, "val": train, "test": test}
         self._transforms = _train_transform(dataset), _eval_transform(dataset)
         self._dataset, self._data_seed, self._device = dataset, data_seed, device
+        cores = len(os.sched_getaffinity(0))
+        self._workers = cores if dataset.workers is None else dataset.workers
         self._normalise = Normalise(dataset.mean, dataset.std, dataset.image_size, device)
 
     def train_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
