@@ -58,7 +58,9 @@ class ImageNet(Recipe):
                 f"dataset.image_size={self.image_size}"
             )
         if self.workers is not None and self.workers < 0:
-            raise ConfigError(f"dataset.workers={self.workers} must be a whole number >= 0, or null")
+            raise ConfigError(
+                f"dataset.workers={self.workers} must be a whole number >= 0, or null"
+            )
 
     def source(self, cache: Path) -> Source:
         """Lists and identifies the images: see ``kdbench.data.source`` for more than 5 GB.

@@ -116,7 +116,7 @@ def read_record(folder: Path) -> RunRecord:
     try:
         content = json.loads(path.read_text())
         digest = content.pop("digest")
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; remove it to repeat the run") from error
     if digest != _digest(content):
         raise CheckpointError(

@@ -1,0 +1,109 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from kdbench.errors import CheckpointError
+from kdbench.results.record import WEIGHTS, RunRecord, find_finished, read_record
+from kdbench.results.table import collect, compare
+
+
+@pytest.fixture
+def record():
+    names = "dataset pair student method temperature objective protocol precision"
+    return RunRecord(
+        **{name: name for name in names.split()},
+        run_key="k" * 64,
+        status="done",
+        reason=None,
+        teacher="big",
+        seed=0,
+        epochs=3,
+        epochs_done=3,
+        top1_last=50.0,
+        top1_best=60.0,
+        val_top1_last=None,
+        val_top1_best=None,
+        test={"top1": 50.0, "agreement": 70.0},
+        convergence={"aulc": 40.0, "epochs_to": {"50": 2}},
+        teacher_top1=80.0,
+        teacher_digest="t",
+        dataset_digest="d",
+        weights_digest="w",
+        metrics_digest="m",
+        parameters=10,
+        config={"seed": 0},
+        seconds=1.5,
+        images_per_s=100.0,
+        peak_memory_mb=1.0,
+        attempts=1,
+        cohort_size=1,
+        device="cpu",
+        threads=1,
+        started="",
+        finished="",
+        command=[],
+        environment={},
+    )
+
+
+def test_round_trip(record, tmp_path):
+    record.write(tmp_path)
+    assert read_record(tmp_path) == record
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("50.0", "95.0"),
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "digest"}),
+    ],
+)
+def test_damage_is_noticed(record, tmp_path, change):
+    record.write(tmp_path)
+    path = tmp_path / "record.json"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(CheckpointError, match=r"record\.json is damaged"):
+        read_record(tmp_path)
+    assert find_finished(tmp_path, record.run_key) is None
+
+
+def test_finished_is_more_than_a_folder(record, tmp_path):
+    assert find_finished(tmp_path, record.run_key) is None
+    record.write(tmp_path)
+    assert find_finished(tmp_path, record.run_key) is None  # the weights are not there
+    (tmp_path / WEIGHTS).touch()
+    assert find_finished(tmp_path, record.run_key) == record
+    assert find_finished(tmp_path, "another") is None
+    replace(record, status="failed", reason="x").write(tmp_path)
+    assert find_finished(tmp_path, record.run_key) is None
+
+
+def test_comparison(record, tmp_path):
+    for method, temperature, seed, top1 in [
+        ("kd", "constant", 0, 50.0),
+        ("kd", "constant", 1, 52.0),
+        ("scratch", "none", 0, 45.0),
+    ]:
+        folder = tmp_path / f"{method}{seed}"
+        folder.mkdir()
+        replace(record, method=method, temperature=temperature, seed=seed, top1_last=top1).write(
+            folder
+        )
+    failed = tmp_path / "failed"
+    failed.mkdir()
+    replace(record, method="kd", temperature="constant", status="failed", seed=2).write(failed)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "record.json").write_text("{")
+    records, problems = collect(tmp_path)
+    assert len(records) == 4
+    assert len(problems) == 1
+    lines = compare(records).splitlines()
+    assert "teacher 80.00 %" in lines[0]
+    assert lines[3].split()[:2] == ["scratch", "none"]
+    assert "51.00 ± 1.41 (n=2), 1 failed" in lines[4]
+    assert "45.00 (n=1)" in lines[3]
