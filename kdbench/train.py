@@ -1,5 +1,6 @@
 """``kdbench-train``: compose, check, train, record. The command line of the project."""
 
+import errno
 import logging
 import os
 import sys
@@ -16,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kdbench.config.compose import CONF, CONFIG_NAME, hydra_context, prepare
 from kdbench.config.identity import run_key
 from kdbench.config.overrides import check_overrides
-from kdbench.errors import ConfigError, KdbenchError, Preempted, SweepError
+from kdbench.errors import ConfigError, KdbenchError, Preempted, ResourceError, SweepError
 from kdbench.results.record import FILE, find_finished
 
 log = logging.getLogger("kdbench")
@@ -27,6 +28,7 @@ _QUESTIONS |= {"--shell-completion", "-sc"}
 # With these, the config is not the one of conf/, and only the composed result can be checked.
 _OTHER_CONFIG = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
 _FLAGS = {"-m", "--multirun", "-r", "--run"}
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EIO}
 
 
 def train(cfg: DictConfig) -> float:
@@ -64,6 +66,9 @@ def main() -> None:
     except Preempted as stop:
         _say(str(stop))
         sys.exit(stop.exit_code)
+    except BrokenPipeError:  # the reader of our output has left, as in `... --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except KeyboardInterrupt:
         _say("interrupted; the same command continues from the last checkpoint")
         sys.exit(130)
@@ -99,6 +104,13 @@ def _known_error(error: BaseException | None) -> KdbenchError | None:
     while error is not None:
         if isinstance(error, KdbenchError):
             return error
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return ResourceError(
+                f"out of memory: {str(error).splitlines()[0] if str(error) else error!r}. Choose a "
+                f"smaller dataset.batch_size or network; the last checkpoint is kept"
+            )
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return ResourceError(f"{error.filename}: {error.strerror}; see paths.outputs")
         behind = error.__cause__ or error.__context__
         if behind is None and isinstance(error, HydraException | OmegaConfBaseException):
             return ConfigError(str(error))

@@ -132,6 +132,8 @@ def test_one_job_of_a_sweep_fails_and_the_others_finish(kdbench, tmp_path):
         (["-m", "dataset=cifar100", "paths.data=/nowhere"], 9, ["cifar100 was not found"]),
         (["teacher.weights=/no/file.pth"], 4, ["teacher.weights='/no/file.pth'", "auto"]),
         (["method=scratch", "optim.lr=1e30"], 5, ["ce not finite at step", "optim.lr"]),
+        (["method=scratch", "hydra.run.dir=/dev/null/x"], 6, ["/dev/null/x", "Not a directory"]),
+        (["method=scratch", "paths.cache=/dev/null/x"], 6, ["/dev/null/x", "Not a directory"]),
     ],
 )
 def test_mistakes_have_codes_and_messages_without_tracebacks(

@@ -107,7 +107,8 @@ def obtain_teacher_file(cfg: DictConfig) -> tuple[Path, str | None]:
     if record is None:
         log.info("training the teacher %s in %s", training.pair, folder)
         save_config(training, folder)
-        outcome = train_jobs([Job(training, folder, key)], wait=True)[0]
+        with _logged_to(folder / "train.log"):
+            outcome = train_jobs([Job(training, folder, key)], wait=True)[0]
         if outcome.error is not None:
             raise outcome.error
         record = outcome.record
@@ -235,6 +236,19 @@ def _conclude(job: Job, run: Run, test: dict[str, float], shared: dict[str, Any]
         record.status, {"top1_last": record.top1_last, "top1_best": record.top1_best}
     )
     return Outcome(record, run.error)
+
+
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    """Hydra gives a run its log file; the training of a teacher has to bring its own."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 @contextmanager

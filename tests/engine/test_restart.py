@@ -153,6 +153,21 @@ def test_a_teacher_that_was_removed_is_trained_again_bit_by_bit(tmp_path, uninte
     assert result(tmp_path) == uninterrupted
 
 
+def test_two_runs_that_need_one_teacher_train_it_once(tmp_path):
+    teachers = f"paths.teachers={tmp_path}/teachers"
+    processes = [
+        start(tmp_path / name, [*STATEFUL, teachers, f"seed={seed}", "teacher.epochs=30"])
+        for seed, name in enumerate(("first", "second"))
+    ]
+    for process in processes:
+        process.join(100)
+    assert [process.exitcode for process in processes] == [0, 0]
+    (path,) = (tmp_path / "teachers").rglob("record.json")
+    assert read_record(path.parent).attempts == 1
+    digests = {read_record(tmp_path / name / "run").teacher_digest for name in ("first", "second")}
+    assert digests == {read_record(path.parent).weights_digest}
+
+
 def test_the_same_run_twice_at_once(tmp_path):
     first = start(tmp_path, [*STATEFUL, "run.epochs=200"])
     wait_for((tmp_path / "run" / "run.owner.json").exists)
