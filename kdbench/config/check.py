@@ -58,7 +58,7 @@ def find_problems(cfg: DictConfig) -> list[str]:
     try:
         plain = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        return [f"{error.full_key}: {str(error).splitlines()[0]}"]
+        return [_unresolved(cfg, error)]
     assert isinstance(plain, dict)
     plain.pop("hydra", None)
     problems = [*_unknown_keys(plain, Config), *_out_of_range(cfg)]
@@ -72,6 +72,14 @@ def did_you_mean(name: str, known: Iterable[str], count: int = 1) -> str:
     """``; did you mean ...?`` with the known names nearest to ``name``, or nothing."""
     close = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=count, cutoff=0.55)
     return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _unresolved(cfg: DictConfig, error: OmegaConfBaseException) -> str:
+    text = f"{error.full_key}: {str(error).splitlines()[0]}"
+    if "'temperature." in text:
+        strategy = str(cfg.temperature._target_).split(".")[-2]
+        text += f"; objective={cfg.objective.name} does not go with temperature={strategy}"
+    return text
 
 
 def _missing_keys(node: Any, path: str = "") -> list[str]:

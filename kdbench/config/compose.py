@@ -7,7 +7,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from kdbench.config.identity import register_resolvers
 from kdbench.config.schema import register
@@ -21,6 +21,17 @@ def prepare() -> None:
     """What Hydra must know before it composes: the schema and the resolvers."""
     register()
     register_resolvers()
+    OmegaConf.register_new_resolver("kdbench.groups", _list_groups, replace=True)
+
+
+def _list_groups() -> str:
+    """The groups that people choose from, and their options; Hydra picks from "tuned" by itself."""
+    groups = sorted(path for path in CONF.iterdir() if path.is_dir())
+    return "\n".join(
+        f"{group.name}: {', '.join(sorted(option.stem for option in group.glob('*.yaml')))}"
+        for group in groups
+        if group.name not in ("hydra", "tuned")
+    )
 
 
 @contextmanager

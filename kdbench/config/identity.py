@@ -35,6 +35,14 @@ VOLATILE = (
 # A run that distils nothing is the same run whatever these say.
 ONLY_WITH_TEACHER = ("temperature",)
 
+# The objective that trains a teacher, whatever its students are trained with.
+FROM_SCRATCH = {
+    "_target_": "kdbench.objective.objective.Objective",
+    "name": "ce",
+    "ce_weight": 1.0,
+    "terms": {},
+}
+
 SHORT = 10  # characters of a run key in a folder's name
 
 
@@ -101,7 +109,7 @@ def teacher_config(cfg: DictConfig) -> DictConfig:
     plain.update(
         student=teacher["model"],
         optim=teacher["optim"],
-        objective={**plain["objective"], "name": "ce", "ce_weight": 1.0, "terms": {}},
+        objective=FROM_SCRATCH,
         plugin={"_target_": "kdbench.plugin.base.Plugin"},
         seed=teacher["seed"],
         method="teacher",

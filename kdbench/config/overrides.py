@@ -66,6 +66,8 @@ def _find_problems(loader: ConfigLoader, overrides: Sequence[str], values: bool)
 def _unknown_options(loader: ConfigLoader, override: Override) -> Iterator[str]:
     group = override.key_or_group
     options = loader.get_group_options(group)
+    for folder in loader.list_groups(group):
+        options += [f"{folder}/{name}" for name in loader.get_group_options(f"{group}/{folder}")]
     for value in _plain_values(override):
         for name in value if isinstance(value, list) else [value]:
             if name is not None and str(name) not in options:

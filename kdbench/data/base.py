@@ -22,12 +22,14 @@ class Batch(NamedTuple):
             "val") or in the test split.
         view: [B] int64 number of the augmented view, 0 <= view < num_views; None where the views
             of an image cannot be enumerated and where nothing is augmented (evaluation).
+        strong: [B, C, H, W] the same images, strongly augmented on top; None unless asked for.
     """
 
     images: "Tensor"
     targets: "Tensor"
     index: "Tensor"  # type: ignore[assignment]  # hides tuple.index, which no batch needs
     view: "Tensor | None"
+    strong: "Tensor | None" = None
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,11 @@ class DataModule(Protocol):
     num_views: int | None
     digest: str
 
-    def train_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of one epoch (0-based) from step ``start`` on; the same whoever asks."""
+    def train_batches(self, epoch: int, start: int = 0, strong: bool = False) -> Iterator[Batch]:
+        """Batches of one epoch (0-based) from step ``start`` on; the same whoever asks.
+
+        ``strong`` adds the strongly augmented view and changes nothing else.
+        """
         ...
 
     def eval_batches(self, split: str) -> Iterator[Batch]:

@@ -19,6 +19,7 @@ from kdbench.data.imagenet import ImageNet
 from kdbench.data.normalise import Normalise
 from kdbench.data.plan import Plan
 from kdbench.data.randomness import TRANSFORM, hash64
+from kdbench.data.strong import StrongAugmentation
 from kdbench.errors import DataError
 
 
@@ -53,11 +54,12 @@ class LoaderData:
         self._splits = {"train": train, "val": train, "test": test}
         self._transforms = _train_transform(dataset), _eval_transform(dataset)
         self._dataset, self._data_seed, self._device = dataset, data_seed, device
+        self._strong = StrongAugmentation(dataset.strong_augmentation)
         cores = len(os.sched_getaffinity(0))
         self._workers = cores if dataset.workers is None else dataset.workers
         self._normalise = Normalise(dataset.mean, dataset.std, dataset.image_size, device)
 
-    def train_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def train_batches(self, epoch: int, start: int = 0, strong: bool = False) -> Iterator[Batch]:
         """Augmented batches of one epoch (0-based) from step ``start`` on; no other is decoded.
 
         Raises:
@@ -65,7 +67,7 @@ class LoaderData:
         """
         order, seed = self._plan.order(epoch), (self._data_seed, epoch)
         batches = [order[part].tolist() for part in self._plan.slices(start)]
-        return self._load("train", batches, self._transforms[0], seed)
+        return self._load("train", batches, self._transforms[0], seed, strong)
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
         """All samples of "test" or "val" once, in order, resized and cropped at the centre."""
@@ -79,6 +81,7 @@ class LoaderData:
         batches: list[list[int]],
         transform: v2.Transform,
         seed: tuple[int, int],
+        strong: bool = False,
     ) -> Iterator[Batch]:
         samples = _Samples(self._splits[split], transform, seed, self.image_shape[0])
         loader = DataLoader(
@@ -93,7 +96,8 @@ class LoaderData:
             if isinstance(loaded, DataError):
                 raise loaded
             pixels, targets, index = (part.to(self._device, non_blocking=True) for part in loaded)
-            yield Batch(self._normalise(pixels), targets, index, None)
+            second = self._normalise(self._strong(pixels, *seed, index)) if strong else None
+            yield Batch(self._normalise(pixels), targets, index, None, second)
 
 
 class _Samples(TorchDataset):

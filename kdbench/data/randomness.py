@@ -13,7 +13,7 @@ _FACTOR_1 = np.uint64(0xBF58476D1CE4E5B9)
 _FACTOR_2 = np.uint64(0x94D049BB133111EB)
 
 # What a number is for: order and views of the same sample are unrelated.
-ORDER, VIEW, TRANSFORM = 1, 2, 3
+ORDER, VIEW, TRANSFORM, STRONG = 1, 2, 3, 4
 
 
 def hash64(*words: int | np.ndarray) -> np.ndarray:

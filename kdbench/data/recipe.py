@@ -19,6 +19,8 @@ class Recipe:
         mean: of each channel, for pixels in [0, 1].
         std: of each channel, for pixels in [0, 1], > 0.
         augmentation: its keys depend on the dataset.
+        strong_augmentation: ``num_ops`` and ``magnitude`` of the RandAugment that makes the second
+            view, for methods that need one.
         batch_size: training images of a step.
         eval_batch_size: images of an evaluation batch; results do not depend on it.
         epochs: length of the field's recipe; ``run.epochs`` refers to it.
@@ -33,6 +35,7 @@ class Recipe:
     mean: Sequence[float]
     std: Sequence[float]
     augmentation: Mapping[str, Any]
+    strong_augmentation: Mapping[str, int]
     batch_size: int
     eval_batch_size: int
     epochs: int

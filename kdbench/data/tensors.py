@@ -12,6 +12,7 @@ from kdbench.data.normalise import Normalise
 from kdbench.data.plan import Plan
 from kdbench.data.small import SmallDataset
 from kdbench.data.split import image_keys
+from kdbench.data.strong import StrongAugmentation
 
 
 class TensorData:
@@ -45,6 +46,7 @@ class TensorData:
         self.steps_per_epoch, self.eval_sizes = self._plan.steps_per_epoch, self._plan.eval_sizes
         self.image_shape = (dataset.channels, dataset.image_size, dataset.image_size)
         self._augmentation, self.num_views = dataset.crop_flip, dataset.crop_flip.num_views
+        self._strong = StrongAugmentation(dataset.strong_augmentation)
         self._data_seed, self._eval_batch_size = data_seed, dataset.eval_batch_size
         self._device = device
         self._crops = _all_crops(torch.from_numpy(train.images).to(device), dataset.crop_flip)
@@ -53,7 +55,7 @@ class TensorData:
         self._test_targets = torch.from_numpy(test.targets).to(device)
         self._normalise = Normalise(dataset.mean, dataset.std, dataset.image_size, device)
 
-    def train_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def train_batches(self, epoch: int, start: int = 0, strong: bool = False) -> Iterator[Batch]:
         """Augmented batches of one epoch (0-based) from step ``start`` on."""
         order = self._plan.order(epoch)
         views = self._augmentation.draw(self._data_seed, epoch, order)
@@ -63,7 +65,8 @@ class TensorData:
         for part in self._plan.slices(start):
             images = self._crops[tuple(address[part] for address in addresses)]
             targets = self._train_targets[index[part]]
-            yield Batch(self._normalise(images), targets, index[part], view[part])
+            second = self._second_view(images, epoch, index[part]) if strong else None
+            yield Batch(self._normalise(images), targets, index[part], view[part], second)
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
         """All samples of "test" or "val" once, in order, without augmentation."""
@@ -77,6 +80,9 @@ class TensorData:
         dy, dx, flip = self._augmentation.decode(views)
         # A flipped crop is the crop of the flipped image, counted from the other side.
         return index, flip, dy, np.where(flip == 1, 2 * self._augmentation.pad - dx, dx)
+
+    def _second_view(self, images: Tensor, epoch: int, index: Tensor) -> Tensor:
+        return self._normalise(self._strong(images, self._data_seed, epoch, index))
 
     def _unaugmented(self, index: Tensor) -> Tensor:
         pad = self._augmentation.pad

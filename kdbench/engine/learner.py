@@ -12,7 +12,7 @@ from kdbench.engine.guard import FiniteGuard
 from kdbench.engine.metrics import TrainMeter
 from kdbench.engine.schedule import LearningRate
 from kdbench.engine.seed import RandomState
-from kdbench.objective.objective import Objective
+from kdbench.objective.objective import Objective, StrongView
 from kdbench.plugin.base import Plugin
 from kdbench.progress import Progress
 
@@ -43,12 +43,19 @@ class Learner:
         self.step = 0
         self.lr = 0.0
 
-    def train_step(self, batch: Batch, teacher_logits: Tensor | None, progress: Progress) -> None:
+    def train_step(
+        self,
+        batch: Batch,
+        teacher_logits: Tensor | None,
+        teacher_strong: Tensor | None,
+        progress: Progress,
+    ) -> None:
         """One optimizer step.
 
         Args:
             batch: images, targets, index and view.
             teacher_logits: [B, K] float32; None if the objective needs none.
+            teacher_strong: [B, K] float32 for the strong view; None if the objective needs none.
             progress: position in training.
 
         Raises:
@@ -58,8 +65,9 @@ class Learner:
             self.lr = self.schedule.apply(self.optimizer, progress)
             self.student.train()
             student_logits = self.compute.forward(self.student, batch.images)
+            strong = self._strong_view(batch, teacher_strong)
             terms = self.objective.from_logits(
-                teacher_logits, student_logits, batch.targets, progress
+                teacher_logits, student_logits, batch.targets, progress, strong
             )
             self.guard.watch(terms, progress)
             self.optimizer.zero_grad(set_to_none=True)
@@ -67,6 +75,13 @@ class Learner:
             self.objective.observe(student_logits.detach(), batch.targets, progress)
             self.meter.update(terms, student_logits, batch.targets)
         self.step = progress.step + 1
+
+    def _strong_view(self, batch: Batch, teacher_strong: Tensor | None) -> StrongView | None:
+        if not self.objective.needs_strong_view:
+            return None
+        assert batch.strong is not None
+        assert teacher_strong is not None
+        return StrongView(teacher_strong, self.compute.forward(self.student, batch.strong))
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ so a shorter run keeps the shape of the recipe.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch.optim import Optimizer
 
@@ -73,3 +74,39 @@ class CosineDecay(LearningRate):
     def shape(self, fraction: float) -> float:
         """See ``LearningRate.shape``."""
         return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * fraction)) / 2
+
+
+class Phases(LearningRate):
+    """Two phases of training: the second begins with a fresh optimizer and its own schedule.
+
+    Source: Jafari et al., "Annealing Knowledge Distillation", EACL 2021, released code.
+
+    Args:
+        switch: part of training, counted in whole epochs, at which the second phase begins.
+        first: schedule of the first phase; its own progress runs from 0 to 1.
+        second: of the second.
+    """
+
+    def __init__(self, switch: float, first: LearningRate, second: LearningRate) -> None:
+        super().__init__(warmup=0.0)
+        require_fraction(switch=switch)
+        self.switch, self.first, self.second = switch, first, second
+
+    def factor(self, progress: Progress) -> float:
+        """Factor at this step, from the schedule of its phase."""
+        begin = self._begin(progress)
+        if progress.step < begin:
+            return self.first.factor(replace(progress, total_steps=begin))
+        steps, total = progress.step - begin, progress.total_steps - begin
+        return self.second.factor(replace(progress, step=steps, total_steps=total))
+
+    def apply(self, optimizer: Optimizer, progress: Progress) -> float:
+        """See ``LearningRate.apply``; at the switch the optimizer forgets its momentum."""
+        if progress.step == self._begin(progress):
+            optimizer.state.clear()
+        return super().apply(optimizer, progress)
+
+    def _begin(self, progress: Progress) -> int:
+        """The first step of the second phase: that of an epoch, as for terms with a phase."""
+        steps_per_epoch = progress.total_steps // progress.total_epochs
+        return round(self.switch * progress.total_epochs) * steps_per_epoch

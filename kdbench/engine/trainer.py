@@ -99,7 +99,8 @@ class Trainer:
         start = min((run.learner.step - first_step for run in runs), default=0)
         self._clock = saved = time.monotonic()
         self.teacher_seconds = 0.0
-        for position, batch in enumerate(self.data.train_batches(epoch, start), start):
+        strong = any(run.learner.objective.needs_strong_view for run in runs)
+        for position, batch in enumerate(self.data.train_batches(epoch, start, strong), start):
             step = first_step + position
             self.train_step(batch, Progress(step, self.total_steps, epoch, self.epochs), runs)
             self.display.step(len(batch.targets), self._mean_loss)
@@ -112,10 +113,13 @@ class Trainer:
     def train_step(self, batch: Batch, progress: Progress, runs: Sequence[Run]) -> None:
         """One batch: the teacher answers, every learner that is due takes its step."""
         due = [run for run in runs if run.is_due(progress.step)]
-        teacher_logits = self._ask_teacher(batch.images, due)
+        asking = [run.learner.objective for run in due if run.learner.objective.needs_teacher]
+        teacher_logits = self._ask_teacher(batch.images) if asking else None
+        two_views = batch.strong is not None and any(o.needs_strong_view for o in asking)
+        teacher_strong = self._ask_teacher(batch.strong) if two_views else None
         for run in due:
             try:
-                run.learner.train_step(batch, teacher_logits, progress)
+                run.learner.train_step(batch, teacher_logits, teacher_strong, progress)
             except NumericalError as error:
                 self._drop(run, error)
 
@@ -178,9 +182,9 @@ class Trainer:
             return None
         return self.teacher.split_logits(self.data, split)[0]
 
-    def _ask_teacher(self, images: Tensor, due: Sequence[Run]) -> Tensor | None:
-        if self.teacher is None or not any(run.learner.objective.needs_teacher for run in due):
-            return None
+    def _ask_teacher(self, images: Tensor | None) -> Tensor:
+        assert self.teacher is not None
+        assert images is not None
         asked = time.monotonic()
         logits = self.teacher(images)
         self.teacher_seconds += time.monotonic() - asked

@@ -19,3 +19,21 @@ class LinearRamp:
     def __call__(self, progress: Progress) -> float:
         """Factor on the term's weight, in (0, 1]."""
         return min((progress.epoch + 1) / self.epochs, 1.0)
+
+
+class Phase:
+    """Switches a term on for a part of training.
+
+    Rule: factor = 1 where start <= (epoch / total_epochs) < end, else 0; counted in whole epochs.
+    Source: the two phases of Jafari et al., "Annealing Knowledge Distillation", EACL 2021.
+    """
+
+    def __init__(self, start: float, end: float) -> None:
+        if not 0 <= start < end <= 1:
+            raise ValueError(f"0 <= start < end <= 1 must hold, found start={start} and end={end}")
+        self.start, self.end = start, end
+
+    def __call__(self, progress: Progress) -> float:
+        """1.0 inside the phase, 0.0 outside."""
+        first, last = (round(part * progress.total_epochs) for part in (self.start, self.end))
+        return float(first <= progress.epoch < last)

@@ -34,7 +34,13 @@ class TemperatureStrategy(nn.Module):
     A strategy that learns is an ordinary module: its parameters reach the optimizer through
     ``param_groups`` and its buffers and parameters are saved with the run. One that needs feedback
     from the step overrides ``observe``.
+
+    Attributes:
+        trains_itself: whether it steps its own parameters in ``observe``; the run's optimizer must
+            then leave them alone.
     """
+
+    trains_itself = False
 
     def forward(
         self,
@@ -59,6 +65,8 @@ class TemperatureStrategy(nn.Module):
         Weight decay would pull a temperature towards a value that nobody chose, so it is off
         unless a strategy states another value in its YAML.
         """
+        if self.trains_itself:
+            return []
         params = [p for p in self.parameters() if p.requires_grad]
         return [{"params": params, "weight_decay": 0.0}] if params else []
 

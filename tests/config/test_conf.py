@@ -19,18 +19,22 @@ EVERY = sorted(
 @pytest.mark.parametrize("choice", EVERY)
 def test_composes_and_passes_the_checks(choice, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    # ImageNet networks take colour images; everything else goes with the default dataset.
-    dataset = ["dataset=imagenet"] if choice.endswith("=torchvision") else []
-    assert find_problems(compose_config([choice, *dataset])) == []
+    company = []
+    if choice.endswith("=torchvision"):  # ImageNet networks take colour images
+        company = ["dataset=imagenet"]
+    elif "annealing" in choice and not choice.startswith("method"):  # its parts belong together
+        company = ["method=annealing_kd"]
+    assert find_problems(compose_config([*company, choice])) == []
 
 
 @pytest.mark.parametrize("pair", sorted(p.stem for p in (CONF / "pair").glob("*.yaml")))
 def test_a_pair_is_its_name_and_the_command_line_wins(pair):
     cfg = compose_config([f"pair={pair}"])
     assert cfg.pair == pair
+    usual = 0.2 if cfg.dataset.name == "imagenet" else 0.05
     slow = cfg.student.arch in ("mobilenetv2", "shufflenetv1", "shufflenetv2")
-    assert cfg.optim.lr == (0.01 if slow else 0.05)
-    assert cfg.teacher.optim.lr == 0.05
+    assert cfg.optim.lr == (0.01 if slow else usual)
+    assert cfg.teacher.optim.lr == usual
     mine = compose_config([f"pair={pair}", "student=wrn_16_1", "optim.lr=0.3"])
     assert (mine.student.arch, mine.optim.lr) == ("wrn_16_1", 0.3)
 

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from kdbench.config.compose import compose_config
-from kdbench.config.identity import run_key, strategy_name
+from kdbench.config.compose import CONF, compose_config
+from kdbench.config.identity import run_key, strategy_name, teacher_config
 from kdbench.errors import CheckpointError
 
 
@@ -90,3 +90,15 @@ def test_a_key_needs_no_torch(tmp_path):
         "assert 'torch' not in sys.modules, 'torch was imported'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_method_has_the_same_teacher(tmp_path):
+    methods = sorted(
+        path.stem for path in (CONF / "method").glob("*.yaml") if path.stem != "scratch"
+    )
+    overrides = [f"paths.outputs={tmp_path}", "debug=smoke"]
+    keys = {
+        run_key(teacher_config(compose_config([*overrides, f"method={method}", "seed=9"])))
+        for method in methods
+    }
+    assert len(keys) == 1

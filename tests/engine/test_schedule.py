@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kdbench.engine.schedule import CosineDecay, MultiStep
+from kdbench.engine.schedule import CosineDecay, MultiStep, Phases
 from kdbench.progress import Progress
 
 
@@ -49,3 +49,24 @@ def test_impossible_values_are_refused():
         MultiStep([], 0.1, warmup=5)
     with pytest.raises(ValueError, match=r"milestones\[0\] must lie in"):
         MultiStep([150], 0.1, warmup=0.0)
+
+
+def phases():
+    return Phases(0.5, MultiStep([0.5, 0.75], 0.1, 0.0), MultiStep([0.5], 0.1, 0.0))
+
+
+def test_each_phase_has_its_own_schedule():
+    found = lr_by_epoch(phases(), 8, 1.0)
+    assert found == pytest.approx([1, 1, 0.1, 0.01, 1, 1, 0.1, 0.1])
+
+
+def test_the_second_phase_has_a_fresh_optimizer():
+    weight = torch.ones(1, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+    schedule, momenta = phases(), []
+    for step in range(8):
+        schedule.apply(optimizer, Progress(step, 8, step, 8))
+        momenta.append(bool(optimizer.state))
+        weight.grad = torch.ones(1)
+        optimizer.step()
+    assert momenta == [False, True, True, True, False, True, True, True]

@@ -3,7 +3,7 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from paths import ROOT
 
@@ -35,6 +35,7 @@ def test_golden_gradient_of_set_a(set_a):
     )
 
 
+@settings(deadline=None)
 @given(
     tau=st.floats(0.5, 20),
     seed=st.integers(0, 2**20),

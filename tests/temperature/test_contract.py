@@ -46,7 +46,10 @@ def test_same_inputs_same_temperatures(strategy):
     student = logits("normal")
     arguments = (logits("huge"), student, torch.zeros(4).long(), PROGRESS[1])
     before = student.clone()
-    first, second = strategy(*arguments), strategy(*arguments)
+    torch.manual_seed(0)  # strategies that sample draw from the global generator
+    first = strategy(*arguments)
+    torch.manual_seed(0)
+    second = strategy(*arguments)
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert torch.equal(student, before)
 
@@ -57,9 +60,10 @@ def test_state_survives_a_round_trip(strategy):
     assert all(torch.equal(strategy.state_dict()[name], state[name]) for name in state)
 
 
-def test_every_learnable_parameter_has_an_optimizer_group(strategy):
+def test_every_learnable_parameter_has_one_optimizer(strategy):
     grouped = {id(p) for group in strategy.param_groups() for p in group["params"]}
-    assert grouped == {id(p) for p in strategy.parameters() if p.requires_grad}
+    learnable = {id(p) for p in strategy.parameters() if p.requires_grad}
+    assert grouped == (set() if strategy.trains_itself else learnable)
 
 
 def test_the_file_has_the_name_of_the_option():

@@ -1,0 +1,56 @@
+"""Cosine similarity between teacher and student: for each class, over the batch."""
+
+from torch import Tensor
+
+from kdbench.objective.soften import soften
+from kdbench.temperature.base import Temperatures
+
+EPS = 1e-8  # of the released codes; it also gives a zero vector a cosine
+
+
+class CSKD:
+    """One minus the mean cosine between the teacher's and the student's class columns.
+
+    Rule: value = mean_b(scale_b) * (1 - mean_c cos(p[:, c], q[:, c])), p = softmax(z_t / T_t),
+        q = softmax(z_s / T_s); the paper's factor (2) is the term's weight.
+    Source: Ham, Kim, Lee, Lee, Kim, "Cosine Similarity Knowledge Distillation for Individual Class
+        Information Transfer", arXiv 2311.14307; the formula is that of a third-party release, the
+        authors' code is not known.
+    Gradient: to the student's logits, and to whatever part of the temperatures and the scale a
+        strategy leaves in the graph.
+    Deviations: none in the loss. The release weights with the square of the mean temperature, here
+        the strategy decides the scale. EPS joins the product of the norms, so equal columns leave
+        a value of the order of 1e-8. With B = 1 every cosine is 1 and nothing is learnt.
+    """
+
+    def __call__(
+        self,
+        teacher_logits: Tensor,
+        student_logits: Tensor,
+        targets: Tensor,
+        temperatures: Temperatures,
+    ) -> Tensor:
+        """Loss of the batch, the same for each sample.
+
+        Args:
+            teacher_logits: [B, K] float32.
+            student_logits: [B, K] float32.
+            targets: [B] int64, not used by this loss.
+            temperatures: of this batch.
+
+        Returns:
+            [B] the value, once for each sample, in [0, mean scale].
+        """
+        p = soften(teacher_logits, temperatures.teacher).exp()
+        q = soften(student_logits, temperatures.student).exp()
+        value = 1 - cosine(p, q, dim=0).mean()
+        return (temperatures.scale.mean() * value).expand(len(q))
+
+
+def cosine(a: Tensor, b: Tensor, dim: int) -> Tensor:
+    """Cosine of the angle between two tensors of the same shape, along one dimension.
+
+    A zero vector has cosine 0 with everything, and a finite gradient.
+    """
+    norms = a.norm(dim=dim) * b.norm(dim=dim)
+    return (a * b).sum(dim=dim) / (norms + EPS)

@@ -1,0 +1,75 @@
+"""Distillation by correlation: the student reproduces relations, not values.
+
+Two terms: how classes relate within a sample, and how samples relate within a class.
+"""
+
+from torch import Tensor
+
+from kdbench.objective.cskd import cosine
+from kdbench.objective.soften import soften
+from kdbench.temperature.base import Temperatures
+
+
+class Inter:
+    """Inter-class relation: Pearson correlation between the two distributions of a sample.
+
+    Rule: loss_b = scale_b * (1 - rho(p[b, :], q[b, :])), p = softmax(z_t / T_t),
+        q = softmax(z_s / T_s).
+    Source: Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", NeurIPS
+        2022, arXiv 2205.10536.
+    Gradient: to the student's logits, and to whatever part of the temperatures and the scale a
+        strategy leaves in the graph. It grows as 1 over the spread of the student's row, up to
+        1e8 for a row that is uniform, as in the release.
+    Deviations: none. A uniform row counts as uncorrelated; the 1e-8 beside the norms leaves a
+        value of that order at equality.
+    """
+
+    def __call__(
+        self,
+        teacher_logits: Tensor,
+        student_logits: Tensor,
+        targets: Tensor,
+        temperatures: Temperatures,
+    ) -> Tensor:
+        """Loss of each sample.
+
+        Args:
+            teacher_logits: [B, K] float32.
+            student_logits: [B, K] float32.
+            targets: [B] int64, not used by this loss.
+            temperatures: of this batch.
+
+        Returns:
+            [B] in [0, 2 scale] up to rounding.
+        """
+        p = soften(teacher_logits, temperatures.teacher).exp()
+        q = soften(student_logits, temperatures.student).exp()
+        return temperatures.scale * (1 - _pearson(p, q, dim=1))
+
+
+class Intra:
+    """Intra-class relation: Pearson correlation, over the batch, between columns of a class.
+
+    Rule: value = mean_b(scale_b) * (1 - mean_c rho(p[:, c], q[:, c])).
+    Source: as ``Inter``.
+    Gradient: as ``Inter``.
+    Deviations: none. The columns are as long as the batch: with B = 2 every correlation is +-1,
+        with B = 1 it counts as 0, and the loss is the scale without a gradient.
+    """
+
+    def __call__(
+        self,
+        teacher_logits: Tensor,
+        student_logits: Tensor,
+        targets: Tensor,
+        temperatures: Temperatures,
+    ) -> Tensor:
+        """Loss of the batch, once for each sample: [B]. Arguments as ``Inter.__call__``."""
+        p = soften(teacher_logits, temperatures.teacher).exp()
+        q = soften(student_logits, temperatures.student).exp()
+        value = 1 - _pearson(p, q, dim=0).mean()
+        return (temperatures.scale.mean() * value).expand(len(q))
+
+
+def _pearson(a: Tensor, b: Tensor, dim: int) -> Tensor:
+    return cosine(a - a.mean(dim, keepdim=True), b - b.mean(dim, keepdim=True), dim)

@@ -1,0 +1,90 @@
+"""What Multi-level Logit Distillation adds to a loss: several temperatures, and a mask."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from kdbench.objective.objective import DistillLoss
+from kdbench.objective.soften import soften
+from kdbench.progress import Progress
+from kdbench.temperature.base import Temperatures, TemperatureStrategy
+from kdbench.temperature.logit_std import spread
+
+_START = Progress(step=0, total_steps=1, epoch=0, total_epochs=1)
+
+
+class PredictionAugmentation:
+    """A loss, summed over several temperatures.
+
+    Rule: sum over T in {the temperature of the strategy, others} of loss at T.
+    Source: Jin, Wang, Lin, "Multi-Level Logit Distillation", CVPR 2023: T in {4, 2, 3, 5, 6}.
+
+    Args:
+        loss: of one temperature.
+        base: whether the temperatures of the term's own strategy are among them.
+        others: further strategies; they see the first step only, so schedules have no place here.
+    """
+
+    def __init__(
+        self, loss: DistillLoss, base: bool, others: Sequence[TemperatureStrategy]
+    ) -> None:
+        if not base and not others:
+            raise ValueError("base is false and others is empty: there is no temperature to use")
+        self.loss, self.base, self.others = loss, base, tuple(others)
+
+    def __call__(
+        self,
+        teacher_logits: Tensor,
+        student_logits: Tensor,
+        targets: Tensor,
+        temperatures: Temperatures,
+    ) -> Tensor:
+        """[B] loss: see ``KL.__call__`` for the arguments."""
+        logits = (teacher_logits, student_logits, targets)
+        every = [temperatures] if self.base else []
+        every += [strategy(*logits, _START) for strategy in self.others]
+        return torch.stack([self.loss(*logits, one) for one in every]).sum(dim=0)
+
+
+Over = Literal["samples", "classes"]
+
+
+class MedianMask:
+    """A loss, multiplied by the part of samples or classes that pass MLKD's confidence mask.
+
+    Rule: over="samples": factor = mean_b [max_c p_bc <= median_b max_c p_bc]; over="classes":
+        factor = mean_c [sum_b p_bc <= median_c sum_b p_bc]; p = softmax(z_t) at temperature 1.
+    Source: Jin, Wang, Lin, "Multi-Level Logit Distillation", CVPR 2023, released code.
+    Deviations: the paper selects samples; the released code, whose numbers were published,
+        multiplies a loss that is already a mean, so the mask is a factor of about 0.5.
+
+    Args:
+        loss: any distillation loss.
+        over: "samples" or "classes".
+        standardise: whether the mask looks at z-scored teacher logits (released code of ATKD).
+    """
+
+    def __init__(self, loss: DistillLoss, over: Over, standardise: bool) -> None:
+        if over not in get_args(Over):
+            raise ValueError(f"over must be one of {', '.join(get_args(Over))}, found {over!r}")
+        self.loss, self.standardise = loss, standardise
+        self.confidence: Callable[[Tensor], Tensor] = (
+            (lambda p: p.amax(dim=1)) if over == "samples" else (lambda p: p.sum(dim=0))
+        )
+
+    def __call__(
+        self,
+        teacher_logits: Tensor,
+        student_logits: Tensor,
+        targets: Tensor,
+        temperatures: Temperatures,
+    ) -> Tensor:
+        """[B] loss: see ``KL.__call__`` for the arguments."""
+        value = self.loss(teacher_logits, student_logits, targets, temperatures)
+        seen = teacher_logits
+        if self.standardise:  # the mean that a z-score subtracts is nothing to a softmax
+            seen = soften(teacher_logits, spread(teacher_logits, std_min=1e-6))
+        confidence = self.confidence(seen.softmax(dim=1))
+        return value * (confidence <= confidence.quantile(0.5)).to(value.dtype).mean()

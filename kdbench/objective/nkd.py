@@ -1,0 +1,69 @@
+"""Normalised distillation: cross-entropies with the teacher, target and other classes apart.
+
+Both are terms of their own. The released method takes the target term at temperature 1 whatever
+the other one uses, so its YAML gives that term its own strategy.
+"""
+
+from torch import Tensor
+
+from kdbench.objective.dkd import without_target
+from kdbench.objective.soften import soften
+from kdbench.temperature.base import Temperatures
+
+
+class NKDTarget:
+    """Soft cross-entropy of the target class.
+
+    Rule: loss_b = -scale_b * p_y ln q_y, p = softmax(z_t / T_t), q = softmax(z_s / T_s).
+    Source: Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation", ICCV 2023,
+        arXiv 2303.13005.
+    Gradient: to the student's logits, and to whatever part of the temperatures and the scale a
+        strategy leaves in the graph.
+    Deviations: none. The loss is smallest at q_y = 1 and not at q_y = p_y, as published.
+    """
+
+    def __call__(
+        self,
+        teacher_logits: Tensor,
+        student_logits: Tensor,
+        targets: Tensor,
+        temperatures: Temperatures,
+    ) -> Tensor:
+        """Loss of each sample.
+
+        Args:
+            teacher_logits: [B, K] float32.
+            student_logits: [B, K] float32.
+            targets: [B] int64.
+            temperatures: of this batch.
+
+        Returns:
+            [B] scaled cross-entropy, >= 0.
+        """
+        target = targets[:, None]
+        log_p = soften(teacher_logits, temperatures.teacher).gather(1, target)
+        log_q = soften(student_logits, temperatures.student).gather(1, target)
+        return -temperatures.scale * (log_p.exp() * log_q).squeeze(1)
+
+
+class NKDNonTarget:
+    """Cross-entropy between the distributions over the K - 1 other classes.
+
+    Rule: loss_b = -scale_b * sum_{c != y} p'_c ln q'_c; p' and q' are the softened distributions
+        without the target, renormalised.
+    Source: as ``NKDTarget``.
+    Gradient: as ``NKDTarget``; it is that of ``NCKD``.
+    Deviations: none. At equality the loss is scale times the teacher's entropy, not 0.
+    """
+
+    def __call__(
+        self,
+        teacher_logits: Tensor,
+        student_logits: Tensor,
+        targets: Tensor,
+        temperatures: Temperatures,
+    ) -> Tensor:
+        """Loss of each sample: see ``NKDTarget.__call__``; K >= 2."""
+        log_p = without_target(soften(teacher_logits, temperatures.teacher), targets)
+        log_q = without_target(soften(student_logits, temperatures.student), targets)
+        return -temperatures.scale * (log_p.exp() * log_q).sum(dim=1)

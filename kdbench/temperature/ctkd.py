@@ -1,0 +1,98 @@
+"""A temperature that learns to make distillation harder, more and more so."""
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.progress import Progress
+from kdbench.temperature.base import (
+    Temperatures,
+    TemperatureStrategy,
+    require_fraction,
+    require_positive,
+)
+
+Mode = Literal["global", "instance"]
+
+
+class CTKD(TemperatureStrategy):
+    """Learns the temperature against the student, through a gradient that is reversed.
+
+    Rule: T_t = T_s = T = tau_min + tau_range * sigmoid(theta), scale = T^2. On its way to theta
+        the gradient is multiplied by -lambda(e), lambda(e) = (1 - cos(pi * min(e, E) / E)) / 2,
+        with the 1-based epoch e and E = loops. mode="global": theta is one number.
+        mode="instance": a two-layer network computes theta_b from both predictions on a sample.
+    Source: Li et al., "Curriculum Temperature for Knowledge Distillation", AAAI 2023,
+        arXiv 2211.16231.
+    Shapes and ranges: T shared (global) or per sample (instance), tau_min <= T <= tau_min +
+        tau_range. A saturated sigmoid stops learning, not the run; the logged temperature shows it.
+    Gradient: reversed, through T and the factor T^2, to theta or the network's weights; none to
+        the student's logits by way of T.
+    Deviations: theta has an optimizer group of its own, with the learning rate of the student and
+        its own weight_decay. The released code has it in the student's group, where the decay pulls
+        theta to 0 and T to tau_min + tau_range / 2. The released reversal multiplies by a schedule
+        from 0 to -1: the same product. The instance network is not released; chosen here are both
+        networks' probabilities at temperature 1 as inputs (2K), without gradient; one hidden layer
+        with ReLU; PyTorch's initialisation, but theta_init as last bias; no addition of 1e-7 to
+        the teacher's probabilities.
+    """
+
+    def __init__(
+        self,
+        mode: Mode,
+        tau_min: float,
+        tau_range: float,
+        theta_init: float,
+        loops: int,
+        weight_decay: float,
+        hidden: int,
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        require_positive(tau_min=tau_min, tau_range=tau_range, loops=loops, hidden=hidden)
+        require_fraction(weight_decay=weight_decay)
+        if mode not in get_args(Mode):
+            raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, found {mode!r}")
+        self.mode, self.tau_min, self.tau_range = mode, tau_min, tau_range
+        self.loops, self.weight_decay = loops, weight_decay
+        if mode == "global":
+            self.theta = nn.Parameter(torch.tensor(float(theta_init)))
+        else:
+            last = nn.Linear(hidden, 1)
+            nn.init.constant_(last.bias, theta_init)
+            self.network = nn.Sequential(nn.Linear(2 * num_classes, hidden), nn.ReLU(), last)
+
+    def param_groups(self) -> list[dict]:
+        """One group: the optimizer's learning rate, this strategy's weight decay."""
+        return [{"params": list(self.parameters()), "weight_decay": self.weight_decay}]
+
+    def forward(
+        self,
+        teacher_logits: Tensor,
+        student_logits: Tensor,
+        targets: Tensor,
+        progress: Progress,
+    ) -> Temperatures:
+        """See ``TemperatureStrategy.forward``."""
+        theta = self._theta(teacher_logits, student_logits.detach()).to(student_logits.dtype)
+        theta = reverse_gradient(theta, self.strength_at(progress.epoch))
+        temperature = self.tau_min + self.tau_range * theta.sigmoid()
+        return Temperatures(temperature, temperature, temperature.square().squeeze(1))
+
+    def strength_at(self, epoch: int) -> float:
+        """The factor lambda in the 0-based ``epoch``: close to 0 at first, 1 after ``loops``."""
+        return (1 - math.cos(math.pi * min((epoch + 1) / self.loops, 1.0))) / 2
+
+    def _theta(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+        if self.mode == "global":
+            return self.theta.expand(len(student_logits), 1)
+        predictions = [logits.softmax(dim=1) for logits in (teacher_logits, student_logits)]
+        return self.network(torch.cat(predictions, dim=1))
+
+
+def reverse_gradient(value: Tensor, strength: float) -> Tensor:
+    """Exactly ``value``; its gradient is multiplied by ``-strength`` on the way back."""
+    constant = value.detach()
+    return constant - strength * (value - constant)

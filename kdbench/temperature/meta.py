@@ -1,0 +1,105 @@
+"""Two temperatures that learn from what a distillation step does to the cross-entropy."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdbench.objective.kl import KL
+from kdbench.progress import Progress
+from kdbench.temperature.base import Temperatures, TemperatureStrategy, require_positive
+
+
+class Meta(TemperatureStrategy):
+    """Moves the temperatures to where a step of distillation lowers the cross-entropy most.
+
+    Rule: T_t = exp(a), T_s = exp(b), scale = T_t * T_s. After each step, on its batch:
+        L_in = mean_b KL(softmax(z_t / T_t) || softmax(z_s / T_s)),
+        z' = z_s - inner_lr * dL_in/dz_s,
+        (a, b) <- (a, b) - meta_lr * dCE(z', y)/d(a, b), brought back to tau_min <= T <= tau_max.
+    Source: Liu, Liu, Li, Yu, "Meta Knowledge Distillation", arXiv 2202.07940.
+    Shapes and ranges: one temperature for each network, both in [tau_min, tau_max]. A lower T_s is
+        also a longer look-ahead, so both tend to fall towards tau_min. Only batches whose student
+        logits carry a gradient are learned from: on others no step is taken.
+    Gradient: none to the student by way of T or scale. The two parameters get theirs from the
+        cross-entropy through the inner gradient (second order), and are stepped here.
+    Deviations: no code is released. Published is that both temperatures are meta-parameters which
+        follow the gradient of the learning objective; uncertain, and chosen here, is all else. The
+        exponential makes steps relative to T. The look-ahead moves the logits in place of the
+        weights, which would cost a second pass through the student, and is judged by the labels of
+        the same batch. Its loss has no factor T_t * T_s; the training loss has it, so that the size
+        of its gradient depends on T as little as with tau^2, its value where both are equal.
+    """
+
+    trains_itself = True
+
+    def __init__(
+        self,
+        teacher_init: float,
+        student_init: float,
+        tau_min: float,
+        tau_max: float,
+        inner_lr: float,
+        meta_lr: float,
+    ) -> None:
+        super().__init__()
+        require_positive(tau_min=tau_min, inner_lr=inner_lr, meta_lr=meta_lr)
+        for name, tau in (("teacher_init", teacher_init), ("student_init", student_init)):
+            if not tau_min <= tau <= tau_max < math.inf:
+                raise ValueError(
+                    f"{name} must lie between tau_min={tau_min} and tau_max={tau_max}, found {tau}"
+                )
+        self.log_tau = nn.Parameter(torch.tensor([teacher_init, student_init]).log())
+        self.bounds = math.log(tau_min), math.log(tau_max)
+        self.inner_lr, self.meta_lr = inner_lr, meta_lr
+        self._teacher_logits: Tensor | None = None  # of the batch that a step is taken on
+
+    def forward(
+        self,
+        teacher_logits: Tensor,
+        student_logits: Tensor,
+        targets: Tensor,
+        progress: Progress,
+    ) -> Temperatures:
+        """See ``TemperatureStrategy.forward``."""
+        if student_logits.requires_grad:
+            self._teacher_logits = teacher_logits
+        tau = self.log_tau.detach().exp().to(student_logits.dtype)
+        teacher, student = tau.expand(len(student_logits), 2).split(1, dim=1)
+        return Temperatures(teacher, student, (teacher * student).squeeze(1))
+
+    def observe(self, student_logits: Tensor, targets: Tensor, progress: Progress) -> None:
+        """One step of the two temperatures."""
+        if self._teacher_logits is None:
+            return
+        with torch.enable_grad():
+            logits = (self._teacher_logits, student_logits, targets)
+            ce = look_ahead(*logits, self.log_tau.exp(), self.inner_lr)
+            (gradient,) = torch.autograd.grad(ce, self.log_tau)
+        with torch.no_grad():
+            self.log_tau.sub_(self.meta_lr * gradient).clamp_(*self.bounds)
+        self._teacher_logits = None
+
+
+def look_ahead(
+    teacher_logits: Tensor, student_logits: Tensor, targets: Tensor, tau: Tensor, step: float
+) -> Tensor:
+    """Cross-entropy after the logits themselves took one step of distillation.
+
+    Args:
+        teacher_logits: [B, K].
+        student_logits: [B, K].
+        targets: [B] int64.
+        tau: [2] temperatures of teacher and student.
+        step: learning rate of that step.
+
+    Returns:
+        Scalar, differentiable with respect to ``tau``.
+    """
+    logits = student_logits.detach().requires_grad_()
+    teacher, student = tau.expand(len(logits), 2).split(1, dim=1)
+    temperatures = Temperatures(teacher, student, torch.ones_like(logits[:, 0]))
+    inner = KL()(teacher_logits, logits, targets, temperatures).mean()
+    (gradient,) = torch.autograd.grad(inner, logits, create_graph=True)
+    return F.cross_entropy(logits - step * gradient, targets)

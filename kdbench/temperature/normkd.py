@@ -1,0 +1,38 @@
+"""Temperatures proportional to the standard deviation of each row of logits."""
+
+from torch import Tensor
+
+from kdbench.progress import Progress
+from kdbench.temperature.base import Temperatures, TemperatureStrategy, require_positive
+from kdbench.temperature.logit_std import spread
+
+
+class NormKD(TemperatureStrategy):
+    """Softens every row by its own standard deviation and weights by the teacher's.
+
+    Rule: T_t = tau * std(z_t), T_s = tau * std(z_s), scale = T_t^2.
+    Source: Chi, Zheng, Li, Yang, Wu, Lin, Cai, "NormKD: Normalized Logits for Knowledge
+        Distillation", arXiv 2308.00520.
+    Shapes and ranges: unbiased std over the K >= 2 classes of a row; T >= tau * std_min. The
+        softmaxes are those of logit standardisation; the weight differs.
+    Gradient: through the student's standard deviation; scale comes from the teacher alone.
+    Deviations: the released code divides a row without spread by 0: here a standard deviation
+        below std_min counts as 1.
+    """
+
+    def __init__(self, tau: float, std_min: float) -> None:
+        super().__init__()
+        require_positive(tau=tau, std_min=std_min)
+        self.tau, self.std_min = tau, std_min
+
+    def forward(
+        self,
+        teacher_logits: Tensor,
+        student_logits: Tensor,
+        targets: Tensor,
+        progress: Progress,
+    ) -> Temperatures:
+        """See ``TemperatureStrategy.forward``."""
+        teacher = self.tau * spread(teacher_logits, self.std_min)
+        student = self.tau * spread(student_logits, self.std_min)
+        return Temperatures(teacher, student, teacher.square().squeeze(1))

@@ -1,0 +1,49 @@
+"""A temperature drawn by chance: the control of every method that adapts one."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from kdbench.progress import Progress
+from kdbench.temperature.base import Temperatures, TemperatureStrategy, require_positive
+
+Per = Literal["sample", "batch"]
+
+
+class Random(TemperatureStrategy):
+    """Draws each temperature uniformly, without looking at the logits.
+
+    Rule: T_t = T_s = low + (high - low) * u, u uniform in [0, 1); scale = T^2.
+    Source: no paper; a rule that reads the logits has to beat this one to show that reading helps.
+    Shapes and ranges: one u for each sample (per="sample") or for the whole batch (per="batch");
+        0 < low <= T <= high.
+    Gradient: none.
+    Deviations: none.
+
+    The numbers come from torch's global generator, which belongs to the learner during its step;
+    both options draw equally many, so that what is drawn after them does not depend on ``per``.
+    """
+
+    def __init__(self, low: float, high: float, per: Per) -> None:
+        super().__init__()
+        require_positive(low=low, high=high)
+        if low > high:
+            raise ValueError(f"low must not exceed high, found low={low} and high={high}")
+        if per not in get_args(Per):
+            raise ValueError(f"per must be one of {', '.join(get_args(Per))}, found {per!r}")
+        self.low, self.high, self.per = low, high, per
+
+    def forward(
+        self,
+        teacher_logits: Tensor,
+        student_logits: Tensor,
+        targets: Tensor,
+        progress: Progress,
+    ) -> Temperatures:
+        """See ``TemperatureStrategy.forward``."""
+        drawn = torch.rand_like(teacher_logits[:, :1])
+        if self.per == "batch":
+            drawn = drawn[:1].expand_as(drawn)
+        temperature = self.low + (self.high - self.low) * drawn
+        return Temperatures(temperature, temperature, temperature.square().squeeze(1))

@@ -1,0 +1,43 @@
+"""A power transform of the teacher alone."""
+
+import torch
+from torch import Tensor
+
+from kdbench.progress import Progress
+from kdbench.temperature.base import (
+    Temperatures,
+    TemperatureStrategy,
+    require_fraction,
+    require_positive,
+)
+
+
+class TTM(TemperatureStrategy):
+    """Softens the teacher by a power of its probabilities and leaves the student as it is.
+
+    Rule: p_hat = p^exponent / sum_c p^exponent = softmax(exponent * z_t), hence
+        T_t = 1 / exponent, T_s = 1, scale = 1.
+    Source: Zheng and Yang, "Knowledge Distillation Based on Transformed Teacher Matching",
+        ICLR 2024, arXiv 2402.11148.
+    Shapes and ranges: the same for all samples; 0 < exponent <= 1, so T_t >= 1.
+    Gradient: none; the loss is not multiplied by a squared temperature.
+    Deviations: none in value. The released code raises probabilities to the power; dividing the
+        logits is the same without underflow.
+    """
+
+    def __init__(self, exponent: float) -> None:
+        super().__init__()
+        require_positive(exponent=exponent)
+        require_fraction(exponent=exponent)
+        self.exponent = exponent
+
+    def forward(
+        self,
+        teacher_logits: Tensor,
+        student_logits: Tensor,
+        targets: Tensor,
+        progress: Progress,
+    ) -> Temperatures:
+        """See ``TemperatureStrategy.forward``."""
+        one = torch.ones_like(teacher_logits[:, :1])
+        return Temperatures(torch.full_like(one, 1 / self.exponent), one, one.squeeze(1))

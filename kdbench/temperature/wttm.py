@@ -1,0 +1,35 @@
+"""A power transform of the teacher, with more weight on smoother teachers."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdbench.progress import Progress
+from kdbench.temperature.base import Temperatures
+from kdbench.temperature.ttm import TTM
+
+
+class WTTM(TTM):
+    """TTM whose samples count by the power sum of their teacher's probabilities.
+
+    Rule: T_t = 1 / exponent, T_s = 1, scale_b = sum_c p_bc^exponent with p = softmax(z_t).
+    Source: Zheng and Yang, "Knowledge Distillation Based on Transformed Teacher Matching",
+        ICLR 2024, arXiv 2402.11148.
+    Shapes and ranges: 0 < exponent <= 1; scale from 1 (one-hot teacher) to K^(1 - exponent)
+        (uniform teacher). It is not normalised over the batch, so the weight of the term is far
+        smaller than TTM's.
+    Gradient: none; the teacher is a constant.
+    Deviations: none in value. The power sum is taken in log space, where small probabilities do
+        not underflow.
+    """
+
+    def forward(
+        self,
+        teacher_logits: Tensor,
+        student_logits: Tensor,
+        targets: Tensor,
+        progress: Progress,
+    ) -> Temperatures:
+        """See ``TemperatureStrategy.forward``."""
+        unweighted = super().forward(teacher_logits, student_logits, targets, progress)
+        powers = self.exponent * F.log_softmax(teacher_logits, dim=1)
+        return unweighted._replace(scale=powers.logsumexp(dim=1).exp())
