@@ -73,6 +73,7 @@ class Learner:
             self.optimizer.zero_grad(set_to_none=True)
             self.plugin.update(terms, self.optimizer, self.scaler)
             self.objective.observe(student_logits.detach(), batch.targets, progress)
+            self.plugin.observe(student_logits.detach(), batch, progress)
             self.meter.update(terms, student_logits, batch.targets)
         self.step = progress.step + 1
 

@@ -113,13 +113,12 @@ class Trainer:
     def train_step(self, batch: Batch, progress: Progress, runs: Sequence[Run]) -> None:
         """One batch: the teacher answers, every learner that is due takes its step."""
         due = [run for run in runs if run.is_due(progress.step)]
-        asking = [run.learner.objective for run in due if run.learner.objective.needs_teacher]
-        teacher_logits = self._ask_teacher(batch.images) if asking else None
-        two_views = batch.strong is not None and any(o.needs_strong_view for o in asking)
-        teacher_strong = self._ask_teacher(batch.strong) if two_views else None
+        answers = self._ask_teacher(batch, due)
         for run in due:
+            own = run.learner.plugin.prepare(batch, progress)
+            own_answers = answers if own is batch else self._ask_teacher(own, [run])
             try:
-                run.learner.train_step(batch, teacher_logits, teacher_strong, progress)
+                run.learner.train_step(own, *own_answers, progress)
             except NumericalError as error:
                 self._drop(run, error)
 
@@ -182,13 +181,17 @@ class Trainer:
             return None
         return self.teacher.split_logits(self.data, split)[0]
 
-    def _ask_teacher(self, images: Tensor | None) -> Tensor:
-        assert self.teacher is not None
-        assert images is not None
+    def _ask_teacher(self, batch: Batch, due: Sequence[Run]) -> tuple[Tensor | None, Tensor | None]:
+        """Logits of the images and of their strong view, as far as anybody needs them."""
+        asking = [run.learner.objective for run in due if run.learner.objective.needs_teacher]
+        if self.teacher is None or not asking:
+            return None, None
         asked = time.monotonic()
-        logits = self.teacher(images)
+        logits, strong = self.teacher(batch.images), None
+        if batch.strong is not None and any(objective.needs_strong_view for objective in asking):
+            strong = self.teacher(batch.strong)
         self.teacher_seconds += time.monotonic() - asked
-        return logits
+        return logits, strong
 
     def _mean_loss(self) -> float:
         losses = [run.learner.meter.loss() for run in self.runs if run.error is None]

@@ -1,10 +1,12 @@
 """Plugins: what is neither a temperature nor a loss, such as another update rule."""
 
-from torch import nn
+from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from kdbench.data.base import Batch
 from kdbench.objective.objective import LossTerms
+from kdbench.progress import Progress
 
 
 class Plugin(nn.Module):
@@ -14,6 +16,16 @@ class Plugin(nn.Module):
         """Optimizer groups of the plugin's own parameters."""
         params = [p for p in self.parameters() if p.requires_grad]
         return [{"params": params}] if params else []
+
+    def prepare(self, batch: Batch, progress: Progress) -> Batch:
+        """The batch that this run trains on; the very same object where nothing is changed.
+
+        The teacher answers a changed batch once more, for this run alone.
+        """
+        return batch
+
+    def observe(self, student_logits: Tensor, batch: Batch, progress: Progress) -> None:
+        """Called after every optimizer step with detached logits; nothing by default."""
 
     def update(self, terms: LossTerms, optimizer: Optimizer, scaler: GradScaler) -> None:
         """One optimizer step from the named, per-sample losses.

@@ -52,7 +52,7 @@ def test_two_steps(objective, strategy):
 
 
 @pytest.mark.parametrize("strategy", [s for s in STRATEGIES if s != "annealing"])
-@pytest.mark.parametrize("objective", [o for o in OBJECTIVES if o not in ("annealing", "mlkd")])
+@pytest.mark.parametrize("objective", [o for o in OBJECTIVES if o != "annealing"])
 def test_the_scale_counts(objective, strategy):
     """Twice the scale is twice the loss of the terms that use it, per sample or in the mean."""
     cfg = compose(objective, strategy)

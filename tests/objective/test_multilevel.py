@@ -78,3 +78,14 @@ def test_impossible_values_are_refused():
         PredictionAugmentation(KL(), base=False, others=[])
     with pytest.raises(ValueError, match="over must be"):
         MedianMask(KL(), "rows", False)
+
+
+def test_golden_total_of_the_two_view_form_of_cskd(set_a, strong):
+    objective = build_objective(compose_config(["method=cskd_two_view"]))
+    terms = objective.from_logits(*set_a, strong=strong)
+    found = {name: loss.mean().item() for name, loss in terms.terms.items()}
+    assert found["ce"] + found["ce_strong"] == pytest.approx(1.7909690494, abs=1e-9)
+    assert found["cskd"] + found["cskd_strong"] == pytest.approx(1.6157028815, abs=1e-9)
+    assert found["class"] == pytest.approx(0.0201862530, abs=1e-9)
+    assert found["batch"] == pytest.approx(0.0112869545, abs=1e-9)
+    assert terms.total().item() == pytest.approx(3.4381451384, abs=1e-9)
