@@ -37,6 +37,11 @@ def nobody(tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(tmp_path / "home"))
     monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
     monkeypatch.setattr(WandbTracker, "_unreachable", (0.0, ""))
+    yield
+    if "WANDB_API_KEY" in os.environ:  # of the test; W&B would remember it in this process
+        import wandb
+
+        wandb.teardown()
 
 
 def run_child(**task):
