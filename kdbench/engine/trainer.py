@@ -88,8 +88,9 @@ class Trainer:
         with StopSignals() as stop, self.display.start(first_step):
             for epoch in range(first, self.epochs):
                 runs = [run for run in self.runs if run.is_at(epoch)]
-                self.train_epoch(epoch, runs, stop)
-                self.end_epoch(epoch, [run for run in runs if run.error is None])
+                if runs:  # none, where those that stood here failed and the others are ahead
+                    self.train_epoch(epoch, runs, stop)
+                    self.end_epoch(epoch, [run for run in runs if run.error is None])
                 if epoch + 1 < self.epochs:
                     self._leave_if_asked(stop, runs)
 
@@ -105,6 +106,8 @@ class Trainer:
             self.train_step(batch, Progress(step, self.total_steps, epoch, self.epochs), runs)
             self.display.step(len(batch.targets), self._mean_loss)
             fault.point("step")
+            if all(run.error is not None for run in runs):
+                return
             self._leave_if_asked(stop, runs)
             if time.monotonic() - saved > self.checkpoint_seconds:
                 self._save(runs)
@@ -124,6 +127,8 @@ class Trainer:
 
     def end_epoch(self, epoch: int, runs: Sequence[Run]) -> None:
         """Measures every run and lets its journal write the epoch down."""
+        if not runs:
+            return
         seconds = max(time.monotonic() - self._clock, 1e-9)
         fault.point("epoch:trained")
         rows = {}

@@ -211,11 +211,20 @@ def test_a_run_that_diverges_is_dropped_and_the_others_go_on(tmp_path, monkeypat
     assert lasting(tmp_path / "tau4") == lasting(tmp_path / "alone")
 
 
-def test_a_single_run_that_diverges_raises(tmp_path, monkeypatch):
+def test_a_single_run_that_diverges_raises_at_once(tmp_path, monkeypatch):
+    from kdbench.engine.trainer import Trainer
+
+    steps = []
+    train_step = Trainer.train_step
+    train_jobs([job(tmp_path, "other")])  # trains the teacher
+    monkeypatch.setattr(
+        Trainer, "train_step", lambda self, *a: steps.append(a) or train_step(self, *a)
+    )
     monkeypatch.setattr(KL, "__call__", explode_at(step=0))
     with pytest.raises(NumericalError, match="kd not finite at step 0"):
         train_job(job(tmp_path, "run", "temperature.tau=2").cfg, tmp_path / "run")
     assert read_record(tmp_path / "run").status == "failed"
+    assert len(steps) == 1
 
 
 def test_a_finished_run_is_not_repeated_and_a_changed_one_is(tmp_path):
