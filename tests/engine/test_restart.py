@@ -42,7 +42,7 @@ POINTS = [
 ]
 MORE = ["checkpoint:committed:3", "epoch:committed:3"]
 MORE += [f"step:{n}" for n in (1, 5, 6, 7, 10, 11, 15, 17, 20)]
-MORE += [f"write:{part}:{n}" for part in ("half", "synced") for n in range(1, 30, 3)]
+MORE += [f"write:{part}:{n}" for part in ("half", "synced") for n in range(1, 28, 3)]
 EVERY = [*POINTS, *(pytest.param(point, marks=pytest.mark.slow) for point in MORE)]
 
 
