@@ -23,3 +23,7 @@ class Progress:
     def fraction(self) -> float:
         """Part of the run that is done: 0.0 at the first step, 1.0 after the last."""
         return self.step / self.total_steps
+
+
+# For callers without a notion of time: right wherever nothing is scheduled or ramped.
+START = Progress(step=0, total_steps=1, epoch=0, total_epochs=1)

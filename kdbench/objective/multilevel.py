@@ -8,11 +8,9 @@ from torch import Tensor
 
 from kdbench.objective.objective import DistillLoss
 from kdbench.objective.soften import soften
-from kdbench.progress import Progress
+from kdbench.progress import START
 from kdbench.temperature.base import Temperatures, TemperatureStrategy
 from kdbench.temperature.logit_std import spread
-
-_START = Progress(step=0, total_steps=1, epoch=0, total_epochs=1)
 
 
 class PredictionAugmentation:
@@ -44,7 +42,7 @@ class PredictionAugmentation:
         """[B] loss: see ``KL.__call__`` for the arguments."""
         logits = (teacher_logits, student_logits, targets)
         every = [temperatures] if self.base else []
-        every += [strategy(*logits, _START) for strategy in self.others]
+        every += [strategy(*logits, START) for strategy in self.others]
         return torch.stack([self.loss(*logits, one) for one in every]).sum(dim=0)
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.progress import Progress
+from kdbench.progress import START, Progress
 from kdbench.temperature.base import Temperatures, TemperatureStrategy
 
 DistillLoss = Callable[[Tensor, Tensor, Tensor, Temperatures], Tensor]
@@ -157,7 +157,7 @@ class Objective(nn.Module):
                 objectives without ramps and strategies without schedules.
             strong: logits of the strongly augmented view, for objectives that need it.
         """
-        progress = progress or Progress(step=0, total_steps=1, epoch=0, total_epochs=1)
+        progress = progress or START
         if self.needs_strong_view and strong is None:
             raise ValueError(f"objective {self.name!r} needs the logits of a strong view")
         student_logits = _widen(student_logits)
