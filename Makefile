@@ -6,7 +6,7 @@ JOBS ?= 2
 ARGS ?=
 DEMO := run.epochs=3 teacher.epochs=5
 
-.PHONY: help setup check format test test-slow demo train clean
+.PHONY: help setup check format test test-slow demo train bench-sweep clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ demo: setup ## the main job on the embedded real data: teacher, students, a comp
 
 train: setup ## one run: make train ARGS="temperature=cosine seed=1"
 	$(BIN)/kdbench-train $(ARGS)
+
+bench-sweep: setup ## N single runs against one cohort of N, on real CIFAR-100
+	$(BIN)/python scripts/bench_sweep.py $(ARGS)
 
 clean: ## remove caches and build products; outputs/ and .venv/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

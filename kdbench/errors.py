@@ -5,6 +5,10 @@ Every message says what is wrong, where (config key or path), the value found, w
 and what to do.
 """
 
+import errno
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EIO}
+
 
 class KdbenchError(Exception):
     """Base of all expected errors; ``exit_code`` is the exit status of the command."""
@@ -48,10 +52,47 @@ class LockedError(KdbenchError):
     exit_code = 7
 
 
+class GaveUpError(KdbenchError):
+    """A run was started again and again and got nowhere."""
+
+    exit_code = 8
+
+
 class SweepError(KdbenchError):
     """Some jobs of a sweep failed; the others finished."""
 
     exit_code = 9
+
+
+def describe_error(error: BaseException) -> str:
+    """What people are told of an error; of a bug they are told its type too."""
+    known = known_error(error)
+    return str(known) if known is not None else f"{type(error).__name__}: {error}"
+
+
+def known_error(error: BaseException | None) -> KdbenchError | None:
+    """The expected error behind an exception, or None: then it is a bug.
+
+    Hydra and OmegaConf wrap what is raised in them; a full disk or memory has many types.
+    """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    while error is not None:
+        if isinstance(error, KdbenchError):
+            return error
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return ResourceError(
+                f"out of memory: {str(error).splitlines()[0] if str(error) else error!r}. Choose a "
+                f"smaller dataset.batch_size or network; the last checkpoint is kept"
+            )
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            return ResourceError(f"{error.filename}: {error.strerror}; see paths.outputs")
+        behind = error.__cause__ or error.__context__
+        if behind is None and isinstance(error, HydraException | OmegaConfBaseException):
+            return ConfigError(str(error))
+        error = behind
+    return None
 
 
 class Preempted(BaseException):

@@ -1,8 +1,8 @@
 """``kdbench-train``: compose, check, train, record. The command line of the project."""
 
-import errno
 import logging
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -10,14 +10,14 @@ from pathlib import Path
 import hydra
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.config.compose import CONF, CONFIG_NAME, hydra_context, prepare
 from kdbench.config.identity import run_key
 from kdbench.config.overrides import check_overrides
-from kdbench.errors import ConfigError, KdbenchError, Preempted, ResourceError, SweepError
+from kdbench.engine.runlog import log_traceback
+from kdbench.errors import ConfigError, Preempted, SweepError, describe_error, known_error
 from kdbench.results.record import FILE, find_finished
 
 log = logging.getLogger("kdbench")
@@ -28,12 +28,27 @@ _QUESTIONS |= {"--shell-completion", "-sc"}
 # With these, the config is not the one of conf/, and only the composed result can be checked.
 _OTHER_CONFIG = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
 _FLAGS = {"-m", "--multirun", "-r", "--run"}
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EIO}
+# `interval(1,8)`, which only some sweepers know, is checked by its two ends.
+_INTERVAL = re.compile(r"\binterval\((?:start=)?([^,()]+),\s*(?:end=)?([^,()]+)\)")
 
 
 def train(cfg: DictConfig) -> float:
     """Trains the run of a composed config; returns its last-epoch test accuracy in percent."""
     folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        return _train(cfg, folder)
+    except Exception as error:
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise
+        # A job of one of Hydra's own launchers: only the first failure of a sweep gets out, and
+        # one that comes from another process has lost its cause. So it is told here.
+        reason = describe_error(error)
+        log.error("failed: %s", reason)
+        log_traceback(folder, error)
+        raise SweepError(reason) from None
+
+
+def _train(cfg: DictConfig, folder: Path) -> float:
     record = find_finished(folder, run_key(cfg))
     if record is not None:
         log.info("already done: %s", record.summary())
@@ -78,18 +93,19 @@ def main() -> None:
 
 def _look_over(overrides: list[str], sweep: bool) -> None:
     """Refuses a command line with mistakes before Hydra makes a folder for it."""
-    check_overrides(overrides, values=sweep)
-    if not sweep:
-        with hydra_context():
-            cfg = compose(CONFIG_NAME, overrides, return_hydra_config=True)
-        key = run_key(cfg)
-        if find_finished(Path(cfg.hydra.run.dir), key) is None:
-            check_overrides(overrides)
+    if sweep:  # values are checked run by run: one that is wrong does not cost the others
+        check_overrides([_INTERVAL.sub(r"choice(\1,\2)", o) for o in overrides], values=False)
+        return
+    check_overrides(overrides, values=False)
+    with hydra_context():
+        cfg = compose(CONFIG_NAME, overrides, return_hydra_config=True)
+    if find_finished(Path(cfg.hydra.run.dir), run_key(cfg)) is None:
+        check_overrides(overrides)
 
 
 def _explain(error: Exception, sweep: bool) -> int:
     """Says what went wrong, in the log of the run too, and returns the exit code."""
-    known = _known_error(error)
+    known = known_error(error)
     if known is None:
         log.error("%s", "".join(traceback.format_exception(error)))
         _say("This is a bug in kdbench. Please report it with the command and the text above")
@@ -97,25 +113,6 @@ def _explain(error: Exception, sweep: bool) -> int:
     log.debug("%s", "".join(traceback.format_exception(error)))
     _say(f"error: {known}")
     return SweepError.exit_code if sweep and not isinstance(known, ConfigError) else known.exit_code
-
-
-def _known_error(error: BaseException | None) -> KdbenchError | None:
-    """The expected error behind an exception; Hydra and OmegaConf wrap what is raised in them."""
-    while error is not None:
-        if isinstance(error, KdbenchError):
-            return error
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            return ResourceError(
-                f"out of memory: {str(error).splitlines()[0] if str(error) else error!r}. Choose a "
-                f"smaller dataset.batch_size or network; the last checkpoint is kept"
-            )
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            return ResourceError(f"{error.filename}: {error.strerror}; see paths.outputs")
-        behind = error.__cause__ or error.__context__
-        if behind is None and isinstance(error, HydraException | OmegaConfBaseException):
-            return ConfigError(str(error))
-        error = behind
-    return None
 
 
 def _say(text: str) -> None:

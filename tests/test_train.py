@@ -7,35 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import TINY, context
+from harness import TINY
 
 from kdbench.results.record import read_record
 
 COMMAND = Path(sys.executable).parent / "kdbench-train"
-
-
-def command(outputs, arguments):
-    """Stands in for the installed command in a process that has torch imported already."""
-    from kdbench.train import main
-
-    sys.stdout = sys.stderr = open(Path(outputs) / "said.txt", "a")  # noqa: SIM115
-    sys.argv = ["kdbench-train", f"paths.outputs={outputs}/out", *arguments]
-    main()
-
-
-@pytest.fixture
-def kdbench(tmp_path):
-    """Runs the command; returns its exit code and what it said."""
-
-    def run(*arguments):
-        (tmp_path / "said.txt").unlink(missing_ok=True)
-        tiny = [] if any("dataset=" in argument for argument in arguments) else TINY
-        process = context().Process(target=command, args=(str(tmp_path), [*tiny, *arguments]))
-        process.start()
-        process.join(100)
-        return process.exitcode, (tmp_path / "said.txt").read_text()
-
-    return run
 
 
 def runs(tmp_path):
@@ -98,36 +74,12 @@ def test_a_run_and_the_same_run_again(kdbench, tmp_path):
     assert path.read_bytes() == before
 
 
-def test_a_sweep_trains_what_is_missing(kdbench, tmp_path):
-    code, said = kdbench("-m", "method=scratch,kd", "seed=0,1")
-    assert code == 0, said
-    written = {path: path.read_bytes() for path in runs(tmp_path)}
-    assert len(written) == 4
-    assert len(list((tmp_path / "out" / "teachers").rglob("record.json"))) == 1
-    code, said = kdbench("-m", "method=scratch,kd", "seed=0,1,2")
-    assert code == 0
-    assert said.count("already done") == 4
-    assert len(runs(tmp_path)) == 6
-    assert all(path.read_bytes() == content for path, content in written.items())
-
-
-def test_one_job_of_a_sweep_fails_and_the_others_finish(kdbench, tmp_path):
-    code, said = kdbench("-m", "method=scratch", "optim.lr=0.05,1e30,0.01")
-    assert code == 9
-    assert "ce not finite at step" in said
-    assert sorted(read_record(p.parent).status for p in runs(tmp_path)) == [
-        "done",
-        "done",
-        "failed",
-    ]
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["tempreature=3"], 2, ["tempreature", "did you mean temperature"]),
         (["temperature.tau=0"], 2, ["tau must be a finite number > 0"]),
-        (["-m", "seed=0,1", "temperature.tau=1,x"], 2, ["temperature.tau='x'", "float"]),
+        (["-m", "seed=0,1", "temprature.tau=1"], 2, ["temprature.tau is not", "temperature.tau"]),
         (["dataset=cifar100", "paths.data=/nowhere"], 3, ["cifar100 was not found", "/nowhere"]),
         (["-m", "dataset=cifar100", "paths.data=/nowhere"], 9, ["cifar100 was not found"]),
         (["teacher.weights=/no/file.pth"], 4, ["teacher.weights='/no/file.pth'", "auto"]),
@@ -165,7 +117,7 @@ def test_secrets_are_written_nowhere(tmp_path):
     arguments = [*TINY, "method=scratch", "tracker=wandb", f"tracker.tags=[{canary}]"]
     code = (
         f"import sys; sys.path[:0] = {[str(here), str(here / 'engine')]!r}\n"
-        f"from test_train import command; command({str(tmp_path)!r}, {arguments!r})"
+        f"from cli import command; command({str(tmp_path)!r}, {arguments!r})"
     )
     environment = {**os.environ, "HF_TOKEN": canary, "WANDB_MODE": "offline"}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)

@@ -33,8 +33,11 @@ def build(node: DictConfig, **runtime: Any) -> Any:
 
 
 def build_objective(cfg: DictConfig) -> "Objective":
-    """The objective with the strategy of the ``temperature`` group."""
-    return build(cfg.objective, temperature=build(cfg.temperature))
+    """The objective with the strategy of the ``temperature`` group, if anything is distilled."""
+    # Not even built without a teacher: the run has the same key whatever the strategy, so it must
+    # not find its random numbers used up.
+    strategy = build(cfg.temperature) if len(cfg.objective.terms) else None
+    return build(cfg.objective, temperature=strategy)
 
 
 def build_optimizer(node: DictConfig, groups: list[dict]) -> "Optimizer":

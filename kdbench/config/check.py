@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.config.build import build, build_optimizer
 from kdbench.config.identity import needs_teacher
-from kdbench.config.schema import PROTOCOLS, Config
+from kdbench.config.schema import MEMO_MODES, PROTOCOLS, Config
 from kdbench.config.targets import iter_targets, refuse
 from kdbench.errors import ConfigError, KdbenchError
 
@@ -31,6 +31,10 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "teacher.epochs": (lambda v: v >= 1, "a whole number >= 1"),
     "teacher.seed": (lambda v: v >= 0, "a whole number >= 0"),
     "teacher.tolerance": (lambda v: v >= 0, "percentage points >= 0"),
+    "teacher.memo": (
+        lambda v: v in MEMO_MODES,
+        f"one of {', '.join(MEMO_MODES)} (in a YAML file with quotes: off alone means false)",
+    ),
     "teacher.optim.lr": (lambda v: math.isfinite(v) and v > 0, "a finite number > 0"),
     "dataset.batch_size": (lambda v: v >= 1, "a whole number >= 1"),
     "dataset.eval_batch_size": (lambda v: v >= 1, "a whole number >= 1"),

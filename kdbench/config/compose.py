@@ -1,6 +1,6 @@
 """Composing a configuration outside the command line. Imports no torch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,3 +46,31 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
     """The composed configuration of one run, as on the command line."""
     with hydra_context():
         return compose(CONFIG_NAME, list(overrides))
+
+
+def save_config(cfg: DictConfig, folder: Path) -> None:
+    """Keeps a config where Hydra keeps that of a run which it starts itself."""
+    write_config(config_files(cfg), folder)
+
+
+def config_files(cfg: DictConfig) -> dict[str, str]:
+    """What Hydra writes about a run, by file name.
+
+    That is ``config.yaml`` and, where the config has Hydra's node, ``hydra.yaml`` and
+    ``overrides.yaml``.
+    """
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(plain, dict)
+    own = {key: value for key, value in plain.items() if key != "hydra"}
+    files = {"config.yaml": OmegaConf.to_yaml(OmegaConf.create(own))}
+    if "hydra" in cfg:
+        files["hydra.yaml"] = OmegaConf.to_yaml(OmegaConf.create({"hydra": plain["hydra"]}))
+        files["overrides.yaml"] = OmegaConf.to_yaml(cfg.hydra.overrides.task)
+    return files
+
+
+def write_config(files: Mapping[str, str], folder: Path) -> None:
+    """Writes ``config_files`` below the folder of a run."""
+    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / ".hydra" / name).write_text(text)

@@ -6,14 +6,18 @@ a fraction of the time that importing torch takes.
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
 from kdbench.config.build import build
+from kdbench.data.base import Dataset
 from kdbench.digest import file_digest
 from kdbench.errors import CheckpointError
+from kdbench.tracker.base import RunIdentity
 
 # Raised by hand when a change of the code changes the numbers of a run.
 NUMERICS_VERSION = 1
@@ -35,6 +39,9 @@ VOLATILE = (
 # A run that distils nothing is the same run whatever these say.
 ONLY_WITH_TEACHER = ("temperature",)
 
+# What runs may differ in although they are trained in one pass.
+OWN_IN_COHORT = ("run.checkpoint_epochs", "run.keep_checkpoints")
+
 # The objective that trains a teacher, whatever its students are trained with.
 FROM_SCRATCH = {
     "_target_": "kdbench.objective.objective.Objective",
@@ -43,15 +50,29 @@ FROM_SCRATCH = {
     "terms": {},
 }
 
+AnyConfig = DictConfig | Mapping[str, Any]  # as composed, or resolved to plain containers
+
 SHORT = 10  # characters of a run key in a folder's name
 
 
-def needs_teacher(cfg: DictConfig) -> bool:
+class CohortKey(NamedTuple):
+    """What runs must agree in to be trained in one pass.
+
+    Attributes:
+        shared: digest of dataset, augmentation, batch size, protocol, device and all of ``run``.
+        teacher: digest of the teacher and how it is obtained; None goes with any.
+    """
+
+    shared: str
+    teacher: str | None
+
+
+def needs_teacher(cfg: AnyConfig) -> bool:
     """Whether the objective has a term that looks at a teacher."""
-    return len(cfg.objective.terms) > 0
+    return len(cfg["objective"]["terms"]) > 0
 
 
-def run_key(cfg: DictConfig) -> str:
+def run_key(cfg: AnyConfig) -> str:
     """SHA-256 (hex) of everything that determines the result of a run.
 
     That is the resolved config less its volatile keys, the dataset's digest, the teacher's
@@ -61,71 +82,50 @@ def run_key(cfg: DictConfig) -> str:
         DataError: the dataset is not where the config says.
         CheckpointError: the teacher's file is not where the config says.
     """
-    described = {
-        "config": stable_config(cfg),
-        "dataset": build(cfg.dataset).source(Path(cfg.paths.cache)).digest,
-        "teacher": teacher_identity(cfg) if needs_teacher(cfg) else None,
-        "numerics": NUMERICS_VERSION,
-    }
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+    return _run_key(resolve_config(cfg))
+
+
+def cohort_key(cfg: AnyConfig) -> CohortKey:
+    """Runs with one key see the same batches and, if they ask a teacher, hear the same answers."""
+    plain = resolve_config(cfg)
+    shared = _without({name: plain[name] for name in ("dataset", "run", "paths")}, OWN_IN_COHORT)
+    teacher = None
+    if needs_teacher(plain):
+        teacher = _digest([plain["teacher"], _teacher_identity(plain)])
+    return CohortKey(_digest(shared), teacher)
 
 
 def stable_config(cfg: DictConfig) -> dict[str, Any]:
     """The resolved config as plain containers, less the keys that do not change a result."""
-    plain = _resolved(cfg)
-    plain.pop("teacher")  # its identity stands beside the config
-    for key in VOLATILE + (() if needs_teacher(cfg) else ONLY_WITH_TEACHER):
-        *parents, leaf = key.split(".")
-        node = plain
-        for parent in parents:
-            node = node[parent]
-        node.pop(leaf, None)
-    return plain
+    return _stable(resolve_config(cfg))
 
 
-def teacher_identity(cfg: DictConfig) -> str:
-    """What stands for the teacher in a run key.
-
-    For a file: the digest of its content. For a teacher that is trained here: the key of that
-    training, which determines the weights and is known before they exist. The digest of the
-    weights that were used goes into the record and into every checkpoint.
-    """
-    if cfg.teacher.weights == "auto":
-        return f"trained:{run_key(teacher_config(cfg))}"
-    path = Path(cfg.teacher.weights)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise CheckpointError(
-            f"teacher.weights={str(path)!r} must be a file, found {found} there; give the "
-            f"path of a checkpoint, or teacher.weights=auto to train the teacher here"
-        )
-    return f"file:{file_digest(path)}"
-
-
-def teacher_config(cfg: DictConfig) -> DictConfig:
+def teacher_config(cfg: AnyConfig) -> DictConfig:
     """The run that trains the teacher of ``cfg``: an ordinary run from scratch."""
-    plain = _resolved(cfg)
-    teacher = plain["teacher"]
-    plain.update(
-        student=teacher["model"],
-        optim=teacher["optim"],
-        objective=FROM_SCRATCH,
-        plugin={"_target_": "kdbench.plugin.base.Plugin"},
-        seed=teacher["seed"],
-        method="teacher",
-        pair=teacher["model"]["arch"],
-    )
-    plain["run"].update(
-        epochs=teacher["epochs"], precision=teacher["precision"], data_seed=teacher["seed"]
-    )
-    return OmegaConf.create(plain)
+    return OmegaConf.create(_teacher_run(resolve_config(cfg)))
 
 
-def _resolved(cfg: DictConfig) -> dict[str, Any]:
-    # Hydra's own node names the run's folder, which holds the run key: resolving it would recurse.
-    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
-    plain = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
-    return cast(dict[str, Any], plain)
+def teacher_job(cfg: AnyConfig) -> tuple[DictConfig, Path, str]:
+    """Config, folder and key of the run that trains the teacher of a config."""
+    training = teacher_config(cfg)
+    key = run_key(training)
+    teachers = Path(cfg["paths"]["teachers"])
+    return training, teachers / training.dataset.name / f"{training.pair}-{key[:SHORT]}", key
+
+
+def resolve_config(cfg: AnyConfig) -> dict[str, Any]:
+    """The config of a run as plain containers, without Hydra's own part; those come back as is."""
+    if isinstance(cfg, dict):
+        return cfg
+    # Node by node: Hydra's own node names the run's folder, which holds the run key, so resolving
+    # it would recurse.
+    return {
+        name: OmegaConf.to_container(cfg[name], resolve=True, throw_on_missing=True)
+        if OmegaConf.is_config(cfg[name])
+        else cfg[name]
+        for name in map(str, cfg)
+        if name != "hydra"
+    }
 
 
 def strategy_name(cfg: DictConfig) -> str:
@@ -133,6 +133,99 @@ def strategy_name(cfg: DictConfig) -> str:
     if not needs_teacher(cfg):
         return "none"
     return str(cfg.temperature._target_).split(".")[-2]
+
+
+def describe(cfg: DictConfig, folder: Path, key: str) -> RunIdentity:
+    """The names under which people find a run."""
+    return RunIdentity(
+        run_key=key,
+        folder=folder,
+        dataset=cfg.dataset.name,
+        pair=cfg.pair,
+        method=cfg.method,
+        temperature=strategy_name(cfg),
+        objective=cfg.objective.name,
+        seed=cfg.seed,
+    )
+
+
+def _run_key(plain: Mapping[str, Any]) -> str:
+    source = _dataset(json.dumps(plain["dataset"])).source(Path(plain["paths"]["cache"]))
+    return _digest(
+        {
+            "config": _stable(plain),
+            "dataset": source.digest,
+            "teacher": _teacher_identity(plain) if needs_teacher(plain) else None,
+            "numerics": NUMERICS_VERSION,
+        }
+    )
+
+
+def _stable(plain: Mapping[str, Any]) -> dict[str, Any]:
+    without = VOLATILE if needs_teacher(plain) else VOLATILE + ONLY_WITH_TEACHER
+    return _without(plain, ("teacher", *without))  # its identity stands beside the config
+
+
+def _teacher_identity(plain: Mapping[str, Any]) -> str:
+    """What stands for the teacher in a run key.
+
+    For a file: the digest of its content. For a teacher that is trained here: the key of that
+    training, which determines the weights and is known before they exist. The digest of the
+    weights that were used goes into the record and into every checkpoint.
+    """
+    if plain["teacher"]["weights"] == "auto":
+        return f"trained:{_run_key(_teacher_run(plain))}"
+    path = Path(plain["teacher"]["weights"])
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise CheckpointError(
+            f"teacher.weights={str(path)!r} must be a file, found {found} there; give the "
+            f"path of a checkpoint, or teacher.weights=auto to train the teacher here"
+        )
+    stat = path.stat()
+    return f"file:{_digest_of_unchanged(path, stat.st_size, stat.st_mtime_ns)}"
+
+
+def _teacher_run(plain: Mapping[str, Any]) -> dict[str, Any]:
+    teacher = plain["teacher"]
+    run = {"epochs": teacher["epochs"], "precision": teacher["precision"]}
+    return {
+        **plain,
+        "student": teacher["model"],
+        "optim": teacher["optim"],
+        "objective": FROM_SCRATCH,
+        "plugin": {"_target_": "kdbench.plugin.base.Plugin"},
+        "seed": teacher["seed"],
+        "method": "teacher",
+        "pair": teacher["model"]["arch"],
+        "run": {**plain["run"], **run, "data_seed": teacher["seed"]},
+    }
+
+
+@lru_cache
+def _dataset(node: str) -> Dataset:
+    return build(OmegaConf.create(json.loads(node)))  # which takes longer than all the rest
+
+
+@lru_cache
+def _digest_of_unchanged(path: Path, size: int, modified: int) -> str:
+    return file_digest(path)  # a sweep asks for the same teacher a thousand times
+
+
+def _without(plain: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    """A copy without the keys that have these paths."""
+    kept = dict(plain)
+    for key in keys:
+        first, _, rest = key.partition(".")
+        if rest and first in kept:
+            kept[first] = _without(kept[first], [rest])
+        else:
+            kept.pop(first, None)
+    return kept
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def register_resolvers() -> None:

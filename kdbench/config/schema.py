@@ -10,6 +10,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 PROTOCOLS = ("paper", "strict")
+MEMO_MODES = ("off", "memory", "disk")
 
 
 @dataclass
@@ -59,6 +60,7 @@ class TeacherConf:
     precision: str = MISSING
     expected_top1: float | None = MISSING
     tolerance: float = MISSING
+    memo: str = MISSING
 
 
 @dataclass

@@ -3,22 +3,27 @@
 import logging
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from kdbench.config.build import build, build_objective, build_optimizer
-from kdbench.config.identity import run_key, stable_config, strategy_name, teacher_config
+from kdbench.config.identity import describe, stable_config
 from kdbench.data.base import DataModule
 from kdbench.digest import state_digest
 from kdbench.engine.device import Compute
 from kdbench.engine.journal import Journal
 from kdbench.engine.learner import Learner
+from kdbench.engine.memo import Memo, MemoIdentity, MemoryStore, Store
+from kdbench.engine.memo_file import FileStore
 from kdbench.engine.seed import RandomState, derive_seed
 from kdbench.engine.teacher import Teacher
 from kdbench.engine.trainer import Run
+from kdbench.errors import ResourceError
 from kdbench.model.checkpoint import Weights, fit_weights, load_weights
-from kdbench.tracker.base import RunIdentity
 
 log = logging.getLogger(__name__)
+
+# Keys of a dataset on which depends what a network is shown of a numbered view.
+PREPROCESSING = ("mean", "std", "augmentation", "image_size")
 
 
 def open_data(cfg: DictConfig, compute: Compute) -> DataModule:
@@ -41,6 +46,51 @@ def load_teacher(cfg: DictConfig, file: Path, compute: Compute) -> tuple[Teacher
     network = build(cfg.teacher.model)
     fit_weights(network, weights, file, cfg.teacher.model.arch)
     return Teacher(network, compute, state_digest(network.state_dict())), weights
+
+
+def open_memo(
+    cfg: DictConfig, teacher_digest: str, data: DataModule, compute: Compute
+) -> Memo | None:
+    """What remembers the teacher's answers; None, with a line that says why, where nothing does."""
+    mode = cfg.teacher.memo
+    if mode == "off":
+        return None
+    if data.num_views is None:
+        log.info(
+            "teacher.memo=%s is off: the augmentation of %s has no list of views, hardly any is "
+            "seen twice",
+            mode,
+            cfg.dataset.name,
+        )
+        return None
+    identity = _identify_memo(cfg, teacher_digest, data, data.num_views, compute)
+    try:
+        store: Store = (
+            FileStore(Path(cfg.paths.cache) / "memo", identity, compute.device)
+            if mode == "disk"
+            else MemoryStore(identity, compute.device)
+        )
+    except ResourceError as error:
+        log.warning("%s. Training goes on without a memo", error)
+        return None
+    return Memo(store, data.num_views)
+
+
+def _identify_memo(
+    cfg: DictConfig, teacher_digest: str, data: DataModule, num_views: int, compute: Compute
+) -> MemoIdentity:
+    dataset = stable_config(cfg)["dataset"]
+    return MemoIdentity(
+        teacher_digest=teacher_digest,
+        dataset_digest=data.digest,
+        num_samples=data.num_train + data.eval_sizes.get("val", 0),
+        num_views=num_views,
+        num_classes=data.num_classes,
+        preprocessing={key: dataset[key] for key in PREPROCESSING},
+        precision=compute.precision,
+        memory_format=str(compute.memory_format),
+        device_type=compute.device.type,
+    )
 
 
 def prepare_run(
@@ -81,31 +131,3 @@ def build_learner(cfg: DictConfig, compute: Compute) -> Learner:
         random,
         compute,
     )
-
-
-def describe(cfg: DictConfig, folder: Path, key: str) -> RunIdentity:
-    """The names under which people find a run."""
-    return RunIdentity(
-        run_key=key,
-        folder=folder,
-        dataset=cfg.dataset.name,
-        pair=cfg.pair,
-        method=cfg.method,
-        temperature=strategy_name(cfg),
-        objective=cfg.objective.name,
-        seed=cfg.seed,
-    )
-
-
-def teacher_job(cfg: DictConfig) -> tuple[DictConfig, Path, str]:
-    """Config, folder and key of the run that trains the teacher of a config."""
-    training = teacher_config(cfg)
-    key = run_key(training)
-    folder = Path(cfg.paths.teachers) / training.dataset.name / f"{training.pair}-{key[:10]}"
-    return training, folder, key
-
-
-def save_config(cfg: DictConfig, folder: Path) -> None:
-    """Keeps a config where Hydra keeps that of a run which it starts itself."""
-    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")

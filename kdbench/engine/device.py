@@ -67,13 +67,15 @@ def choose_compute(device: str, precision: str, channels_last: bool) -> Compute:
 
 
 def set_threads(threads: int | None) -> int:
-    """Fixes the CPU threads of this process; None takes the cores it may run on.
+    """Fixes the CPU threads of this process; None: OMP_NUM_THREADS, or the cores it may run on.
 
     The number changes the last bits of sums, so it is explicit and goes into the record.
     """
-    count = threads if threads is not None else len(os.sched_getaffinity(0))
-    torch.set_num_threads(count)
-    return count
+    if threads is None:
+        variable = os.environ.get("OMP_NUM_THREADS", "")
+        threads = int(variable) if variable.isdecimal() else len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    return threads
 
 
 def _find_device(name: str) -> torch.device:

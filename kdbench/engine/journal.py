@@ -15,6 +15,7 @@ from typing import Any
 
 from kdbench import fault
 from kdbench.engine.learner import Learner
+from kdbench.engine.runlog import of
 from kdbench.engine.state import Checkpoints, save_weights
 from kdbench.errors import CheckpointError, ConfigError
 from kdbench.files import remove_leftovers
@@ -86,7 +87,8 @@ class Journal:
             self.rows, self.timings = state["rows"], state["timings"]
             self.attempts = state["attempts"] + 1
             self._write_tables()
-            log.info("%s continues after step %d", self.identity.name, learner.step)
+            name = self.identity.label
+            log.info("%s continues after step %d", name, learner.step, extra=of(name))
         self.tracker.start(self.identity, self.config, state["tracker"] if state else None)
         for row in self.rows:  # those that a crash kept from it; it leaves out what it has
             self.tracker.log(row)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -17,28 +18,26 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def run_lock(folder: Path, wait: bool = False) -> Iterator[None]:
+def run_lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """Holds a run folder for this process; the operating system frees it when the process dies.
 
     Args:
         folder: of the run; made if it does not exist.
-        wait: until another holder is done, instead of raising.
+        patience: seconds, >= 0, to wait for another holder; ``math.inf`` for as long as it takes.
 
     Raises:
-        LockedError: another process holds the folder; its pid, host and start are named.
+        LockedError: after that time another process still holds the folder; its pid, host and start
+            are named.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock, owner = FileLock(folder / "run.lock"), folder / "run.owner.json"
     try:
-        lock.acquire(timeout=0)
+        _acquire(lock, patience, owner)
     except Timeout:
-        if not wait:
-            raise LockedError(
-                f"{folder} is being worked on by {_describe(owner)}; wait for it, or stop it and "
-                f"start this command again"
-            ) from None
-        log.info("waiting for %s, which works on %s", _describe(owner), folder)
-        lock.acquire()
+        raise LockedError(
+            f"{folder} is being worked on by {_describe(owner)}; wait for it, or stop it and "
+            f"start this command again"
+        ) from None
     try:
         started = datetime.now().astimezone().isoformat(timespec="seconds")
         owner.write_text(
@@ -48,6 +47,16 @@ def run_lock(folder: Path, wait: bool = False) -> Iterator[None]:
     finally:
         owner.unlink(missing_ok=True)
         lock.release()
+
+
+def _acquire(lock: FileLock, patience: float, owner: Path) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not patience:
+            raise
+        log.info("waiting for %s, which works on %s", _describe(owner), owner.parent)
+        lock.acquire(timeout=-1 if math.isinf(patience) else patience)
 
 
 def _describe(owner: Path) -> str:

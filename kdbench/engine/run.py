@@ -1,6 +1,7 @@
 """From configs to records. A single run is a list of one; so is the run that trains a teacher."""
 
 import logging
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,24 +13,31 @@ from typing import Any
 from omegaconf import DictConfig
 
 from kdbench import fault
-from kdbench.config.identity import needs_teacher, run_key, stable_config
+from kdbench.config.compose import save_config
+from kdbench.config.identity import (
+    describe,
+    needs_teacher,
+    run_key,
+    stable_config,
+    teacher_job,
+)
 from kdbench.data.base import DataModule
 from kdbench.digest import file_digest, state_digest
 from kdbench.engine.assemble import (
     load_teacher,
     open_data,
+    open_memo,
     prepare_run,
-    save_config,
-    teacher_job,
 )
 from kdbench.engine.device import Compute, choose_compute, set_threads
 from kdbench.engine.journal import METRICS
 from kdbench.engine.lock import run_lock
 from kdbench.engine.metrics import evaluate_logits
+from kdbench.engine.runlog import log_traceback, run_log
 from kdbench.engine.state import save_weights
 from kdbench.engine.teacher import Teacher, require_accuracy
 from kdbench.engine.trainer import Run, Trainer
-from kdbench.errors import CheckpointError, KdbenchError, Preempted
+from kdbench.errors import CheckpointError, LockedError, Preempted, describe_error
 from kdbench.model.profile import count_parameters
 from kdbench.results.convergence import summarise_convergence
 from kdbench.results.environment import describe_environment
@@ -39,8 +47,10 @@ from kdbench.tracker.redact import redact
 
 log = logging.getLogger(__name__)
 
+OF_TEACHER = ("teacher_top1", "teacher_memo")  # None in records of runs that do not ask it
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Job:
     """A run to be done: its resolved config, its folder and its run key."""
 
@@ -51,10 +61,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job; ``error`` says why it failed."""
+    """What became of a job.
 
-    record: RunRecord
-    error: KdbenchError | None = None
+    Attributes:
+        record: None where it failed before there was anything to record.
+        error: why it failed; None where it is done.
+    """
+
+    record: RunRecord | None
+    error: Exception | None = None
 
 
 def train_job(cfg: DictConfig, folder: Path) -> RunRecord:
@@ -65,34 +80,42 @@ def train_job(cfg: DictConfig, folder: Path) -> RunRecord:
         Preempted: it was asked to stop, and is saved.
     """
     outcome = train_jobs([Job(cfg, folder, run_key(cfg))])[0]
-    if outcome.error is not None:
-        raise outcome.error
-    return outcome.record
+    return _require_record(outcome)
 
 
-def train_jobs(jobs: Sequence[Job], wait: bool = False) -> list[Outcome]:
+def train_jobs(jobs: Sequence[Job], patience: float = 0.0) -> list[Outcome]:
     """Trains runs that share data, teacher, epochs, precision and data seed, in one pass.
 
     Args:
         jobs: with folders of their own; finished ones are not repeated.
-        wait: for another process that holds one of the folders, instead of raising LockedError.
+        patience: seconds to wait for another process that holds one of the folders.
 
     Returns:
-        One outcome per job, in order.
+        One outcome per job, in order. What befalls one run alone is in its outcome; what befalls
+        all of them, such as missing data, is raised.
     """
+    outcomes: dict[Path, Outcome] = {}
     with ExitStack() as locks:
         for job in jobs:
-            locks.enter_context(run_lock(job.folder, wait))
-        outcomes = {job.folder: _finished_outcome(job) for job in jobs}
-        waiting = [job for job in jobs if outcomes[job.folder] is None]
+            try:
+                locks.enter_context(run_lock(job.folder, patience))
+            except LockedError as error:
+                outcomes[job.folder] = Outcome(None, error)
+                continue
+            record = find_finished(job.folder, job.key)
+            if record is not None:
+                outcomes[job.folder] = Outcome(record)
+        waiting = [job for job in jobs if job.folder not in outcomes]
         if waiting:
-            outcomes |= zip((job.folder for job in waiting), _train(waiting), strict=True)
-        return [outcome for job in jobs if (outcome := outcomes[job.folder])]
+            outcomes |= _train(waiting)
+        return [outcomes[job.folder] for job in jobs]
 
 
-def _finished_outcome(job: Job) -> Outcome | None:
-    record = find_finished(job.folder, job.key)
-    return None if record is None else Outcome(record)
+def _require_record(outcome: Outcome) -> RunRecord:
+    if outcome.error is not None:
+        raise outcome.error
+    assert outcome.record is not None
+    return outcome.record
 
 
 def obtain_teacher_file(cfg: DictConfig) -> tuple[Path, str | None]:
@@ -107,15 +130,12 @@ def obtain_teacher_file(cfg: DictConfig) -> tuple[Path, str | None]:
     if record is None:
         log.info("training the teacher %s in %s", training.pair, folder)
         save_config(training, folder)
-        with _logged_to(folder / "train.log"):
-            outcome = train_jobs([Job(training, folder, key)], wait=True)[0]
-        if outcome.error is not None:
-            raise outcome.error
-        record = outcome.record
+        with run_log(folder, describe(training, folder, key).label):
+            record = _require_record(train_jobs([Job(training, folder, key)], math.inf)[0])
     return folder / WEIGHTS, record.weights_digest
 
 
-def _train(jobs: Sequence[Job]) -> list[Outcome]:
+def _train(jobs: Sequence[Job]) -> dict[Path, Outcome]:
     """Trains jobs none of which is finished."""
     started = _now()
     lead = jobs[0].cfg  # for everything that the jobs share
@@ -128,17 +148,16 @@ def _train(jobs: Sequence[Job]) -> list[Outcome]:
     if taught is not None and teacher_file is not None:
         teacher, teacher_top1 = _load_checked_teacher(taught, *teacher_file, data, compute)
     fault.point("teacher:ready")
-    runs = [prepare_run(job.cfg, job.folder, job.key, teacher, compute) for job in jobs]
-    names = [run.name for run in runs]
+    runs, outcomes = _prepare_runs(jobs, teacher, compute)
     trainer = Trainer(
         teacher,
-        runs,
+        list(runs.values()),
         data,
         epochs=lead.run.epochs,
         protocol=lead.run.protocol,
         compute=compute,
         checkpoint_minutes=lead.run.checkpoint_minutes,
-        display=Display(lead.run.epochs, data.steps_per_epoch, names),
+        display=Display(lead.run.epochs, data.steps_per_epoch, [run.name for run in runs.values()]),
     )
     circumstances = {
         "cohort_size": len(runs),
@@ -150,13 +169,28 @@ def _train(jobs: Sequence[Job]) -> list[Outcome]:
         "dataset_digest": data.digest,
         "teacher_top1": teacher_top1,
     }
-    with _trackers_closed(runs):
+    with _trackers_closed(list(runs.values())):
         trainer.fit()
+        circumstances["teacher_memo"] = teacher.memo_report() if teacher else None
         tests = trainer.test_metrics(lead.run.protocol)
-        return [
-            _conclude(job, run, test, {**circumstances, "peak_memory_mb": compute.peak_memory_mb()})
-            for job, run, test in zip(jobs, runs, tests, strict=True)
-        ]
+        circumstances["peak_memory_mb"] = compute.peak_memory_mb()
+        for (job, run), test in zip(runs.items(), tests, strict=True):
+            outcomes[job.folder] = _conclude(job, run, test, circumstances)
+    return outcomes
+
+
+def _prepare_runs(
+    jobs: Sequence[Job], teacher: Teacher | None, compute: Compute
+) -> tuple[dict[Job, Run], dict[Path, Outcome]]:
+    """The runs that can go on from where they are, and what keeps the others from it."""
+    runs, outcomes = {}, {}
+    for job in jobs:
+        try:
+            runs[job] = prepare_run(job.cfg, job.folder, job.key, teacher, compute)
+        except Exception as error:
+            log_traceback(job.folder, error)
+            outcomes[job.folder] = Outcome(None, error)
+    return runs, outcomes
 
 
 def _load_checked_teacher(
@@ -174,6 +208,7 @@ def _load_checked_teacher(
     require_accuracy(top1, expected, cfg.teacher.tolerance, data.num_classes, str(file))
     told = "" if expected is None else f" (expected {expected:.2f} %)"
     log.info("teacher %s: top-1 %.2f %%%s, from %s", cfg.teacher.model.arch, top1, told, file)
+    teacher.memo = open_memo(cfg, teacher.digest, data, compute)
     return teacher, top1
 
 
@@ -200,7 +235,7 @@ def _conclude(job: Job, run: Run, test: dict[str, float], shared: dict[str, Any]
     record = RunRecord(
         run_key=job.key,
         status="failed" if failed else "done",
-        reason=str(run.error) if failed else None,
+        reason=describe_error(run.error) if run.error is not None else None,
         dataset=identity.dataset,
         pair=identity.pair,
         teacher=cfg.teacher.model.arch if journal.teacher_digest else None,
@@ -228,7 +263,7 @@ def _conclude(job: Job, run: Run, test: dict[str, float], shared: dict[str, Any]
         images_per_s=journal.timings[-1]["perf/images_per_s"] if rows else None,
         attempts=journal.attempts,
         finished=_now(),
-        **{**shared, "teacher_top1": shared["teacher_top1"] if journal.teacher_digest else None},
+        **(shared if journal.teacher_digest else shared | dict.fromkeys(OF_TEACHER)),
     )
     record.write(job.folder)
     fault.point("record:written")
@@ -236,19 +271,6 @@ def _conclude(job: Job, run: Run, test: dict[str, float], shared: dict[str, Any]
         record.status, {"top1_last": record.top1_last, "top1_best": record.top1_best}
     )
     return Outcome(record, run.error)
-
-
-@contextmanager
-def _logged_to(path: Path) -> Iterator[None]:
-    """Hydra gives a run its log file; the training of a teacher has to bring its own."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
 
 
 @contextmanager

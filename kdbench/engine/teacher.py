@@ -1,13 +1,17 @@
 """The teacher: frozen, and asked once per batch."""
 
-from typing import Self
+import logging
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from kdbench.data.base import DataModule
+from kdbench.data.base import Batch, DataModule
 from kdbench.engine.device import Compute
+from kdbench.engine.memo import Memo
 from kdbench.errors import CheckpointError
+
+log = logging.getLogger(__name__)
 
 
 class Teacher(nn.Module):
@@ -17,12 +21,16 @@ class Teacher(nn.Module):
         network: with its weights loaded.
         compute: device, precision and memory format.
         digest: SHA-256 over its sorted state dict.
+
+    Attributes:
+        memo: remembers answers to numbered views; None asks the network every time.
     """
 
     def __init__(self, network: nn.Module, compute: Compute, digest: str) -> None:
         super().__init__()
         self.network = compute.place(network.requires_grad_(False))
         self.compute, self.digest = compute, digest
+        self.memo: Memo | None = None
         self._answers: dict[str, tuple[Tensor, Tensor]] = {}
         self.eval()
 
@@ -35,6 +43,20 @@ class Teacher(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[B, K] float32 logits."""
         return self.compute.forward(self.network, images)
+
+    @torch.no_grad()
+    def answer(self, batch: Batch) -> Tensor:
+        """[B, K] float32 logits of a batch's images, from the memo where it has them."""
+        if self.memo is None or batch.view is None:
+            return self(batch.images)
+        return self.memo.answer(batch.images, batch.index, batch.view, ask=self)
+
+    def memo_report(self) -> dict[str, Any] | None:
+        """What the memo was good for, for the record and in the log; None without one."""
+        if self.memo is None:
+            return None
+        log.info("%s", self.memo.summary())
+        return self.memo.report()
 
     def split_logits(self, data: DataModule, split: str) -> tuple[Tensor, Tensor]:
         """[N, K] logits and [N] targets of a whole evaluation split, computed once."""

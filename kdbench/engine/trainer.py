@@ -1,7 +1,8 @@
 """THE LOOP: one teacher, a list of learners, one pass over the data for all of them."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -12,9 +13,10 @@ from kdbench.engine.device import Compute
 from kdbench.engine.journal import Journal
 from kdbench.engine.learner import Learner
 from kdbench.engine.metrics import evaluate_logits
+from kdbench.engine.runlog import log_traceback
 from kdbench.engine.signals import StopSignals
 from kdbench.engine.teacher import Teacher
-from kdbench.errors import NumericalError, Preempted
+from kdbench.errors import Preempted
 from kdbench.progress import Progress
 from kdbench.tracker.display import Display
 
@@ -24,12 +26,17 @@ class Run:
 
     def __init__(self, learner: Learner, journal: Journal) -> None:
         self.learner, self.journal = learner, journal
-        self.error: NumericalError | None = None
+        self.error: Exception | None = None
 
     @property
     def name(self) -> str:
-        """How log lines call it: names of two runs may agree, so a piece of the key goes along."""
-        return f"{self.journal.identity.name}-{self.journal.identity.run_key[:4]}"
+        """How log lines call it."""
+        return self.journal.identity.label
+
+    def fail(self, error: Exception) -> None:
+        """Takes it out of the loop; the others go on."""
+        self.error = error
+        log_traceback(self.journal.folder, error)
 
     def is_at(self, epoch: int) -> bool:
         """Whether this run has still to finish the given epoch, and no earlier one."""
@@ -78,7 +85,7 @@ class Trainer:
         self.teacher_seconds = 0.0
 
     def fit(self) -> None:
-        """Trains every run to its end, or until its loss is no longer finite.
+        """Trains every run to its end, or until something fails in it alone.
 
         Raises:
             Preempted: a signal asked to stop; everything is saved.
@@ -118,12 +125,10 @@ class Trainer:
         due = [run for run in runs if run.is_due(progress.step)]
         answers = self._ask_teacher(batch, due)
         for run in due:
-            own = run.learner.plugin.prepare(batch, progress)
-            own_answers = answers if own is batch else self._ask_teacher(own, [run])
-            try:
+            with self._dropped_on_error(run):
+                own = run.learner.plugin.prepare(batch, progress)
+                own_answers = answers if own is batch else self._ask_teacher(own, [run])
                 run.learner.train_step(own, *own_answers, progress)
-            except NumericalError as error:
-                self._drop(run, error)
 
     def end_epoch(self, epoch: int, runs: Sequence[Run]) -> None:
         """Measures every run and lets its journal write the epoch down."""
@@ -143,10 +148,8 @@ class Trainer:
             }
             learner.meter.reset()
             timing = self._timing(epoch, seconds)
-            try:
+            with self._dropped_on_error(run):
                 run.journal.end_epoch(learner, row, timing, last=epoch + 1 == self.epochs)
-            except NumericalError as error:
-                self._drop(run, error)
         self.display.epoch(rows)
 
     def evaluate(self, split: str, runs: Sequence[Run]) -> list[dict[str, float]]:
@@ -192,7 +195,7 @@ class Trainer:
         if self.teacher is None or not asking:
             return None, None
         asked = time.monotonic()
-        logits, strong = self.teacher(batch.images), None
+        logits, strong = self.teacher.answer(batch), None
         if batch.strong is not None and any(objective.needs_strong_view for objective in asking):
             strong = self.teacher(batch.strong)
         self.teacher_seconds += time.monotonic() - asked
@@ -213,17 +216,21 @@ class Trainer:
             timing["perf/teacher_share"] = self.teacher_seconds / seconds
         return timing
 
-    def _drop(self, run: Run, error: NumericalError) -> None:
-        run.error = error
-        self.display.note(f"{run.name} failed and is dropped: {error}")
+    @contextmanager
+    def _dropped_on_error(self, run: Run) -> Iterator[None]:
+        try:
+            yield
+        except torch.AcceleratorError:
+            raise  # after it nobody can use the device in this process
+        except Exception as error:
+            run.fail(error)
+            self.display.note(f"{run.name} failed and is dropped: {error}")
 
     def _save(self, runs: Sequence[Run]) -> None:
         for run in runs:
             if run.error is None:
-                try:
+                with self._dropped_on_error(run):
                     run.journal.commit(run.learner)
-                except NumericalError as error:
-                    self._drop(run, error)
 
     def _leave_if_asked(self, stop: StopSignals, runs: Sequence[Run]) -> None:
         if stop.requested:

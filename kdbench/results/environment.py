@@ -20,6 +20,7 @@ def describe_environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
+        "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
     }
 
 

@@ -38,6 +38,10 @@ class RunRecord:
         config: resolved, as it determined the run.
         seconds: wall time of all attempts up to their last checkpoint, evaluation included.
         images_per_s: training images of the last epoch over the seconds they took.
+        teacher_memo: None where every answer of the teacher was computed for its batch; else
+            "mode", "asked" and "remembered" (answers of the last attempt, all runs of its cohort
+            together), "megabytes" (of the full memo). Remembered answers may differ from fresh
+            ones in the last bits.
         environment: versions, git commit and dirty flag, machine.
     """
 
@@ -75,6 +79,7 @@ class RunRecord:
     peak_memory_mb: float
     attempts: int
     cohort_size: int
+    teacher_memo: dict[str, Any] | None
     device: str
     threads: int
     started: str

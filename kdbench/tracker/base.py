@@ -40,6 +40,11 @@ class RunIdentity:
         return slug(f"{self.method}-{self.temperature}-seed{self.seed}")
 
     @property
+    def label(self) -> str:
+        """The name with a piece of the key: names of two runs may agree."""
+        return f"{self.name}-{self.run_key[:4]}"
+
+    @property
     def tags(self) -> tuple[str, ...]:
         """Words that one filters by, each a slug of at most 64 characters."""
         words = (self.dataset, self.pair, self.method, self.temperature)

@@ -91,7 +91,7 @@ class Display:
         end = f"{self._speed()}  left {self._left()}"
         for name, row in rows.items():
             prefix = f"{name}  " if len(self.names) > 1 else ""
-            logger.info("%s%s  %s", prefix, self._describe(row), end)
+            logger.info("%s%s  %s", prefix, self._describe(row), end, extra={"run": name})
         self._accuracy = _accuracy(rows)
         self._images = 0
         self._epoch_begin = self._step_end = time.monotonic()

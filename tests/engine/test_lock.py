@@ -46,5 +46,5 @@ def test_one_process_cannot_hold_a_folder_twice(tmp_path):
 
 def test_waiting_ends_when_the_holder_is_gone(tmp_path, holder):
     threading.Timer(0.3, holder.kill).start()
-    with run_lock(tmp_path, wait=True):
+    with run_lock(tmp_path, patience=60):
         pass

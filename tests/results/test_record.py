@@ -8,10 +8,9 @@ from kdbench.results.record import WEIGHTS, RunRecord, find_finished, read_recor
 from kdbench.results.table import collect, compare
 
 
-@pytest.fixture
-def record():
+def make_record(**changes):
     names = "dataset pair student method temperature objective protocol precision"
-    return RunRecord(
+    found = RunRecord(
         **{name: name for name in names.split()},
         run_key="k" * 64,
         status="done",
@@ -38,6 +37,7 @@ def record():
         peak_memory_mb=1.0,
         attempts=1,
         cohort_size=1,
+        teacher_memo=None,
         device="cpu",
         threads=1,
         started="",
@@ -45,6 +45,12 @@ def record():
         command=[],
         environment={},
     )
+    return replace(found, **changes)
+
+
+@pytest.fixture
+def record():
+    return make_record()
 
 
 def test_round_trip(record, tmp_path):

@@ -1,0 +1,44 @@
+"""``hydra/launcher=cohort``. Hydra finds launchers only here, and imports this at every start."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class CohortLauncher(Launcher):
+    """Trains the jobs of a sweep in groups that share a teacher: see ``kdbench.launch.sweep``.
+
+    Args:
+        executor: ``kdbench.launch.executor.Executor``.
+        max_learners: see ``kdbench.launch.sweep.Sweep``.
+        fail_fast: the same.
+    """
+
+    def __init__(self, executor: Any, max_learners: int | None, fail_fast: int | None) -> None:
+        self.executor, self.max_learners, self.fail_fast = executor, max_learners, fail_fast
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Called by Hydra before ``launch``."""
+        self.context, self.task_function, self.config = hydra_context, task_function, config
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        """Called by the sweeper, once for each batch of jobs."""
+        from kdbench.launch.sweep import Sweep  # kept out of every other start of Hydra
+
+        sweep = Sweep(
+            self.executor,
+            self.max_learners,
+            self.fail_fast,
+            self.context,
+            self.task_function,
+            self.config,
+        )
+        return sweep.launch(job_overrides, initial_job_idx)

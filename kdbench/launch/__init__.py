@@ -1,0 +1,1 @@
+"""Sweeps: what ``hydra/launcher=cohort`` does with the jobs that Hydra hands it."""

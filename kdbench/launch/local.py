@@ -1,0 +1,108 @@
+"""A process per slot of this machine: one or more for each GPU, or shares of the CPU's cores."""
+
+import os
+import shutil
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+from kdbench.errors import ConfigError
+from kdbench.launch.executor import Slot, open_worker
+
+_NO_GPU = ("", "-1", "none", "void", "NoDevFiles")  # what hides every GPU from a process
+
+
+class LocalExecutor:
+    """Runs workers on this machine.
+
+    Args:
+        gpus: ids as in CUDA_VISIBLE_DEVICES; None takes those that this process sees.
+        slots_per_gpu: groups that share one GPU, >= 1.
+        cpu_slots: groups at a time where no GPU is used; None: as many as ``run.threads`` leaves
+            room for, and one if that is not set, so that a run has the threads it has alone.
+    """
+
+    interval = 0.05
+
+    def __init__(
+        self, gpus: list[int | str] | None, slots_per_gpu: int, cpu_slots: int | None
+    ) -> None:
+        if slots_per_gpu < 1 or (cpu_slots is not None and cpu_slots < 1):
+            raise ConfigError(
+                f"hydra.launcher.executor.slots_per_gpu={slots_per_gpu} and cpu_slots={cpu_slots} "
+                f"must be whole numbers >= 1 (cpu_slots may be null)"
+            )
+        if gpus is not None and not gpus:
+            raise ConfigError(
+                "hydra.launcher.executor.gpus=[] names no GPU; use null or run.device=cpu"
+            )
+        self.gpus, self.slots_per_gpu, self.cpu_slots = gpus, slots_per_gpu, cpu_slots
+
+    def slots(self, device: str, threads: int | None) -> list[Slot]:
+        """One slot per GPU and share of it; of the CPU where there is no GPU or none is wanted."""
+        gpus = self.gpus
+        if gpus is None:
+            gpus = [] if device == "cpu" else list(visible_gpus())
+        cores = len(os.sched_getaffinity(0))
+        if gpus:
+            return self._gpu_slots([str(gpu) for gpu in gpus], cores)
+        count = self.cpu_slots or max(1, cores // (threads or cores))
+        each = {"OMP_NUM_THREADS": str(max(1, cores // count))}
+        return [Slot(f"cpu {k}" if count > 1 else "cpu", each, 1 / count) for k in range(count)]
+
+    def start(self, request: Path, slot: Slot) -> "LocalWorker":
+        """Starts a process that sees the slot's GPU and no other."""
+        return LocalWorker(open_worker(request, slot.environment))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _gpu_slots(self, gpus: list[str], cores: int) -> list[Slot]:
+        names = [(gpu, share) for share in range(self.slots_per_gpu) for gpu in gpus]
+        threads = str(max(1, cores // len(names)))
+        return [
+            Slot(
+                f"gpu {gpu}" + (f" share {share}" if self.slots_per_gpu > 1 else ""),
+                {"CUDA_VISIBLE_DEVICES": gpu, "OMP_NUM_THREADS": threads},
+                1 / self.slots_per_gpu,
+            )
+            for gpu, share in names
+        ]
+
+
+class LocalWorker:
+    """A child process."""
+
+    def __init__(self, process: subprocess.Popen) -> None:
+        self.process = process
+
+    def poll(self) -> int | None:
+        """Its exit code, if it has ended."""
+        return self.process.poll()
+
+    def stop(self) -> None:
+        """SIGTERM: the worker finishes its step, saves and leaves with 75."""
+        with suppress(ProcessLookupError):
+            self.process.terminate()
+
+    def kill(self) -> None:
+        """SIGKILL to it and to what it has started, such as data loaders."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def visible_gpus() -> list[str]:
+    """Ids of the NVIDIA GPUs that this process may use, found without torch."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [gpu.strip() for gpu in chosen.split(",") if gpu.strip() not in _NO_GPU]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return found.stdout.split()

@@ -1,0 +1,214 @@
+"""The queue of a sweep: groups go to free slots, and what a dead process leaves goes on elsewhere.
+
+A process that dies takes nobody along. Its group is tried again in another slot; a group that
+died twice without any progress goes on with every run alone, so that the culprit cannot pull the
+others down; a run whose process died three times without progress is given up (exit code 8).
+"""
+
+import re
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdbench.engine.signals import StopSignals
+from kdbench.errors import GaveUpError, Preempted
+from kdbench.launch.executor import Executor, Slot, Worker
+from kdbench.launch.group import (
+    FAILED,
+    RETURNED,
+    Group,
+    Member,
+    Outcome,
+    Tail,
+    parse_outcome,
+    write_request,
+)
+
+MAX_ATTEMPTS = 3  # deaths in a row without progress
+SLOT_DEATHS = 2  # after so many of them a slot is not used any more, if there are others
+
+
+@dataclass
+class _Running:
+    group: Group
+    slot: Slot
+    worker: Worker
+    request: Path
+    output: Tail
+    outcomes: Tail
+
+
+class Schedule:
+    """Trains groups in the slots of an executor.
+
+    Args:
+        executor: where the processes run.
+        slots: its places.
+        folder: for the files by which the processes are spoken with.
+        say: prints a line for people.
+        on_start: called with the members of a group that starts, again if it is tried again.
+        on_outcome: called with every outcome.
+        fail_fast: stop when so many runs have failed for the same reason; None never stops.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        slots: Sequence[Slot],
+        folder: Path,
+        say: Callable[[str], None],
+        on_start: Callable[[Sequence[Member]], None],
+        on_outcome: Callable[[Outcome], None],
+        fail_fast: int | None,
+    ) -> None:
+        self.executor, self.folder, self.say = executor, folder, say
+        self.on_start, self.on_outcome, self.fail_fast = on_start, on_outcome, fail_fast
+        self.free, self.slots = list(slots), len(slots)
+        self.queue: deque[Group] = deque()
+        self.running: list[_Running] = []
+        self.deaths: Counter[str] = Counter()  # by slot, in a row
+        self.reasons: Counter[str] = Counter()
+        self.started = 0
+
+    def run(self, groups: Sequence[Group]) -> None:
+        """Trains all groups; every run that ended has had its outcome told.
+
+        Raises:
+            Preempted: a signal asked to stop; the workers have saved and are gone.
+        """
+        self.queue.extend(groups)
+        try:
+            with StopSignals() as stop:
+                while self.queue or self.running:
+                    self._fill_slots()
+                    self._look_at_workers()
+                    if stop.requested or self._has_failed_enough():
+                        self._stop_workers()
+                        break
+                    time.sleep(self.executor.interval)
+        finally:
+            for running in self.running:
+                running.worker.kill()
+        if stop.requested:
+            raise Preempted(
+                f"stopped by {stop.requested}; the runs that had begun are saved. The same "
+                f"command continues"
+            )
+
+    def _fill_slots(self) -> None:
+        for slot in list(self.free):
+            group = self._next_for(slot)
+            if group is not None:
+                self.free.remove(slot)
+                self._start(group, slot)
+
+    def _next_for(self, slot: Slot) -> Group | None:
+        for group in self.queue:
+            if group.avoid != slot.name or self.slots == 1:
+                self.queue.remove(group)
+                return group
+        return None
+
+    def _start(self, group: Group, slot: Slot) -> None:
+        request = self.folder / f"worker{self.started:03d}.json"
+        self.started += 1
+        write_request(request, group.members, slot.share)
+        self.on_start(group.members)
+        group.note_steps()
+        self.say(f"{slot.name}: {_describe(group.members)}; {request.with_suffix('.log')}")
+        worker = self.executor.start(request, slot)
+        tails = Tail(request.with_suffix(".log")), Tail(request.with_suffix(".jsonl"))
+        self.running.append(_Running(group, slot, worker, request, *tails))
+
+    def _look_at_workers(self) -> None:
+        for running in list(self.running):
+            code = running.worker.poll()  # first: what is read after it is complete
+            self._read(running)
+            if code is not None:
+                self.running.remove(running)
+                self.free.append(running.slot)
+                if running.group.members:
+                    self._take_back(running, code)
+                else:
+                    self.deaths[running.slot.name] = 0
+
+    def _read(self, running: _Running) -> None:
+        """Passes on what a worker has said, and strikes off the runs that have ended."""
+        prefix = f"[{running.slot.name}] " if self.slots > 1 else ""
+        for line in running.output.lines():
+            self.say(prefix + line)
+        outcomes = [parse_outcome(line) for line in running.outcomes.lines()]
+        ended = {outcome.key for outcome in outcomes}
+        returned = {outcome.key for outcome in outcomes if outcome.status == RETURNED}
+        members = running.group.members
+        if returned:
+            self.queue.appendleft(Group([m for m in members if m.key in returned]))
+        running.group.members = [m for m in members if m.key not in ended]
+        for outcome in outcomes:
+            if outcome.status != RETURNED:
+                self._pass_on(outcome)
+
+    def _pass_on(self, outcome: Outcome) -> None:
+        if outcome.status == FAILED:
+            self.reasons[re.sub(r"\d+", "#", outcome.reason.partition("\n")[0])] += 1
+        self.on_outcome(outcome)
+
+    def _take_back(self, running: _Running, code: int) -> None:
+        """A process has ended and left runs behind."""
+        group, slot = running.group, running.slot
+        group.attempts = 0 if group.has_progressed() else group.attempts + 1
+        group.avoid = slot.name
+        self._judge(slot, group.attempts)
+        end = f"exit code {code}" if code >= 0 else f"signal {-code}"
+        self.say(f"{slot.name}: the process ended with {end} before {_describe(group.members)}")
+        if group.attempts == MAX_ATTEMPTS:
+            for member in group.members:
+                self._pass_on(_given_up(member, end, running.request))
+        elif group.attempts == MAX_ATTEMPTS - 1:
+            self.queue.extend(Group([m], group.attempts, group.avoid) for m in group.members)
+        else:
+            self.queue.appendleft(group)
+
+    def _judge(self, slot: Slot, attempts: int) -> None:
+        """A GPU that has disappeared kills every process it is given."""
+        self.deaths[slot.name] = self.deaths[slot.name] + 1 if attempts else 0
+        if self.deaths[slot.name] >= SLOT_DEATHS and self.slots > 1:
+            self.free.remove(slot)
+            self.slots -= 1
+            self.say(f"{slot.name}: not used any more, {SLOT_DEATHS} processes died in a row")
+
+    def _has_failed_enough(self) -> bool:
+        if self.fail_fast is None or not self.reasons:
+            return False
+        reason, count = self.reasons.most_common(1)[0]
+        if count >= self.fail_fast:
+            self.queue.clear()
+            self.say(f"stopping (fail_fast={self.fail_fast}): {count} runs failed with: {reason}")
+        return count >= self.fail_fast
+
+    def _stop_workers(self) -> None:
+        for running in self.running:
+            running.worker.stop()
+        while self.running:
+            for running in list(self.running):
+                ended = running.worker.poll() is not None
+                self._read(running)
+                if ended:
+                    self.running.remove(running)
+            time.sleep(self.executor.interval)
+
+
+def _describe(members: Sequence[Member]) -> str:
+    names = ", ".join(member.name for member in members)
+    return names if len(members) == 1 else f"{len(members)} runs ({names})"
+
+
+def _given_up(member: Member, end: str, request: Path) -> Outcome:
+    log = request.with_suffix(".log")
+    said = Tail(log).lines()
+    reason = f"its process died {MAX_ATTEMPTS} times without progress, the last time with {end}"
+    if said:
+        reason += f", after saying: {said[-1]}"
+    return Outcome(member.key, FAILED, GaveUpError.exit_code, reason, log=str(log))

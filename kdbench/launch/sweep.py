@@ -1,0 +1,231 @@
+"""A sweep, from Hydra's list of jobs to their results: what is missing is trained, once."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict, read_write
+
+from kdbench.config.compose import config_files, write_config
+from kdbench.config.identity import (
+    CohortKey,
+    cohort_key,
+    describe,
+    needs_teacher,
+    resolve_config,
+    run_key,
+    teacher_job,
+)
+from kdbench.errors import KdbenchError, SweepError
+from kdbench.launch.executor import Executor
+from kdbench.launch.group import DONE, FAILED, Member, Outcome
+from kdbench.launch.plan import form_groups
+from kdbench.launch.schedule import Schedule
+from kdbench.results.record import find_finished
+
+
+@dataclass
+class SweepJob:
+    """One job of Hydra's list.
+
+    Attributes:
+        overrides: what makes it differ from the others.
+        member: the run that it asks for; None where that cannot be said, because files are missing.
+        cohort: what the run shares with others.
+        files: what is to stand in ``.hydra`` of its folder once it has begun; None from then on.
+        cfg: its config with Hydra's node, for callbacks; None without any, as it takes 0.4 MB.
+        outcome: None until the run has ended.
+    """
+
+    overrides: Sequence[str]
+    member: Member | None = None
+    cohort: CohortKey | None = None
+    files: dict[str, str] | None = None
+    cfg: DictConfig | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def name(self) -> str:
+        """How people are told of it."""
+        return self.member.name if self.member is not None else " ".join(self.overrides)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its result is there."""
+        return self.outcome is not None and self.outcome.status == DONE
+
+
+class Sweep:
+    """The jobs that Hydra's sweeper hands over at a time.
+
+    Args:
+        executor: where the processes run.
+        max_learners: largest group, >= 1; None: what fits into memory.
+        fail_fast: stop when so many runs (>= 1) have failed for the same reason; None: never.
+        context: Hydra's; its callbacks are called in this process.
+        task_function: what Hydra calls for a single run; only the callbacks get to see it.
+        config: of the sweep, with Hydra's node.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        max_learners: int | None,
+        fail_fast: int | None,
+        context: HydraContext,
+        task_function: TaskFunction,
+        config: DictConfig,
+    ) -> None:
+        self.executor, self.max_learners, self.fail_fast = executor, max_learners, fail_fast
+        self.context, self.task_function, self.config = context, task_function, config
+        self.by_key: dict[str, SweepJob] = {}  # a run has one job that stands for it
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+        """Trains what is missing; results come in the order of the jobs.
+
+        Args:
+            job_overrides: one list per job.
+            first: number of the first job.
+
+        Raises:
+            Preempted: a signal asked to stop; what had begun is saved.
+        """
+        jobs = [self._open_job(first + k, each) for k, each in enumerate(job_overrides)]
+        standing = [self.by_key[job.member.key] if job.member else job for job in jobs]
+        distinct = list({id(job): job for job in standing}.values())
+        missing = [job for job in distinct if job.outcome is None]
+        done = sum(job.is_done for job in distinct)
+        _say(
+            f"sweep of {len(jobs)} jobs: {len(jobs) - len(distinct)} ask for the same run as "
+            f"another one, {done} are done already, {len(missing)} are to be trained"
+        )
+        for job in distinct:
+            if job.outcome is not None and not job.is_done:
+                self._tell_failure(job)
+        if missing:
+            self._train(missing)
+        failures = [job for job in distinct if not job.is_done]
+        if failures:
+            _say(f"\n{len(failures)} of {len(distinct)} runs are not done:\n\n{tabulate(failures)}")
+        return [self._job_return(job, len(failures)) for job in standing]
+
+    def _open_job(self, number: int, overrides: Sequence[str]) -> SweepJob:
+        cfg = self.context.config_loader.load_sweep_config(self.config, list(overrides))
+        with read_write(cfg.hydra), open_dict(cfg.hydra):
+            cfg.hydra.job.id = cfg.hydra.job.num = number
+        HydraConfig.instance().set_config(cfg)
+        job = SweepJob(overrides, cfg=cfg if self.context.callbacks.callbacks else None)
+        try:
+            job.member, job.cohort = _identify(cfg)
+        except KdbenchError as error:
+            job.outcome = Outcome("", FAILED, error.exit_code, str(error))
+            return job
+        if self.by_key.setdefault(job.member.key, job) is job:
+            folder = Path(job.member.folder)
+            record = find_finished(folder, job.member.key)
+            if record is not None:
+                job.outcome = Outcome(job.member.key, DONE, top1=record.top1_last)
+            else:
+                with read_write(cfg.hydra.runtime), open_dict(cfg.hydra.runtime):
+                    cfg.hydra.runtime.output_dir = str(folder.absolute())
+                job.files = config_files(cfg)
+        return job
+
+    def _train(self, jobs: Sequence[SweepJob]) -> None:
+        members = [(job.member, job.cohort) for job in jobs if job.member and job.cohort]
+        runs = [member.config["run"] for member, _ in members]
+        device = "cpu" if all(run["device"] == "cpu" for run in runs) else "auto"
+        threads = [run["threads"] for run in runs if run["threads"] is not None]
+        slots = self.executor.slots(device, max(threads, default=None))
+        groups = form_groups(members, len(slots), self.max_learners)
+        now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        folder = Path(members[0][0].config["paths"]["outputs"], "sweeps", f"{now}-{os.getpid()}")
+        schedule = Schedule(
+            self.executor, slots, folder, _say, self._begin, self._end, self.fail_fast
+        )
+        try:
+            schedule.run(groups)
+        finally:
+            self.executor.close()
+
+    def _begin(self, members: Sequence[Member]) -> None:
+        """A process is about to be given these runs: what Hydra does before it calls a task."""
+        for member in members:
+            job = self.by_key[member.key]
+            if job.files is not None:  # not where it is tried again
+                write_config(job.files, Path(member.folder))
+                job.files = None
+                self._call_back("on_job_start", job, task_function=self.task_function)
+
+    def _call_back(self, event: str, job: SweepJob, **arguments: Any) -> None:
+        if job.cfg is not None:
+            getattr(self.context.callbacks, event)(config=job.cfg, **arguments)
+
+    def _end(self, outcome: Outcome) -> None:
+        job = self.by_key[outcome.key]
+        job.outcome = outcome
+        if not job.is_done:
+            self._tell_failure(job)
+        self._call_back("on_job_end", job, job_return=self._job_return(job, 1))
+
+    def _tell_failure(self, job: SweepJob) -> None:
+        assert job.outcome is not None
+        _say(f"failed (exit code {job.outcome.exit_code}): {job.name}: {job.outcome.reason}")
+
+    def _job_return(self, job: SweepJob, failures: int) -> JobReturn:
+        result = JobReturn(
+            overrides=list(job.overrides),
+            cfg=job.cfg,
+            working_dir=os.getcwd(),
+            task_name=self.config.hydra.job.name,
+            status=JobStatus.COMPLETED if job.is_done else JobStatus.FAILED,
+        )
+        if job.outcome is not None and job.is_done:
+            result.return_value = job.outcome.top1
+        else:
+            result.return_value = SweepError(
+                f"{failures} runs are not done; the same command trains what is missing"
+            )
+        return result
+
+
+def _identify(cfg: DictConfig) -> tuple[Member, CohortKey]:
+    plain = resolve_config(cfg)
+    key = run_key(plain)
+    folder = Path(cfg.hydra.sweep.dir, cfg.hydra.sweep.subdir)
+    name = describe(cfg, folder, key).label
+    trained_here = needs_teacher(plain) and cfg.teacher.weights == "auto"
+    teacher_folder = str(teacher_job(plain)[1]) if trained_here else None
+    return Member(name, key, str(folder), plain, teacher_folder), cohort_key(plain)
+
+
+def tabulate(jobs: Sequence[SweepJob]) -> str:
+    """One line for each run that is not done: name, exit code, reason, log."""
+    rows = [("run", "code", "reason", "log")]
+    for job in jobs:
+        outcome = job.outcome or Outcome("", FAILED, 0, "not begun, or stopped and saved")
+        code = str(outcome.exit_code) if outcome.exit_code else "-"
+        rows.append((job.name, code, _shorten(outcome.reason), outcome.log or "-"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _shorten(reason: str, length: int = 100) -> str:
+    """The first line that says something, of a list of problems the first problem."""
+    lines = reason.strip().splitlines() or [""]
+    text = lines[1].strip(" -") if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

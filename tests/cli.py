@@ -1,0 +1,114 @@
+"""Stands in for the installed command, in processes that have torch imported already."""
+
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+
+from harness import TINY, context
+
+
+def command(outputs, arguments, dead_gpu=None, memory=None, environment=None):
+    """``kdbench-train`` with everything below ``outputs``; what it says goes to said.txt there.
+
+    Its workers are forks of this process: they do what real ones do, seconds earlier.
+
+    Args:
+        outputs: folder of the test.
+        arguments: of the command line.
+        dead_gpu: id of a GPU on which every worker dies.
+        memory: bytes that a worker believes to be free.
+        environment: variables of the workers.
+    """
+    import kdbench.engine.capacity
+    import kdbench.launch.local
+    from kdbench.train import main
+
+    def open_worker(request, variables):
+        died = variables.get("CUDA_VISIBLE_DEVICES", "none") == dead_gpu
+        return ForkedWorker(request, {**variables, **(environment or {})}, died)
+
+    kdbench.launch.local.open_worker = open_worker
+    if memory is not None:
+        kdbench.engine.capacity.free_bytes = lambda device: memory
+    os.setpgrp()
+    sys.stdout = sys.stderr = open(Path(outputs) / "said.txt", "a", buffering=1)  # noqa: SIM115
+    sys.argv = ["kdbench-train", f"paths.outputs={outputs}/out", *arguments]
+    main()
+
+
+class ForkedWorker:
+    """What ``open_worker`` returns, as far as ``LocalWorker`` uses it."""
+
+    def __init__(self, request, variables, died):
+        read, self._write = os.pipe()
+        self._process = multiprocessing.get_context("fork").Process(
+            target=_work, args=(request, variables, died, read, self._write)
+        )
+        self._process.start()
+        os.close(read)
+        self.pid = self._process.pid
+
+    def poll(self):
+        return self._process.exitcode
+
+    def terminate(self):
+        self._process.terminate()
+
+    def wait(self):
+        self._process.join()
+
+
+def _work(request, variables, died, read, write):
+    import logging
+
+    from kdbench.launch import worker
+
+    os.setsid()
+    os.close(write)
+    os.dup2(read, 0)
+    output = open(request.with_suffix(".log"), "a", buffering=1)  # noqa: SIM115
+    os.dup2(output.fileno(), 1)
+    os.dup2(output.fileno(), 2)
+    sys.stdout = sys.stderr = output
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_DFL)
+    logging.getLogger().handlers.clear()
+    os.environ.update(variables)
+    if died:
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.argv = ["worker", str(request)]
+    worker.main()
+
+
+class Cli:
+    """Runs commands in the folder of a test."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.said_path = folder / "said.txt"
+
+    def start(self, *arguments, **circumstances):
+        tiny = [] if any("dataset=" in argument for argument in arguments) else TINY
+        process = context().Process(
+            target=command, args=(str(self.folder), [*tiny, *arguments]), kwargs=circumstances
+        )
+        process.start()
+        return process
+
+    def __call__(self, *arguments, **circumstances):
+        """Exit code and what was said."""
+        self.said_path.unlink(missing_ok=True)
+        process = self.start(*arguments, **circumstances)
+        process.join(100)
+        return process.exitcode, self.said
+
+    @property
+    def said(self):
+        return self.said_path.read_text() if self.said_path.exists() else ""
+
+    @property
+    def runs(self):
+        """Records of all runs."""
+        return sorted((self.folder / "out" / "runs").rglob("record.json"))

@@ -1,0 +1,130 @@
+"""What the launcher itself costs, and what many runs leave behind."""
+
+import multiprocessing
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from harness import TINY, context
+
+from kdbench.results.table import collect
+
+# Plays the worker: every run of the request is done at once.
+EMPTY = """
+import json, sys
+request = sys.argv[1]
+with open(request.replace(".json", ".jsonl"), "w") as file:
+    for member in json.load(open(request))["members"]:
+        outcome = dict(key=member["key"], status="done", exit_code=0, reason="", top1=1.0, log="")
+        file.write(json.dumps(outcome) + "\\n")
+"""
+
+
+def launch_empty_jobs(launcher, count, folder, answers):
+    """Seconds per job and the memory of a launcher that has nothing to train, in MB."""
+    from hydra import compose
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.plugins import Plugins
+    from hydra.types import HydraContext
+
+    import kdbench.launch.local
+    from kdbench.config.compose import hydra_context
+
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    kdbench.launch.local.open_worker = lambda request, environment: subprocess.Popen(
+        [sys.executable, "-c", EMPTY, str(request)]
+    )
+    own = [*TINY, f"paths.outputs={folder}", f"hydra/launcher={launcher}"]
+    with hydra_context() as loader:
+        config = compose("train", own, return_hydra_config=True)
+        config.hydra.overrides.task = TINY
+        found = Plugins.instance().instantiate_launcher(
+            hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks()),
+            task_function=lambda cfg: 1.0,
+            config=config,
+        )
+        jobs = [[*TINY, f"paths.outputs={folder}", f"seed={seed}"] for seed in range(count)]
+        begun = time.perf_counter()
+        results = found.launch(jobs, 0)
+        seconds = time.perf_counter() - begun
+    assert [result.return_value for result in results] == [1.0] * count
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    answers.put((seconds / count, peak, "torch" in sys.modules))
+
+
+def cost(launcher, count, folder):
+    answers = multiprocessing.get_context("spawn").Queue()
+    process = multiprocessing.get_context("spawn").Process(
+        target=launch_empty_jobs, args=(launcher, count, str(folder), answers)
+    )
+    process.start()
+    answer = answers.get(timeout=600)
+    process.join()
+    return answer
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("count", [1000])
+def test_a_thousand_empty_jobs_cost_little_above_hydra(tmp_path, count):
+    basic, _, _ = cost("basic", count, tmp_path / "basic")
+    own, megabytes, has_torch = cost("cohort", count, tmp_path / "cohort")
+    print(f"basic {1000 * basic:.1f} ms, cohort {1000 * own:.1f} ms a job, {megabytes:.0f} MB")
+    assert own - basic <= 0.025
+    assert megabytes <= 300
+    assert not has_torch
+
+
+def train_many(folder, count, answers):
+    """Memory (MB) and open files after each of many runs in one process."""
+    from kdbench.config.compose import compose_config
+    from kdbench.engine.run import train_job
+
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    seen = []
+    for seed in range(count):
+        cfg = compose_config([*TINY, "run.epochs=1", f"paths.outputs={folder}", f"seed={seed}"])
+        train_job(cfg, Path(folder) / f"run{seed}")
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        seen.append((pages * resource.getpagesize() / 1e6, len(os.listdir("/proc/self/fd"))))
+    answers.put(seen)
+
+
+@pytest.mark.slow
+def test_many_runs_in_one_process_leave_no_memory_and_no_files_behind(tmp_path):
+    answers = context().Queue()
+    process = context().Process(target=train_many, args=(str(tmp_path), 60, answers))
+    process.start()
+    seen = answers.get(timeout=110)
+    process.join()
+    (memory, files), (last_memory, last_files) = seen[9], seen[59]
+    assert last_files <= files
+    assert last_memory <= memory + 20
+
+
+def finish(folder, number, barrier):
+    from test_record import make_record
+
+    record = make_record(run_key=f"{number:064x}", seed=number)
+    (Path(folder) / str(number)).mkdir()
+    barrier.wait()
+    record.write(Path(folder) / str(number))
+
+
+def test_sixty_four_runs_that_finish_at_once_lose_nothing(tmp_path):
+    barrier = context().Barrier(64)
+    processes = [
+        context().Process(target=finish, args=(str(tmp_path), number, barrier))
+        for number in range(64)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    found, problems = collect(tmp_path)
+    assert sorted(record.seed for record in found) == list(range(64))
+    assert not problems
