@@ -3,7 +3,8 @@
 During training (``TrainMeter``, sums on the device, read once an epoch):
     train/loss, train/<term>   mean loss, and mean of each weighted term
     train/top1                 accuracy on the augmented training batches, percent
-    temperature/teacher_*      mean, min, max, std over all samples of the epoch
+    temperature/teacher_*      mean, min, max, std and the 5 % and 95 % quantiles (p5, p95) over all
+                               samples of the epoch
     temperature/student_*      the same for the student
 
 After each epoch (``evaluate_logits``, on test or validation data):
@@ -32,6 +33,7 @@ class TrainMeter:
 
     def __init__(self) -> None:
         self._values: dict[str, Tensor] = {}
+        self._temperatures: dict[str, list[Tensor]] = {}  # [B] each; quantiles need all of them
 
     @torch.no_grad()
     def update(self, terms: LossTerms, student_logits: Tensor, targets: Tensor) -> None:
@@ -64,30 +66,41 @@ class TrainMeter:
         for who in ("teacher", "student"):
             if f"{who}/sum" in sums:
                 metrics |= _temperature_metrics(who, sums, count)
+                metrics |= _quantiles(who, torch.cat(self._temperatures[who]))
         return metrics
 
     def loss(self) -> float:
         """Mean loss so far; reading it waits for the device."""
-        metrics = self.compute()
-        return metrics.get("train/loss", math.nan)
+        if not self._values:
+            return math.nan
+        losses = sum(value for name, value in self._values.items() if "loss/" in name)
+        return float(losses / self._values["count"])
 
     def reset(self) -> None:
         """Forgets everything."""
-        self._values = {}
+        self._values, self._temperatures = {}, {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The sums, for a checkpoint in the middle of an epoch."""
-        return dict(self._values)
+        """The sums, and all temperatures, for a checkpoint in the middle of an epoch."""
+        kept = {f"{who}/all": torch.cat(found) for who, found in self._temperatures.items()}
+        return {**self._values, **kept}
 
     def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
-        """Continues from saved sums."""
-        self._values = {name: value.to(device) for name, value in state.items()}
+        """Continues from a saved state."""
+        values = {name: value.to(device) for name, value in state.items()}
+        self._temperatures = {
+            who: [values.pop(f"{who}/all")]
+            for who in ("teacher", "student")
+            if f"{who}/all" in values
+        }
+        self._values = values
 
     def _add(self, name: str, value: Tensor) -> None:
         wide = value.double()
         self._values[name] = self._values[name] + wide if name in self._values else wide
 
     def _add_temperature(self, who: str, temperature: Tensor) -> None:
+        self._temperatures.setdefault(who, []).append(temperature.detach().flatten().clone())
         wide = temperature.detach().double()
         self._add(f"{who}/sum", wide.sum())
         self._add(f"{who}/sum_of_squares", wide.square().sum())
@@ -105,6 +118,16 @@ def _temperature_metrics(who: str, sums: dict[str, float], count: float) -> dict
         f"temperature/{who}_min": sums[f"{who}/min"],
         f"temperature/{who}_max": sums[f"{who}/max"],
         f"temperature/{who}_std": math.sqrt(variance),
+    }
+
+
+def _quantiles(who: str, temperatures: Tensor) -> dict[str, float]:
+    # By sorting: torch.quantile refuses more than 16 million values.
+    ordered = temperatures.double().sort().values
+    places = {f"temperature/{who}_p{q}": q / 100 * (len(ordered) - 1) for q in (5, 95)}
+    return {
+        name: ordered[int(place)].lerp(ordered[math.ceil(place)], place % 1).item()
+        for name, place in places.items()
     }
 
 

@@ -80,6 +80,9 @@ def test_train_meter_weighs_samples_and_not_batches():
     temperature = torch.cat([b[0].temperatures.student for b in batches]).double()
     assert found["temperature/student_mean"] == pytest.approx(temperature.mean().item())
     assert found["temperature/student_std"] == pytest.approx(temperature.std(correction=0).item())
+    for q in (5, 95):
+        expected = temperature.flatten().quantile(q / 100).item()
+        assert found[f"temperature/student_p{q}"] == pytest.approx(expected, rel=1e-12)
     assert found["temperature/student_min"] == pytest.approx(temperature.min().item())
     assert found["temperature/teacher_max"] == pytest.approx(temperature.max().item() / 2)
 
