@@ -19,14 +19,13 @@ from kdbench.engine.runlog import of
 from kdbench.engine.state import Checkpoints, save_weights
 from kdbench.errors import CheckpointError, ConfigError
 from kdbench.files import remove_leftovers
+from kdbench.results.record import METRICS, TIMINGS
 from kdbench.tracker.base import RunIdentity, Tracker
 from kdbench.tracker.csv import write_metrics
 
 log = logging.getLogger(__name__)
 
 BEST_WEIGHTS = "best.safetensors"
-METRICS = "metrics.csv"
-TIMINGS = "timings.csv"
 
 
 class Journal:

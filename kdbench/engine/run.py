@@ -30,7 +30,6 @@ from kdbench.engine.assemble import (
     prepare_run,
 )
 from kdbench.engine.device import Compute, choose_compute, set_threads
-from kdbench.engine.journal import METRICS
 from kdbench.engine.lock import run_lock
 from kdbench.engine.metrics import evaluate_logits
 from kdbench.engine.runlog import log_traceback, run_log
@@ -41,7 +40,7 @@ from kdbench.errors import CheckpointError, LockedError, Preempted, describe_err
 from kdbench.model.profile import count_parameters
 from kdbench.results.convergence import summarise_convergence
 from kdbench.results.environment import describe_environment
-from kdbench.results.record import WEIGHTS, RunRecord, find_finished
+from kdbench.results.record import METRICS, WEIGHTS, RunRecord, find_finished
 from kdbench.tracker.display import Display
 from kdbench.tracker.redact import redact
 

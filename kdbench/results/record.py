@@ -11,7 +11,10 @@ from kdbench.errors import CheckpointError
 from kdbench.files import write_atomic
 
 FILE = "record.json"
-WEIGHTS = "student.safetensors"  # the final weights, beside the record
+# Beside the record:
+WEIGHTS = "student.safetensors"  # the final weights
+METRICS = "metrics.csv"  # one row an epoch
+TIMINGS = "timings.csv"
 
 log = logging.getLogger(__name__)
 
