@@ -4,7 +4,6 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 JOBS ?= 2
 ARGS ?=
-DEMO := run.epochs=3 teacher.epochs=5
 
 .PHONY: help setup check format test test-slow demo train bench-sweep clean
 
@@ -37,8 +36,7 @@ test-slow: setup ## the long tests: every kill point, longer runs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m slow
 
 demo: setup ## the main job on the embedded real data: teacher, students, a comparison
-	$(BIN)/kdbench-train -m method=scratch,kd seed=0,1,2 $(DEMO)
-	$(BIN)/kdbench-train -m temperature=cosine seed=0,1,2 $(DEMO)
+	$(BIN)/kdbench-train -m table=demo
 	@$(BIN)/python -m kdbench.results.table outputs/runs/mnist5k
 
 train: setup ## one run: make train ARGS="temperature=cosine seed=1"

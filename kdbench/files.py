@@ -31,7 +31,7 @@ def write_atomic(path: Path, payload: bytes) -> None:
     except OSError as error:
         raise ResourceError(
             f"{path} could not be written: {error.strerror or error}; {len(payload):,} bytes are "
-            f"needed, {_free_bytes(path.parent):,} are free there; make room, or choose another "
+            f"needed, {free_disk(path.parent):,} are free there; make room, or choose another "
             "place with paths.outputs or paths.cache"
         ) from error
     finally:
@@ -54,6 +54,25 @@ def _write_new(path: Path, payload: bytes) -> None:
         os.close(descriptor)
 
 
+def require_room(folder: Path, needed: int, what: str) -> None:
+    """Refuses to begin what would end for lack of room.
+
+    Args:
+        folder: where it would be written; it need not exist.
+        needed: bytes.
+        what: it is, for the message.
+
+    Raises:
+        ResourceError: less is free.
+    """
+    free = free_disk(folder)
+    if free < needed:
+        raise ResourceError(
+            f"{folder} has {free:,} bytes free, and {what} need {needed:,}; make room, or choose "
+            f"another place with paths.outputs"
+        )
+
+
 def remove_leftovers(folder: Path) -> None:
     """Removes what a killed process left half written; call it only where nobody else writes."""
     for temporary in folder.glob(".*.tmp"):
@@ -69,6 +88,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _free_bytes(folder: Path) -> int:
+def free_disk(folder: Path) -> int:
+    """Bytes free where a folder is, or where it would be made."""
     existing = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
     return shutil.disk_usage(existing).free

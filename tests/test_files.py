@@ -4,7 +4,7 @@ import os
 import pytest
 
 from kdbench.errors import ResourceError
-from kdbench.files import write_atomic
+from kdbench.files import require_room, write_atomic
 
 
 def test_makes_folders_and_replaces(tmp_path):
@@ -68,3 +68,9 @@ def test_a_planted_link_is_replaced_not_followed(tmp_path):
     write_atomic(tmp_path / "file", b"new")
     assert victim.read_text() == "keep"
     assert not (tmp_path / "file").is_symlink()
+
+
+def test_room_is_asked_for_before_anything_is_written(tmp_path):
+    require_room(tmp_path / "not" / "there", 1000, "the checkpoints")
+    with pytest.raises(ResourceError, match=r"free, and the checkpoints need 1,0+"):
+        require_room(tmp_path, 10**18, "the checkpoints")

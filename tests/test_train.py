@@ -111,6 +111,13 @@ def test_the_folder_may_be_chosen_and_is_not_shared(kdbench, tmp_path):
     assert "seed: 0 there, 4 here" in said
 
 
+def test_a_full_disk_is_noticed_before_training(kdbench, tmp_path):
+    code, said = kdbench("method=scratch", "run.keep_checkpoints=1000000000")
+    assert code == 6
+    assert "bytes free, and the checkpoints of scratch-none-seed0" in said
+    assert not list((tmp_path / "out" / "runs").rglob("metrics.csv"))
+
+
 def test_secrets_are_written_nowhere(tmp_path):
     canary = "canary-0123456789abcdef0123456789abcdef"
     here = Path(__file__).parent

@@ -18,7 +18,7 @@ from kdbench.engine.learner import Learner
 from kdbench.engine.runlog import of
 from kdbench.engine.state import Checkpoints, save_weights
 from kdbench.errors import CheckpointError, ConfigError
-from kdbench.files import remove_leftovers
+from kdbench.files import remove_leftovers, require_room
 from kdbench.results.record import METRICS, TIMINGS
 from kdbench.tracker.base import RunIdentity, Tracker
 from kdbench.tracker.csv import write_metrics
@@ -75,10 +75,14 @@ class Journal:
 
         Raises:
             ConfigError: the folder holds another run.
+            ResourceError: there is no room for its checkpoints.
             CheckpointError: no checkpoint is sound, or the teacher has changed.
         """
         for folder in (self.folder, self.checkpoints.folder):
             remove_leftovers(folder)
+        # Those that are kept, the best weights, and one that is being written.
+        states = (self.checkpoints.keep + 2) * learner.state_bytes()
+        require_room(self.folder, states, f"the checkpoints of {self.identity.label}")
         state = self.checkpoints.load()
         if state is not None:
             self._require_same_run(state)

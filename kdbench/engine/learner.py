@@ -90,6 +90,10 @@ class Learner:
         self.student.eval()
         return self.compute.forward(self.student, images)
 
+    def state_bytes(self) -> int:
+        """About how large a saved state is: weights, and as much again twice for the optimizer."""
+        return 3 * sum(t.numel() * t.element_size() for t in self.student.state_dict().values())
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that must survive a restart, as tensors and plain types."""
         return {

@@ -12,7 +12,6 @@ import errno
 import json
 import logging
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from torch import Tensor
 from kdbench.data.randomness import hash64
 from kdbench.engine.memo import MemoIdentity
 from kdbench.errors import ResourceError
+from kdbench.files import free_disk
 
 FORMAT = 1  # raised when the layout changes
 HEADER_BYTES = 4096
@@ -67,7 +67,7 @@ class FileStore:
         except OSError as error:
             raise ResourceError(
                 f"the teacher memo {self.path} cannot be made: {error.strerror or error}; "
-                f"{self.num_bytes:,} bytes are needed, {_free_bytes(folder.parent):,} are free "
+                f"{self.num_bytes:,} bytes are needed, {free_disk(folder.parent):,} are free "
                 "there; make room, choose another place with paths.cache, or use teacher.memo=off"
             ) from error
 
@@ -145,7 +145,7 @@ def _create(path: Path, header: bytes, size: int) -> None:
     temporary = path.with_suffix(".tmp")  # what a killed process left is overwritten
     try:
         with temporary.open("wb") as file:
-            if size > _free_bytes(path.parent):  # else others would find the disk full for a while
+            if size > free_disk(path.parent):  # else others would find the disk full for a while
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             # All of it now: a write into a mapped file that finds the disk full kills the process.
             os.posix_fallocate(file.fileno(), 0, size)
@@ -155,7 +155,3 @@ def _create(path: Path, header: bytes, size: int) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _free_bytes(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
