@@ -23,7 +23,7 @@ class LocalExecutor:
             room for, and one if that is not set, so that a run has the threads it has alone.
     """
 
-    interval = 0.05
+    interval = 0.2
 
     def __init__(
         self, gpus: list[int | str] | None, slots_per_gpu: int, cpu_slots: int | None
