@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from kdbench.config.build import build
 from kdbench.data.base import Dataset
 from kdbench.digest import file_digest
-from kdbench.errors import CheckpointError
+from kdbench.errors import CheckpointError, KdbenchError
 from kdbench.tracker.base import RunIdentity
 
 # Raised by hand when a change of the code changes the numbers of a run.
@@ -27,6 +27,7 @@ VOLATILE = (
     "paths",
     "tracker",
     "pair",
+    "table",
     "dataset.root",
     "dataset.download",
     "dataset.workers",
@@ -146,7 +147,15 @@ def describe(cfg: DictConfig, folder: Path, key: str) -> RunIdentity:
         temperature=strategy_name(cfg),
         objective=cfg.objective.name,
         seed=cfg.seed,
+        table=cfg.table,
+        teacher_choices=_teacher_choices(cfg.teacher) if needs_teacher(cfg) else {},
     )
+
+
+def _teacher_choices(teacher: DictConfig) -> dict[str, Any]:
+    """What tells teachers of one network apart."""
+    keys = ("weights", "epochs", "seed", "precision") if teacher.weights == "auto" else ("weights",)
+    return {key: teacher[key] for key in keys}
 
 
 def _run_key(plain: Mapping[str, Any]) -> str:
@@ -198,6 +207,7 @@ def _teacher_run(plain: Mapping[str, Any]) -> dict[str, Any]:
         "seed": teacher["seed"],
         "method": "teacher",
         "pair": teacher["model"]["arch"],
+        "table": None,  # tables share their teachers
         "run": {**plain["run"], **run, "data_seed": teacher["seed"]},
     }
 
@@ -228,11 +238,16 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def _key_in_folder(*, _root_: DictConfig) -> str:
+    try:
+        return run_key(_root_)[:SHORT]
+    except KdbenchError:  # files are missing; the run itself says so, in place of Hydra's launcher
+        return "unidentified"
+
+
 def register_resolvers() -> None:
     """``${kdbench.key:}`` and ``${kdbench.strategy:}`` in ``conf/``: parts of a run's folder."""
-    OmegaConf.register_new_resolver(
-        "kdbench.key", lambda *, _root_: run_key(_root_)[:SHORT], replace=True
-    )
+    OmegaConf.register_new_resolver("kdbench.key", _key_in_folder, replace=True)
     OmegaConf.register_new_resolver(
         "kdbench.strategy", lambda *, _root_: strategy_name(_root_), replace=True
     )

@@ -36,7 +36,7 @@ def test_a_later_batch_knows_what_an_earlier_one_has_trained(kdbench):
 def test_an_interval_is_checked_by_its_ends(kdbench):
     code, said = kdbench("-m", "temperature.taau=interval(1, 8)", "optim.lr=tag(log,interval(1,2))")
     assert code == 2
-    assert "temperature.taau is not a key; did you mean temperature.tau?" in said
+    assert "temperature.taau is not a key; did you mean temperature.tau" in said
     assert "optim.lr" not in said
 
 
