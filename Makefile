@@ -4,8 +4,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 JOBS ?= 2
 ARGS ?=
+OUTPUTS ?= outputs
 
-.PHONY: help setup check format test test-slow demo train bench-sweep clean
+.PHONY: help setup check format test test-slow test-browser demo train table wandb-sync bench-sweep clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -30,17 +31,33 @@ format: setup ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 test: setup ## the quick tests, offline, under 5 minutes on two cores
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m 'not slow and not browser'
 
 test-slow: setup ## the long tests: every kill point, longer runs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m slow
 
+test-browser: setup ## the report in a real browser (needs chromium: apt-get install chromium)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser
+
 demo: setup ## the main job on the embedded real data: teacher, students, a comparison
 	$(BIN)/kdbench-train -m table=demo
-	@$(BIN)/python -m kdbench.results.table outputs/runs/mnist5k
+	@$(BIN)/kdbench-report outputs/runs/mnist5k
 
 train: setup ## one run: make train ARGS="temperature=cosine seed=1"
 	$(BIN)/kdbench-train $(ARGS)
+
+table: setup ## a paper's table: make table TABLE=ttm_cifar100; DRY=1 only says what it would cost
+	@test -f conf/table/$(TABLE).yaml || { echo 'TABLE=NAME is one of' $(basename $(notdir $(wildcard conf/table/*.yaml))); exit 2; }
+ifdef DRY
+	@$(BIN)/python -m kdbench.results.forecast $(TABLE) paths.outputs=$(OUTPUTS) $(ARGS)
+else
+	@$(BIN)/kdbench-train -m table=$(TABLE) paths.outputs=$(OUTPUTS) $(ARGS) || failed=$$?; \
+	$(BIN)/kdbench-report $(OUTPUTS)/runs --out $(OUTPUTS)/tables/$(TABLE) --table $(TABLE) $(ARGS) || exit $${failed:-$$?}; \
+	exit $${failed:-0}
+endif
+
+wandb-sync: setup ## upload to W&B what was trained offline below OUTPUTS; again changes nothing
+	@$(BIN)/kdbench-dashboard --sync $(OUTPUTS)
 
 bench-sweep: setup ## N single runs against one cohort of N, on real CIFAR-100
 	$(BIN)/python scripts/bench_sweep.py $(ARGS)

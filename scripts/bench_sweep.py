@@ -88,7 +88,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=parse_count, default=7, help="rounds that count")
     parser.add_argument("--device", default="auto", help="as run.device")
     parser.add_argument("--precision", default="auto", help="as run.precision")
-    parser.add_argument("--threads", default="null", help="as run.threads")
+    parser.add_argument("--threads", default="null", help="as run.threads; 1 if others compute")
     parser.add_argument("--dataset", default="cifar100")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")

@@ -1,5 +1,6 @@
 """Stands in for the installed command, in processes that have torch imported already."""
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -36,6 +37,13 @@ def command(outputs, arguments, dead_gpu=None, memory=None, environment=None):
     sys.stdout = sys.stderr = open(Path(outputs) / "said.txt", "a", buffering=1)  # noqa: SIM115
     sys.argv = ["kdbench-train", f"paths.outputs={outputs}/out", *arguments]
     main()
+
+
+def other_command(outputs, module, arguments):
+    """The console script of a module; what it says goes to said.txt."""
+    sys.stdout = sys.stderr = open(Path(outputs) / "said.txt", "a", buffering=1)  # noqa: SIM115
+    sys.argv = [module, *arguments]
+    importlib.import_module(module).main()
 
 
 class ForkedWorker:
@@ -101,6 +109,16 @@ class Cli:
         """Exit code and what was said."""
         self.said_path.unlink(missing_ok=True)
         process = self.start(*arguments, **circumstances)
+        process.join(100)
+        return process.exitcode, self.said
+
+    def other(self, module, *arguments):
+        """Exit code of another command than kdbench-train, and what was said."""
+        self.said_path.unlink(missing_ok=True)
+        process = context().Process(
+            target=other_command, args=(str(self.folder), module, list(map(str, arguments)))
+        )
+        process.start()
         process.join(100)
         return process.exitcode, self.said
 

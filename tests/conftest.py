@@ -1,7 +1,11 @@
+import os
+import sys
+
 import pytest
 import torch
 from cli import Cli
 from paths import SHARED
+from wandb_server import WELL_FORMED_KEY, Server
 
 
 def pytest_collection_modifyitems(items):
@@ -24,6 +28,32 @@ def set_a():
     teacher = torch.tensor([[4.0, 1.0, -1.0, 0.5], [0.2, 3.0, 2.5, -2.0]], dtype=torch.float64)
     student = torch.tensor([[2.0, 1.5, -0.5, 0.0], [0.5, 1.0, 1.8, -1.2]], dtype=torch.float64)
     return teacher, student, torch.tensor([0, 1])
+
+
+@pytest.fixture
+def wandb_nobody(tmp_path, monkeypatch):
+    """A user without W&B account, without settings, and without memory of earlier tests."""
+    from kdbench.tracker.wandb import WandbTracker
+
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "home").mkdir()
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
+    monkeypatch.setattr(WandbTracker, "_unreachable", (0.0, ""))
+    yield
+    if "WANDB_API_KEY" in os.environ and "wandb" in sys.modules:
+        sys.modules["wandb"].teardown()  # it would remember the key of the test in this process
+
+
+@pytest.fixture
+def wandb_server(wandb_nobody, monkeypatch):
+    """A stand-in for W&B's server, on which that user has an account."""
+    with Server() as server:
+        monkeypatch.setenv("WANDB_API_KEY", WELL_FORMED_KEY)
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        yield server
 
 
 @pytest.fixture

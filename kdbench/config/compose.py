@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
@@ -10,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from kdbench.config.identity import register_resolvers
-from kdbench.config.schema import register
+from kdbench.config.schema import Config, register
 
 _PACKAGED = Path(__file__).parents[1] / "conf"  # where a wheel puts it
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
@@ -46,6 +47,13 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
     """The composed configuration of one run, as on the command line."""
     with hydra_context():
         return compose(CONFIG_NAME, list(overrides))
+
+
+def restore_config(plain: Mapping[str, Any]) -> DictConfig:
+    """A config that was resolved to plain containers, with its types."""
+    cfg = OmegaConf.merge(OmegaConf.structured(Config), plain)
+    assert isinstance(cfg, DictConfig)
+    return cfg
 
 
 def save_config(cfg: DictConfig, folder: Path) -> None:

@@ -80,6 +80,7 @@ class Config:
     seed: int = MISSING
     method: str = MISSING
     pair: str = MISSING
+    table: str | None = None  # set by conf/table; a config made from a record has none
 
 
 def register() -> None:

@@ -69,8 +69,8 @@ class DataModule(Protocol):
         num_classes: K.
         num_train: samples of one epoch; under the strict protocol without the validation split.
         steps_per_epoch: batches of one epoch, >= 1.
-        eval_sizes: samples of each split that ``eval_batches`` knows: "test", and under the
-            strict protocol "val".
+        eval_sizes: samples of each split that training evaluates: "test", and under the strict
+            protocol "val".
         image_shape: (C, H, W).
         class_names: K names in label order.
         num_views: number of augmented views of an image; None where they cannot be enumerated.
@@ -94,7 +94,7 @@ class DataModule(Protocol):
         ...
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
-        """All samples of "test" or "val" once, in order, without augmentation."""
+        """All samples of "test", "val" or "train" once, in order, without augmentation."""
         ...
 
 

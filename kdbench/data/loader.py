@@ -70,7 +70,7 @@ class LoaderData:
         return self._load("train", batches, self._transforms[0], seed, strong)
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
-        """All samples of "test" or "val" once, in order, resized and cropped at the centre."""
+        """All samples of a split once, in order, resized and cropped at the centre."""
         index, size = self._plan.samples(split), self._dataset.eval_batch_size
         batches = [index[start : start + size].tolist() for start in range(0, len(index), size)]
         return self._load(split, batches, self._transforms[1], seed=(0, 0))

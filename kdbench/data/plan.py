@@ -71,13 +71,14 @@ class Plan:
             yield slice(step * self._batch_size, (step + 1) * self._batch_size)
 
     def samples(self, split: str) -> np.ndarray:
-        """Positions of a split of the evaluation, in order."""
-        if split not in self.evaluation:
+        """Positions of the samples of a split, in order."""
+        splits = {**self.evaluation, "train": self.train}
+        if split not in splits:
             raise ConfigError(
-                f"there is no split {split!r}; there are {', '.join(self.evaluation)}; "
+                f"there is no split {split!r}; there are {', '.join(splits)}; "
                 "a validation split needs run.protocol=strict"
             )
-        return self.evaluation[split]
+        return splits[split]
 
     def _check(self, recipe: Recipe) -> None:
         for split, index in {"train": self.train, **self.evaluation}.items():

@@ -69,10 +69,11 @@ class TensorData:
             yield Batch(self._normalise(images), targets, index[part], view[part], second)
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
-        """All samples of "test" or "val" once, in order, without augmentation."""
-        targets = self._train_targets if split == "val" else self._test_targets
+        """All samples of "test", "val" or "train" once, in order, without augmentation."""
+        is_test = split == "test"
+        targets = self._test_targets if is_test else self._train_targets
         for index in self._to_device(self._plan.samples(split)).split(self._eval_batch_size):
-            images = self._unaugmented(index) if split == "val" else self._test_images[index]
+            images = self._test_images[index] if is_test else self._unaugmented(index)
             yield Batch(self._normalise(images), targets[index], index, None)
 
     def _addresses(self, index: np.ndarray, views: np.ndarray) -> tuple[np.ndarray, ...]:

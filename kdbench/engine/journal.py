@@ -19,6 +19,7 @@ from kdbench.engine.runlog import of
 from kdbench.engine.state import Checkpoints, save_weights
 from kdbench.errors import CheckpointError, ConfigError
 from kdbench.files import remove_leftovers, require_room
+from kdbench.results.differences import find_differences
 from kdbench.results.record import METRICS, TIMINGS
 from kdbench.tracker.base import RunIdentity, Tracker
 from kdbench.tracker.csv import write_metrics
@@ -93,8 +94,8 @@ class Journal:
             name = self.identity.label
             log.info("%s continues after step %d", name, learner.step, extra=of(name))
         self.tracker.start(self.identity, self.config, state["tracker"] if state else None)
-        for row in self.rows:  # those that a crash kept from it; it leaves out what it has
-            self.tracker.log(row)
+        for row, timing in zip(self.rows, self.timings, strict=True):
+            self.tracker.log({**row, **timing})  # it leaves out what it has
 
     def commit(self, learner: Learner) -> None:
         """Saves the state of this moment."""
@@ -139,7 +140,10 @@ class Journal:
 
     def _require_same_run(self, state: dict[str, Any]) -> None:
         if state["run_key"] != self.identity.run_key:
-            changed = _differences(state["config"], self.config)
+            changed = [
+                f"{d.path}: {d.old!r} there, {d.new!r} here"
+                for d in find_differences(state["config"], self.config)
+            ]
             raise ConfigError(
                 f"{self.folder} holds another run ({state['run_key'][:10]}, this one is "
                 f"{self.identity.run_key[:10]}). Different are: {'; '.join(changed) or 'files'}. "
@@ -151,14 +155,3 @@ class Journal:
                 f"{state['teacher_digest']}, those of now {self.teacher_digest}. Put the old "
                 f"teacher back, or remove that folder"
             )
-
-
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(old.keys() | new.keys())
-        return [
-            found
-            for key in keys
-            for found in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
-        ]
-    return [] if old == new else [f"{path}: {old!r} there, {new!r} here"]

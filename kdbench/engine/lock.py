@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from kdbench.errors import LockedError
 
+LOCK, OWNER = "run.lock", "run.owner.json"
+
 log = logging.getLogger(__name__)
 
 
@@ -30,7 +32,7 @@ def run_lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
             are named.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock, owner = FileLock(folder / "run.lock"), folder / "run.owner.json"
+    lock, owner = FileLock(folder / LOCK), folder / OWNER
     try:
         _acquire(lock, patience, owner)
     except Timeout:
@@ -47,6 +49,17 @@ def run_lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
     finally:
         owner.unlink(missing_ok=True)
         lock.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process works on a run just now; asking gets in nobody's way."""
+    if not (folder / OWNER).exists():
+        return False
+    try:
+        with FileLock(folder / LOCK).acquire(timeout=0):
+            return False  # its process was killed
+    except Timeout:
+        return True
 
 
 def _acquire(lock: FileLock, patience: float, owner: Path) -> None:

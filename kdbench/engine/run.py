@@ -17,6 +17,7 @@ from kdbench.config.compose import save_config
 from kdbench.config.identity import (
     describe,
     needs_teacher,
+    resolve_config,
     run_key,
     stable_config,
     teacher_job,
@@ -46,7 +47,8 @@ from kdbench.tracker.redact import redact
 
 log = logging.getLogger(__name__)
 
-OF_TEACHER = ("teacher_top1", "teacher_memo")  # None in records of runs that do not ask it
+# None in records of runs that do not ask it
+OF_TEACHER = ("teacher_top1", "teacher_memo", "teacher_config")
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +169,8 @@ def _train(jobs: Sequence[Job]) -> dict[Path, Outcome]:
         "environment": describe_environment(),
         "dataset_digest": data.digest,
         "teacher_top1": teacher_top1,
+        "test_samples": data.eval_sizes["test"],
+        "teacher_config": resolve_config(taught)["teacher"] if taught is not None else None,
     }
     with _trackers_closed(list(runs.values())):
         trainer.fit()
@@ -266,9 +270,7 @@ def _conclude(job: Job, run: Run, test: dict[str, float], shared: dict[str, Any]
     )
     record.write(job.folder)
     fault.point("record:written")
-    journal.tracker.finish(
-        record.status, {"top1_last": record.top1_last, "top1_best": record.top1_best}
-    )
+    journal.tracker.finish(record.status, record.numbers())
     return Outcome(record, run.error)
 
 

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from kdbench.config.schema import Config
+from kdbench.config.compose import restore_config
 from kdbench.results.record import FILE
 
 DONE, FAILED, RETURNED = "done", "failed", "returned"
@@ -40,9 +40,7 @@ class Member:
 
     def restore_config(self) -> DictConfig:
         """The config with its types."""
-        cfg = OmegaConf.merge(OmegaConf.structured(Config), self.config)
-        assert isinstance(cfg, DictConfig)
-        return cfg
+        return restore_config(self.config)
 
     def steps(self) -> int:
         """Optimizer steps of the run, and of the training of its teacher, that are safe."""
@@ -126,6 +124,12 @@ def report(request: Path, outcome: Outcome) -> None:
     """Tells the launcher what became of a run."""
     with request.with_suffix(".jsonl").open("a") as file:
         file.write(json.dumps(asdict(outcome)) + "\n")
+
+
+def note(request: Path, text: str) -> None:
+    """Adds to what the process of a request says: what befell it, for people."""
+    with request.with_suffix(".log").open("a") as file:
+        file.write(text.strip() + "\n")
 
 
 def parse_outcome(line: str) -> Outcome:

@@ -104,6 +104,11 @@ def fit_weights(model: nn.Module, weights: Weights, path: str | Path, arch: str)
     model.load_state_dict(state)
 
 
+def guess_arch(weights: Weights) -> str | None:
+    """The 32x32 network that these weights most likely are of; None if they resemble none."""
+    return _likely_architecture(_shapes(weights.state))
+
+
 def _check_file(path: Path) -> None:
     """Refuse what can be told from the outside and from the first bytes."""
     if path.is_dir():

@@ -33,6 +33,7 @@ class RunRecord:
         top1_best: best test accuracy of all epochs, picked on the test set; None under "strict".
         val_top1_last, val_top1_best: the same on the validation split; None under "paper".
         test: all test metrics of the last epoch, names as in ``engine/metrics.py``.
+        test_samples: images that these were measured on.
         convergence: "aulc", mean accuracy over the epochs in percent, and "epochs_to", accuracy in
             percent -> epochs needed (None: not reached), on the split that is evaluated each epoch.
         teacher_top1: measured here, percent; None if nothing was distilled.
@@ -45,6 +46,8 @@ class RunRecord:
             "mode", "asked" and "remembered" (answers of the last attempt, all runs of its cohort
             together), "megabytes" (of the full memo). Remembered answers may differ from fresh
             ones in the last bits.
+        teacher_config: section ``teacher`` of the resolved config: where the weights came from and,
+            if they were trained here, how. None if nothing was distilled.
         environment: versions, git commit and dirty flag, machine.
     """
 
@@ -83,6 +86,9 @@ class RunRecord:
     attempts: int
     cohort_size: int
     teacher_memo: dict[str, Any] | None
+    # None also in records of versions that did not keep them:
+    teacher_config: dict[str, Any] | None = None
+    test_samples: int | None = None
     device: str
     threads: int
     started: str
@@ -102,6 +108,19 @@ class RunRecord:
             f"{self.seconds:.0f} s"
         )
 
+    def numbers(self) -> dict[str, float]:
+        """What runs are compared by, flat: accuracies, test metrics, convergence, cost.
+
+        The metrics have their names of ``metrics.csv`` ("test/nll"); the number of epochs until
+        60 % is "convergence/epochs_to_60". What was not measured or reached is left out.
+        """
+        found = {name: getattr(self, name) for name in _NUMBERS}
+        found |= {f"test/{name}": value for name, value in self.test.items()}
+        found["convergence/aulc"] = self.convergence["aulc"]
+        levels = self.convergence["epochs_to"].items()
+        found |= {f"convergence/epochs_to_{level}": epochs for level, epochs in levels}
+        return {name: value for name, value in found.items() if value is not None}
+
     def write(self, folder: Path) -> None:
         """Writes ``record.json`` with a digest of its own content."""
         content = asdict(self)
@@ -109,6 +128,8 @@ class RunRecord:
         write_atomic(folder / FILE, json.dumps(document, indent=1).encode())
 
 
+_NUMBERS = ["top1_last", "top1_best", "val_top1_last", "val_top1_best", "teacher_top1"]
+_NUMBERS += ["epochs_done", "parameters", "seconds", "images_per_s", "peak_memory_mb"]
 _NAMES = [field.name for field in fields(RunRecord)]
 CIRCUMSTANCES = tuple(_NAMES[_NAMES.index("seconds") :])
 

@@ -1,93 +1,272 @@
-"""Records to tables: collects what runs say of themselves and sets it side by side.
+"""Runs to a table: mean and spread over seeds beside the published number and the baseline."""
 
-``python -m kdbench.results.table outputs/runs`` prints the comparison of the runs below a folder.
-"""
-
-import sys
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 
-from kdbench.errors import CheckpointError
-from kdbench.results.record import FILE, RunRecord, read_record
+from kdbench.errors import ConfigError
+from kdbench.results.collect import RunFolder
+from kdbench.results.layout import AXES, Cells, Key, base_label, lay_out, own_temperature
+from kdbench.results.metric import Metric, find_metric
+from kdbench.results.notes import describe_cells, describe_missing, describe_mixes
+from kdbench.results.published import Choice, find, find_teacher
+from kdbench.results.record import RunRecord
+from kdbench.results.select import Condition, require_known
+from kdbench.results.statistics import Comparison, compare_all, find_winner
 
-COLUMNS = ("method", "temperature", "top-1 (last epoch)", "best epoch*", "agreement", "s per run")
-
-
-def collect(outputs: Path) -> tuple[list[RunRecord], list[str]]:
-    """All records below a folder, and one sentence for each file that could not be read."""
-    records, problems = [], []
-    for path in sorted(outputs.rglob(FILE)):
-        try:
-            records.append(read_record(path.parent))
-        except CheckpointError as error:
-            problems.append(str(error))
-    return records, problems
+SORTS = ("name", "mean")
 
 
-def compare(records: Sequence[RunRecord]) -> str:
-    """A table per dataset and pair: one row per method and temperature, spread over seeds.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a table shows, and how.
 
-    Accuracies are percent, mean and standard deviation over n seeds.
+    Attributes:
+        metric: see ``find_metric``.
+        rows, columns: see ``layout.AXES``.
+        filters: conditions that its runs meet.
+        sort: "name", or "mean": the best row first.
+        baseline: the row that the others are compared with.
+        protocol: "paper" or "strict"; None takes all, and says so.
+        planned: seeds that each cell should have; no others are shown. None shows all there are.
+        name: of the planned table; None for any other.
     """
-    cells: dict[tuple, list[RunRecord]] = defaultdict(list)
-    for record in records:
-        cells[record.dataset, record.pair, record.epochs, record.protocol].append(record)
-    return "\n\n".join(_block(key, found) for key, found in sorted(cells.items()))
+
+    metric: str = "top1_last"
+    rows: str = "method"
+    columns: str = "pair"
+    filters: tuple[Condition, ...] = ()
+    sort: str = "name"
+    baseline: str = "kd"
+    protocol: str | None = None
+    planned: Mapping[Key, set[int]] | None = None
+    name: str | None = None
 
 
-def _block(key: tuple, records: Sequence[RunRecord]) -> str:
-    dataset, pair, epochs, protocol = key
-    teachers = sorted({f"{r.teacher_top1:.2f} %" for r in records if r.teacher_top1 is not None})
-    head = f"{dataset}, {pair}, {epochs} epochs, protocol {protocol}"
-    if teachers:
-        head += f"; teacher {' / '.join(teachers)}"
-    rows: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
-    for record in records:
-        rows[record.method, record.temperature].append(record)
-    order = sorted(rows, key=lambda row: (row[0] != "scratch", row))
-    return f"{head}\n{_align([COLUMNS, *(_row(name, rows[name]) for name in order)])}"
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """The runs of one row and column.
+
+    Attributes:
+        done: seeds whose run has ended well.
+        failed: seeds that have only failed runs.
+        planned: seeds that were planned; None where nothing was.
+        values: seed -> the metric. A run that never got there has none (epochs to a level).
+        mean, std: of the values, std with n - 1; None below one and two of them.
+        best_mean: of the best epochs' top-1, picked on the test set; None where nobody looked.
+        published: the number of a paper, for methods as published only.
+        difference: mean - published, in the metric's unit.
+        comparison: with the baseline of the same column, adjusted for the rows of that column.
+        is_winner: better than the second best by more than chance.
+    """
+
+    done: int
+    failed: int
+    planned: int | None
+    values: dict[int, float]
+    mean: float | None
+    std: float | None
+    best_mean: float | None
+    published: Choice | None
+    difference: float | None
+    comparison: Comparison | None = None
+    is_winner: bool = False
 
 
-def _row(name: tuple[str, str], records: Sequence[RunRecord]) -> tuple[str, ...]:
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Everything that a renderer needs.
+
+    Attributes:
+        title: what all runs have in common.
+        metric: what is shown.
+        axes: what rows and columns are, such as ("method", "pair").
+        rows, columns: labels, in order; the student alone comes first.
+        cells: by (row, column); what is not there was neither planned nor run.
+        baseline: the row that the others are compared with; None where there is no such row.
+        teacher: column -> top-1 of its teacher as measured here, percent.
+        teacher_published: column -> what was published of it.
+        notes: sentences that a reader must see.
+    """
+
+    title: str
+    metric: Metric
+    axes: tuple[str, str]
+    rows: list[str]
+    columns: list[str]
+    cells: dict[Key, Cell]
+    baseline: str | None
+    teacher: dict[str, float]
+    teacher_published: dict[str, Choice]
+    notes: list[str]
+
+
+def select(runs: Sequence[RunFolder], options: Options) -> list[RunFolder]:
+    """The runs that a table is made of.
+
+    Raises:
+        ConfigError: a condition is on something that no run has.
+    """
+    require_known(options.filters, [run.record for run in runs])
+    return [run for run in runs if _is_chosen(run.record, options)]
+
+
+def build_table(runs: Sequence[RunFolder], unfinished: Sequence[Path], options: Options) -> Table:
+    """Sets runs side by side.
+
+    Args:
+        runs: of which ``options`` choose.
+        unfinished: folders without a record; they are counted in a note.
+        options: what is shown, and how.
+
+    Raises:
+        ConfigError: an option is not one that is known.
+    """
+    metric = find_metric(options.metric)
+    records = [run.record for run in select(runs, options)]
     done = [record for record in records if record.status == "done"]
-    failed = len(records) - len(done)
-    note = f", {failed} failed" if failed else ""
-    return (
-        *name,
-        _spread([r.top1_last for r in done]) + note,
-        _spread([r.top1_best for r in done]),
-        _spread([r.test.get("agreement") for r in done]),
-        f"{fmean([r.seconds for r in done]):.0f}" if done else "-",
+    grouped = lay_out(records, options.rows, options.columns)
+    planned = options.planned or {}
+    begun = {_base(key) for key in grouped}
+    grouped |= {key: [] for key in planned if key not in begun}
+    cells = {
+        key: _cell(found, metric, planned.get(_base(key)), _published(key, found, metric))
+        for key, found in grouped.items()
+    }
+    rows = _order(cells, metric, options)
+    baseline = options.baseline if options.baseline in rows else None
+    cells = _judge(cells, baseline, metric)
+    return Table(
+        title=_title(done or records, options.name),
+        metric=metric,
+        axes=(options.rows, options.columns),
+        rows=rows,
+        columns=sorted({column for _, column in cells}),
+        cells=cells,
+        baseline=baseline,
+        teacher=_teachers(grouped) if metric.is_accuracy else {},
+        teacher_published=_published_teachers(grouped) if metric.is_accuracy else {},
+        notes=[
+            *describe_mixes(done),
+            *describe_cells(grouped, cells),
+            *describe_missing(rows, options.baseline, unfinished),
+        ],
     )
 
 
-def _spread(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    spread = f" ± {stdev(known):.2f}" if len(known) > 1 else ""
-    return f"{fmean(known):.2f}{spread} (n={len(known)})"
+def _base(key: Key) -> Key:
+    row, column = key
+    return base_label(row), base_label(column)
 
 
-def _align(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+def _is_chosen(record: RunRecord, options: Options) -> bool:
+    if options.planned is not None:
+        place = AXES[options.rows](record), AXES[options.columns](record)
+        if record.seed not in options.planned.get(place, ()):
+            return False
+    return options.protocol in (None, record.protocol) and all(
+        condition.holds(record) for condition in options.filters
+    )
 
 
-def main() -> None:
-    """Prints the comparison of the runs below the folder given as the only argument."""
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m kdbench.results.table FOLDER")
-    records, problems = collect(Path(sys.argv[1]))
-    if not records:
-        sys.exit(f"no finished run below {sys.argv[1]}")
-    print(f"\n{compare(records)}\n\n* picked on the test set: optimistic, never the result")
-    for problem in problems:
-        print(f"left out: {problem}", file=sys.stderr)
+def _cell(
+    records: Sequence[RunRecord],
+    metric: Metric,
+    planned: set[int] | None,
+    published: Choice | None,
+) -> Cell:
+    done = _by_seed(records)
+    found = {seed: metric.value(record) for seed, record in done.items()}
+    values = {seed: value for seed, value in found.items() if value is not None}
+    mean = fmean(values.values()) if values else None
+    best = [record.top1_best for record in done.values() if record.top1_best is not None]
+    return Cell(
+        done=len(done),
+        failed=len({record.seed for record in records} - set(done)),
+        planned=None if planned is None else len(planned),
+        values=values,
+        mean=mean,
+        std=stdev(values.values()) if len(values) > 1 else None,
+        best_mean=fmean(best) if best else None,
+        published=published,
+        difference=mean - published.value if mean is not None and published else None,
+    )
 
 
-if __name__ == "__main__":
-    main()
+def _by_seed(records: Sequence[RunRecord]) -> dict[int, RunRecord]:
+    """The runs that are done; of two with one seed, the one that finished last."""
+    done = [record for record in records if record.status == "done"]
+    by_seed = {record.seed: record for record in sorted(done, key=lambda r: r.finished)}
+    return dict(sorted(by_seed.items()))
+
+
+def _published(key: Key, records: Sequence[RunRecord], metric: Metric) -> Choice | None:
+    """The published number of a cell; None for a method at a setting that is not its usual one."""
+    names = {(r.dataset, r.teacher, r.student, r.method, r.temperature) for r in records}
+    if not metric.is_accuracy or len(names) != 1 or base_label(key[0]) != key[0]:
+        return None
+    dataset, teacher, student, method, temperature = names.pop()
+    if temperature not in (own_temperature(method), "none"):
+        return None
+    return find(dataset, teacher, student, method)
+
+
+def _order(cells: Mapping[Key, Cell], metric: Metric, options: Options) -> list[str]:
+    """Labels of the rows: the student alone first, then the baseline or whatever is asked for."""
+    if options.sort not in SORTS:
+        raise ConfigError(f"--sort={options.sort!r} is not known; allowed are {', '.join(SORTS)}")
+    sign = -1 if metric.larger_is_better else 1
+
+    def place(row: str) -> tuple:
+        means = [c.mean for (name, _), c in cells.items() if name == row and c.mean is not None]
+        alone = row.split(",")[0] in ("scratch", "none")
+        if options.sort == "mean":
+            return (not alone, not means, sign * fmean(means) if means else 0, row)
+        return (not alone, row != options.baseline, row)
+
+    return sorted({row for row, _ in cells}, key=place)
+
+
+def _judge(cells: Mapping[Key, Cell], baseline: str | None, metric: Metric) -> dict[Key, Cell]:
+    """The cells with their comparisons, and with the winner of each column marked."""
+    judged = dict(cells)
+    for column in {column for _, column in cells}:
+        values = {row: c.values for (row, at), c in cells.items() if at == column and c.values}
+        if baseline in values:
+            compared = compare_all(values, baseline, larger_is_better=metric.larger_is_better)
+            for row, found in compared.items():
+                judged[row, column] = replace(judged[row, column], comparison=found)
+        winner = find_winner(values, larger_is_better=metric.larger_is_better)
+        if winner is not None:
+            judged[winner, column] = replace(judged[winner, column], is_winner=True)
+    return judged
+
+
+def _teachers(grouped: Cells) -> dict[str, float]:
+    found: dict[str, list[float]] = {}
+    for (_, column), records in grouped.items():
+        known = [record.teacher_top1 for record in records if record.teacher_top1 is not None]
+        found.setdefault(column, []).extend(known)
+    return {column: fmean(known) for column, known in found.items() if known}
+
+
+def _published_teachers(grouped: Cells) -> dict[str, Choice]:
+    names = {
+        column: (record.dataset, record.teacher)
+        for (_, column), records in grouped.items()
+        for record in records
+        if record.teacher is not None
+    }
+    found = {column: find_teacher(*name) for column, name in names.items()}
+    return {column: choice for column, choice in found.items() if choice is not None}
+
+
+def _title(records: Sequence[RunRecord], name: str | None) -> str:
+    """What all runs have in common."""
+    parts = [name] if name else []
+    for field, form in (("dataset", "{}"), ("epochs", "{} epochs"), ("protocol", "protocol {}")):
+        values = {getattr(record, field) for record in records}
+        if len(values) == 1:
+            parts.append(form.format(values.pop()))
+    return ", ".join(parts)

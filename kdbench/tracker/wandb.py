@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from kdbench.errors import ConfigError
 from kdbench.tracker.base import RunIdentity, slug
 from kdbench.tracker.redact import redact
+from kdbench.tracker.sync import OTHER_ID, mark_superseded, sync_arguments
 
 logger = logging.getLogger("kdbench")
 
@@ -47,7 +48,7 @@ class WandbTracker:
         entity: W&B user or team; None takes the account's own.
         mode: "online", "offline", "disabled", or "auto": what WANDB_MODE says, else online where
             an API key is configured and the server answers, else offline.
-        group: replaces ``<dataset>/<pair>/<method>`` as the group of the run.
+        group: replaces ``<table or dataset>/<pair>/<method>`` as the group of the run.
         tags: further tags.
         init_timeout: seconds, >= 1, to wait for the server: once for the account and once for
             the run.
@@ -95,7 +96,9 @@ class WandbTracker:
         self.required = required
         self._run: Any = None
         self._id = ""
-        self._epoch = -1  # the last one that was logged
+        self._is_new = True
+        self._epoch = -1  # the last one that W&B has
+        self._rows: dict[int, dict[str, float | int]] = {}  # by epoch
         self._warned = False
 
     def start(
@@ -107,9 +110,8 @@ class WandbTracker:
             ConfigError: wandb is not installed, WANDB_MODE is not a mode, or ``required`` and not
                 online.
         """
-        state = state or {}
-        self._id = state.get("run_id") or uuid.uuid4().hex[:16]
-        self._epoch = state.get("epoch", -1)
+        run_id = (state or {}).get("run_id")
+        self._id, self._is_new = run_id or uuid.uuid4().hex[:16], run_id is None
         mode = self._wanted_mode()
         if mode == "disabled":
             self._refuse_if_required("WANDB_MODE=disabled")
@@ -117,18 +119,24 @@ class WandbTracker:
         with _environment(identity.folder, self.init_timeout):
             self._open(mode, identity, config)
         self._attempt("define_metric", _define_axes)
+        self._attempt("begin", self._begin)
 
     def log(self, row: Mapping[str, float | int]) -> None:
-        """Sends one row; the row of an epoch that was sent before is left out."""
-        # No step=: W&B drops rows whose step goes back, which a resumed run's may. The x axis is
-        # the row's own epoch.
-        if row["epoch"] > self._epoch and self._attempt("log", lambda run: run.log(dict(row))):
-            self._epoch = int(row["epoch"])
+        """Sends one row; the row of an epoch that W&B has already is left out."""
+        epoch = int(row["epoch"])
+        self._rows[epoch] = dict(row)
+        if epoch > self._epoch and self._attempt("log", partial(_log, row=row, step=epoch)):
+            self._epoch = epoch
 
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:
-        """Writes the summary and closes the run; W&B shows a failed run as failed."""
+        """Writes the summary and closes the run; W&B shows a failed run as failed.
+
+        A run that is done gets a figure of its temperatures, too.
+        """
         values = redact({**summary, "status": status})
         self._attempt("summary", lambda run: run.summary.update(values))
+        if status == "done":
+            self._attempt("figure", self._draw)
         run, self._run = self._run, None
         if run is None:
             return
@@ -141,8 +149,28 @@ class WandbTracker:
             threading.Thread(target=self._close, args=task).start()
 
     def state_dict(self) -> dict[str, Any]:
-        """``run_id`` (W&B's) and ``epoch``, the last one that was logged (-1: none)."""
-        return {"run_id": self._id, "epoch": self._epoch}
+        """``run_id``: W&B's."""
+        return {"run_id": self._id}
+
+    def _begin(self, run: Any) -> None:
+        """Finds out what W&B has of this run.
+
+        The step of a row is its epoch, so W&B's next step says it: after the last row that the
+        server has, where it knows the run, else 0. Whoever continues a run logs all its rows again,
+        so that an attempt without the server holds the whole curve.
+        """
+        self._epoch = run.step - 1
+        mark_superseded(Path(run.dir).parent)
+
+    def _draw(self, run: Any) -> None:
+        from wandb import Html
+
+        from kdbench.tracker.figure import temperature_page
+
+        page = temperature_page(list(self._rows.values()))
+        if page is not None:  # in a row of its own, after the last epoch's
+            figure = Html(page, inject=False, data_is_not_path=True)
+            _log(run, {"epoch": self._epoch, "figures/temperature": figure}, self._epoch + 1)
 
     def _wanted_mode(self) -> str:
         variable = os.environ.get("WANDB_MODE", "")
@@ -162,14 +190,14 @@ class WandbTracker:
             self._refuse_if_required("WANDB_MODE=offline")
             self._open_offline(init, self._id, "as asked for", logging.INFO)
             return
-        problem, run_id = self._login(wandb), self._id
+        problem, run_id = self.login_problem(), self._id
         if not problem:
             try:
                 self._run = init("online", run_id)
                 return
             except Exception as error:
                 problem = self._remember_unreachable(error)
-                run_id += "-offline"  # W&B's service does not release the id of a failed start
+                run_id += OTHER_ID  # W&B's service does not release the id of a failed start
         self._refuse_if_required(problem)
         expected = mode == "auto" and problem == _NO_KEY
         level = logging.INFO if expected else logging.WARNING
@@ -181,19 +209,20 @@ class WandbTracker:
         try:
             self._run = init("offline", run_id)
         except Exception as error:
-            logger.warning("W&B is off for this run: %s (%s)", _describe(error), reason)
+            logger.warning("W&B is off for this run: %s (%s)", describe_problem(error), reason)
             return
         hint = self._sync_command(self._run)
         logger.log(level, "W&B is offline: %s. To send the curves later: %s", reason, hint)
 
-    def _login(self, wandb: ModuleType) -> str:
+    @staticmethod
+    def login_problem() -> str:
         """What keeps this process from being online; "" where nothing does. Never prompts."""
-        if problem := self._server_problem():
+        if problem := WandbTracker._server_problem():
             return problem
         try:
-            return "" if wandb.login(prompt=False) else _NO_KEY
+            return "" if _import_wandb().login(prompt=False) else _NO_KEY
         except Exception as error:
-            return self._remember_unreachable(error)
+            return WandbTracker._remember_unreachable(error)
 
     @staticmethod
     def _server_problem() -> str:
@@ -203,7 +232,7 @@ class WandbTracker:
 
     @staticmethod
     def _remember_unreachable(error: Exception) -> str:
-        problem = _describe(error)
+        problem = describe_problem(error)
         WandbTracker._unreachable = (time.monotonic() + _RETRY_AFTER, problem)
         return problem
 
@@ -219,7 +248,9 @@ class WandbTracker:
         return wandb.init(
             mode=mode,
             id=run_id,
-            resume="allow",
+            # Only what the server may know: elsewhere W&B ignores it with a warning, and what it
+            # writes to disk would be appended to what the server has instead of replacing it.
+            resume="allow" if mode == "online" and not self._is_new else None,
             reinit="create_new",
             dir=identity.folder,
             project=self.project,
@@ -228,7 +259,7 @@ class WandbTracker:
             job_type=identity.job_type,
             name=identity.name,
             tags=list(dict.fromkeys([*identity.tags, *(slug(redact(tag)) for tag in self.tags)])),
-            config={**identity.labels(config), "conf": redact(config)},
+            config=_config(identity, config),
             allow_val_change=True,
             settings=self._settings(wandb),
         )
@@ -254,9 +285,7 @@ class WandbTracker:
         return "/".join(slug(part, 40) for part in self.group.split("/"))
 
     def _sync_command(self, run: Any) -> str:
-        """Sends what W&B has on disk of a run, under the id that the run is known by."""
-        other_id = "" if run.id == self._id else f"--id {self._id} "
-        return f"wandb sync {other_id}{Path(run.dir).parent}"
+        return " ".join(["wandb", *sync_arguments([Path(run.dir).parent])])
 
     def _refuse_if_required(self, problem: str) -> None:
         if self.required:
@@ -291,7 +320,7 @@ class WandbTracker:
                 "W&B %s failed (%s); the training is not affected and metrics.csv is complete. "
                 "To send what W&B has on disk: %s",
                 what,
-                _describe(error),
+                describe_problem(error),
                 self._sync_command(run),
             )
         self._warned = True
@@ -306,9 +335,21 @@ def _check_project(project: str) -> None:
         )
 
 
-def _describe(error: Exception) -> str:
+def describe_problem(error: Exception) -> str:
     """One line about an error, without secrets; some of W&B's errors have no text."""
     return redact(" ".join(str(error).split())) or type(error).__name__
+
+
+def _config(identity: RunIdentity, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What W&B shows as the config of a run: flat columns, and all of it once more as it is."""
+    safe = redact(config)
+    flat = {name: redact(value) for name, value in identity.labels(safe).items()}
+    return {**flat, "conf": safe}
+
+
+def _log(run: Any, row: Mapping[str, Any], step: int) -> None:
+    # With a step alone, W&B would hold the row back until the next one comes.
+    run.log(dict(row), step=step, commit=True)
 
 
 def _define_axes(run: Any) -> None:

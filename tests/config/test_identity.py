@@ -1,10 +1,11 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from kdbench.config.compose import CONF, compose_config
-from kdbench.config.identity import run_key, strategy_name, teacher_config
+from kdbench.config.identity import describe, run_key, strategy_name, teacher_config
 from kdbench.errors import CheckpointError
 
 
@@ -57,6 +58,25 @@ def test_what_changes_the_result_changes_the_key(key, override):
 )
 def test_what_does_not_change_the_result_does_not_change_the_key(key, override):
     assert key(override) == key()
+
+
+def test_the_name_of_a_table_does_not_change_the_key(key):
+    assert key("table=demo") == key("run.epochs=3", "teacher.epochs=5")
+
+
+def test_a_run_has_the_name_of_its_table_and_its_teacher_has_not():
+    cfg = compose_config(["table=demo"])
+    assert describe(cfg, Path("run"), "0" * 64).table == "demo"
+    assert describe(teacher_config(cfg), Path("run"), "0" * 64).table is None
+
+
+def test_teachers_of_one_network_can_be_told_apart():
+    def choices(*overrides):
+        return describe(compose_config(overrides), Path("run"), "0" * 64).teacher_choices
+
+    assert choices("teacher.seed=5")["seed"] == 5
+    assert choices("teacher.weights=/a/teacher.pth") == {"weights": "/a/teacher.pth"}
+    assert choices("method=scratch") == {}
 
 
 def test_from_scratch_neither_teacher_nor_temperature_count(key):

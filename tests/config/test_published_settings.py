@@ -294,10 +294,12 @@ def compose_cell(method, pair):
 
 
 @pytest.mark.parametrize(("method", "pair"), list(cells()))
-def test_a_cell_is_what_was_published(method, pair):
+def test_a_cell_is_what_was_published_and_passes_the_checks(method, pair):
     cfg = compose_cell(method, pair)
     published = PUBLISHED[method, pair]
     assert {key: OmegaConf.select(cfg, key) for key in published} == published
+    cfg.student.arch = cfg.teacher.model.arch = "resnet8"  # others are built in test_conf
+    assert find_problems(cfg) == []
 
 
 def test_every_tuned_file_is_a_published_cell():

@@ -106,11 +106,12 @@ def test_evaluation_is_in_order_and_not_augmented(make_fake, open_dataset):
     dataset = make_fake(eval_batch_size=16)
     data = open_dataset(dataset, protocol="strict")
     train, test = dataset.read()[:2]
-    for split, arrays in (("test", test), ("val", train)):
+    sizes = {**data.eval_sizes, "train": data.num_train}
+    for split, arrays in (("test", test), ("val", train), ("train", train)):
         batches = list(data.eval_batches(split))
         index = torch.cat([batch.index for batch in batches]).numpy()
         assert (np.diff(index) > 0).all()
-        assert data.eval_sizes[split] == len(index)
+        assert sizes[split] == len(index)
         pixels = torch.cat([_pixels(batch) for batch in batches]).permute(0, 2, 3, 1)
         np.testing.assert_array_equal(pixels, arrays.images[index])
         targets = torch.cat([batch.targets for batch in batches])
@@ -126,8 +127,8 @@ def test_strict_trains_on_what_it_does_not_validate_on(make_fake, open_dataset):
 
 
 def test_unknown_split_is_refused(make_fake, open_dataset):
-    with pytest.raises(ConfigError, match="there is no split 'train'"):
-        next(open_dataset(make_fake()).eval_batches("train"))
+    with pytest.raises(ConfigError, match="there is no split 'all'; there are test, train"):
+        next(open_dataset(make_fake()).eval_batches("all"))
 
 
 def test_the_order_in_which_the_data_comes_is_remembered_nowhere(make_fake, open_dataset):

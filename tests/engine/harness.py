@@ -28,7 +28,8 @@ STATEFUL = [
 def context():
     """Processes that start with everything imported, so that each costs milliseconds."""
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["kdbench.engine.run", "kdbench.config.overrides", "harness"])
+    modules = ["kdbench.engine.run", "kdbench.data.tensors", "kdbench.config.overrides"]
+    found.set_forkserver_preload([*modules, "harness"])
     return found
 
 

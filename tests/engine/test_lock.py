@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from kdbench.engine.lock import run_lock
+from kdbench.engine.lock import is_held, run_lock
 from kdbench.errors import LockedError
 
 
@@ -48,3 +48,11 @@ def test_waiting_ends_when_the_holder_is_gone(tmp_path, holder):
     threading.Timer(0.3, holder.kill).start()
     with run_lock(tmp_path, patience=60):
         pass
+
+
+def test_a_folder_is_held_as_long_as_its_process_lives(tmp_path, holder):
+    assert is_held(tmp_path)
+    holder.kill()
+    holder.join()
+    assert not is_held(tmp_path)
+    assert not is_held(tmp_path / "never")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from harness import TINY, context
 
-from kdbench.results.table import collect
+from kdbench.results.collect import collect
 
 # Plays the worker: every run of the request is done at once.
 EMPTY = """
@@ -125,6 +125,6 @@ def test_sixty_four_runs_that_finish_at_once_lose_nothing(tmp_path):
         process.start()
     for process in processes:
         process.join(60)
-    found, problems = collect(tmp_path)
-    assert sorted(record.seed for record in found) == list(range(64))
-    assert not problems
+    found = collect(tmp_path)
+    assert sorted(run.record.seed for run in found.runs) == list(range(64))
+    assert not found.problems

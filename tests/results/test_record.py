@@ -5,7 +5,6 @@ import pytest
 
 from kdbench.errors import CheckpointError
 from kdbench.results.record import WEIGHTS, RunRecord, find_finished, read_record
-from kdbench.results.table import collect, compare
 
 
 def make_record(**changes):
@@ -58,6 +57,14 @@ def test_round_trip(record, tmp_path):
     assert read_record(tmp_path) == record
 
 
+def test_numbers_are_flat_and_known():
+    numbers = make_record(teacher_top1=None).numbers()
+    assert (numbers["top1_last"], numbers["top1_best"]) == (50.0, 60.0)
+    assert (numbers["test/agreement"], numbers["convergence/epochs_to_50"]) == (70.0, 2)
+    assert all(isinstance(value, int | float) for value in numbers.values())
+    assert "teacher_top1" not in numbers
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -86,30 +93,3 @@ def test_finished_is_more_than_a_folder(record, tmp_path):
     assert find_finished(tmp_path, "another") is None
     replace(record, status="failed", reason="x").write(tmp_path)
     assert find_finished(tmp_path, record.run_key) is None
-
-
-def test_comparison(record, tmp_path):
-    for method, temperature, seed, top1 in [
-        ("kd", "constant", 0, 50.0),
-        ("kd", "constant", 1, 52.0),
-        ("scratch", "none", 0, 45.0),
-    ]:
-        folder = tmp_path / f"{method}{seed}"
-        folder.mkdir()
-        replace(record, method=method, temperature=temperature, seed=seed, top1_last=top1).write(
-            folder
-        )
-    failed = tmp_path / "failed"
-    failed.mkdir()
-    replace(record, method="kd", temperature="constant", status="failed", seed=2).write(failed)
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "record.json").write_text("{")
-    records, problems = collect(tmp_path)
-    assert len(records) == 4
-    assert len(problems) == 1
-    lines = compare(records).splitlines()
-    assert "teacher 80.00 %" in lines[0]
-    assert lines[3].split()[:2] == ["scratch", "none"]
-    assert "51.00 ± 1.41 (n=2), 1 failed" in lines[4]
-    assert "45.00 (n=1)" in lines[3]

@@ -65,6 +65,36 @@ def test_labels_are_flat_and_complete():
     assert identity(pair="resnet20", method="teacher").labels(CONFIG)["teacher"] == "none"
 
 
+def test_a_run_of_a_table_is_grouped_and_tagged_by_it():
+    run = identity(table="temperature_survey")
+    assert run.group == "temperature_survey/resnet56_resnet20/kd"
+    assert run.tags[-1] == "temperature_survey"
+    assert run.labels(CONFIG)["table"] == "temperature_survey"
+    assert identity().labels(CONFIG)["table"] == "none"
+
+
+def test_every_choice_is_a_flat_label():
+    settings = {"_target_": "a.Cosine", "start": 8.0, "end": 4.0}
+    config = {**CONFIG, "temperature": settings, "plugin": {"_target_": "b.DOT", "delta": 0.1}}
+    run = identity(temperature="cosine", teacher_choices={"weights": "auto", "seed": 3})
+    labels = run.labels(config)
+    assert labels["temperature"] == "cosine"
+    assert labels["strategy"] == "cosine start=8.0 end=4.0"
+    assert (labels["temperature_start"], labels["temperature_end"]) == (8.0, 4.0)
+    assert (labels["plugin"], labels["plugin_delta"]) == ("DOT", 0.1)
+    assert (labels["teacher_weights"], labels["teacher_seed"]) == ("auto", 3)
+    assert all(isinstance(value, str | int | float | None) for value in labels.values())
+
+
+def test_long_settings_stay_apart():
+    def strategy(last):
+        settings = {f"option_{k}": k for k in range(50)} | {"last": last}
+        return identity(temperature="rlkd").labels({**CONFIG, "temperature": settings})["strategy"]
+
+    assert len(strategy(1)) <= 120
+    assert strategy(1) != strategy(2)
+
+
 def test_null_tracker_hands_on_the_state_it_was_given():
     tracker = NullTracker()
     assert tracker.state_dict() == {}

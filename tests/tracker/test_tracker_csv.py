@@ -3,7 +3,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdbench.errors import ConfigError, DataError, ResourceError
@@ -14,6 +14,7 @@ def bits(value):
     return struct.pack("<d", value)
 
 
+@settings(deadline=None)  # the first file of a process takes its time
 @given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=8))
 def test_every_float_comes_back_bit_for_bit(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("csv") / "metrics.csv"

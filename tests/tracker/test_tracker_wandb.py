@@ -3,20 +3,18 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
-from wandb_child import make_config, make_identity, make_row, make_tracker
-from wandb_server import Server
+from wandb_child import follow, make_config, make_identity, make_row, make_tracker
+from wandb_server import WELL_FORMED_KEY
 
 from kdbench.errors import ConfigError
-from kdbench.tracker.wandb import WandbTracker
 
 ROOT = Path(__file__).parents[2]
 CHILD = Path(__file__).with_name("wandb_child.py")
-WELL_FORMED_KEY = "0123456789abcdef" * 3
+pytestmark = pytest.mark.usefixtures("wandb_nobody")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -25,23 +23,6 @@ def service():
     import wandb
 
     wandb.teardown()
-
-
-@pytest.fixture(autouse=True)
-def nobody(tmp_path, monkeypatch):
-    """A user without W&B account, without settings, and without memory of earlier tests."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    (tmp_path / "home").mkdir()
-    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
-        monkeypatch.setenv(name, str(tmp_path / "home"))
-    monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
-    monkeypatch.setattr(WandbTracker, "_unreachable", (0.0, ""))
-    yield
-    if "WANDB_API_KEY" in os.environ:  # of the test; W&B would remember it in this process
-        import wandb
-
-        wandb.teardown()
 
 
 def run_child(**task):
@@ -77,20 +58,16 @@ def pick(records, kind):
 
 def curve(records, key="train/loss"):
     rows = [item["item"] for item in pick(records, "history")]
-    return [(row["epoch"], row[key]) for row in rows]
+    return [(row["epoch"], row[key]) for row in rows if key in row]
+
+
+def marks(run_folder, number):
+    attempts = sorted((run_folder / "wandb").glob("offline-run-*"))
+    return list(attempts[number].glob("*.synced"))
 
 
 def warnings(caplog):
     return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-
-
-def follow(folder, losses=(1.0, 0.5), state=None, status="done", **overrides):
-    tracker = make_tracker(**overrides)
-    tracker.start(make_identity(folder), make_config(), state)
-    for epoch, loss in enumerate(losses):
-        tracker.log(make_row(epoch, loss))
-    tracker.finish(status, {"top1_last": 51.0})
-    return tracker
 
 
 def test_an_offline_run_reads_back_with_curves_axis_and_config(tmp_path, caplog):
@@ -119,6 +96,8 @@ def test_an_offline_run_reads_back_with_curves_axis_and_config(tmp_path, caplog)
         m.get("name", m.get("glob_name")): m.get("step_metric") for m in pick(records, "metric")
     }
     assert axes == {"epoch": None, "step": None, "*": "epoch"}
+    (page,) = tmp_path.glob("wandb/offline-run-*/files/media/html/figures/*.html")
+    assert "<svg" in page.read_text()
     summary = {k: v for s in pick(records, "summary") for k, v in s["update"].items()}
     assert (summary["top1_last"], summary["status"]) == (52.0, "done")
     assert f"wandb sync {tmp_path / 'wandb' / 'offline-run-'}" in caplog.text
@@ -193,38 +172,43 @@ def test_a_server_that_is_lost_after_the_login_leaves_an_offline_run(tmp_path, m
         folders=[str(tmp_path / "a")], patch=True, overrides={"mode": "online", "init_timeout": 1}
     )
     run_id = told["states"][0]["run_id"]
-    assert f"wandb sync --id {run_id} " in log
+    assert f"wandb sync --id={run_id} " in log
     assert len(curve(inspect(tmp_path / "a"))) == 3
 
 
-@pytest.fixture
-def server(monkeypatch):
-    found = Server()
-    threading.Thread(target=found.serve_forever, daemon=True).start()
-    monkeypatch.setenv("WANDB_API_KEY", WELL_FORMED_KEY)
-    monkeypatch.setenv("WANDB_BASE_URL", found.url)
-    yield found
-    found.shutdown()
-    found.server_close()
-
-
-def test_online_runs_send_their_rows_and_names(tmp_path, server):
+def test_online_runs_send_their_rows_and_names(tmp_path, wandb_server):
     told, log = run_child(folders=[str(tmp_path / "a"), str(tmp_path / "b")])
     assert "WARNING" not in log
     ids = [state["run_id"] for state in told["states"]]
-    assert list(server.runs) == ids
+    assert list(wandb_server.runs) == ids
     for run_id in ids:
-        rows = server.rows(run_id)
-        assert [(row["epoch"], row["train/loss"]) for row in rows][:2] == [(0, 1.0), (1, 0.5)]
-        assert len(rows) == 3
-        run = server.runs[run_id]
+        assert wandb_server.curve(run_id) == [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3))]
+        run = wandb_server.runs[run_id]
         assert run["groupName"] == "mnist5k/resnet20_resnet8/kd"
         assert json.loads(run["config"])["temperature"]["value"] == "constant"
     assert list((tmp_path / "home").iterdir()) == []
 
 
-def test_a_server_that_is_lost_in_the_middle_is_waited_for_once(tmp_path, server):
-    server.lose_after_first_row = True
+def test_an_online_run_goes_on_where_the_server_is(tmp_path, wandb_server):
+    told, _ = run_child(folders=[str(tmp_path)])
+    (state,) = told["states"]
+    wandb_server.lines[state["run_id"]].pop()  # the last row, of the figure
+    run_child(folders=[str(tmp_path)], states=[state], epochs=5)
+    assert wandb_server.curve(state["run_id"]) == [
+        (k, pytest.approx(1 / (k + 1))) for k in range(5)
+    ]
+
+
+def test_an_offline_run_that_goes_on_online_is_complete_there(tmp_path, wandb_server):
+    state = follow(tmp_path, losses=(1.0, 0.5), status="preempted", mode="offline").state_dict()
+    run_child(folders=[str(tmp_path)], states=[state])
+    curve = wandb_server.curve(state["run_id"])
+    assert curve == [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3))]
+    assert len(marks(tmp_path, 0)) == 1  # uploading it would put two rows in the place of three
+
+
+def test_a_server_that_is_lost_in_the_middle_is_waited_for_once(tmp_path, wandb_server):
+    wandb_server.lose_after_first_row = True
     begin = time.monotonic()
     folders = [str(tmp_path / name) for name in "abcd"]
     told, log = run_child(folders=folders, overrides={"finish_timeout": 1.0}, pause=0.2)
@@ -290,7 +274,6 @@ def test_failures_in_the_middle_are_one_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(wandb.Run, "log", fail)
     for epoch in range(1, 4):
         tracker.log(make_row(epoch, 1.0))
-    assert tracker.state_dict()["epoch"] == 0
     monkeypatch.undo()
     tracker.finish("done", {})
     assert len(warnings(caplog)) == 1
@@ -303,7 +286,7 @@ def test_failures_in_the_middle_are_one_warning(tmp_path, monkeypatch, caplog):
 def test_a_killed_service_is_one_warning_and_exit_code_0(tmp_path):
     told, log = run_child(folders=[str(tmp_path / "a")], kill=True)
     assert log.count("WARNING") == 1
-    assert told["states"][0]["epoch"] == 0
+    assert told["states"][0]["run_id"]
 
 
 def test_training_goes_on_where_not_even_offline_works(tmp_path, monkeypatch, caplog):
@@ -331,11 +314,13 @@ def test_a_resumed_run_continues_its_curve(tmp_path):
     state = follow(tmp_path, losses=(1.0, 0.5), status="preempted", mode="offline").state_dict()
     assert json.loads(json.dumps(state)) == state
     time.sleep(1.1)  # W&B names folders by the second
-    resumed = follow(tmp_path, losses=(9.0, 9.0, 0.25, 0.125), state=state, mode="offline")
-    assert resumed.state_dict() == {"run_id": state["run_id"], "epoch": 3}
+    resumed = follow(tmp_path, losses=(1.0, 0.5, 0.25, 0.125), state=state, mode="offline")
+    assert resumed.state_dict() == state
     first, second = inspect(tmp_path, 0), inspect(tmp_path, 1)
     assert pick(first, "run")[0]["run_id"] == pick(second, "run")[0]["run_id"] == state["run_id"]
-    assert curve(first) + curve(second) == [(0, 1.0), (1, 0.5), (2, 0.25), (3, 0.125)]
+    assert curve(first) == [(0, 1.0), (1, 0.5)]
+    assert curve(second) == [(0, 1.0), (1, 0.5), (2, 0.25), (3, 0.125)]
+    assert [len(marks(tmp_path, number)) for number in (0, 1)] == [1, 0]  # the first is superseded
 
 
 def test_disabled_writes_nothing(tmp_path, monkeypatch):

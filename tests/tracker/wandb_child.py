@@ -2,8 +2,8 @@
 
 The argument is JSON with any of: folders, overrides (of conf/tracker/wandb.yaml), config, patch
 (the ``wandb.login`` of this process says yes), kill (W&B's service after the first epoch), pause
-(seconds after an epoch). Prints
-one line of JSON: seconds to start and to finish, states, whether the environment is as before.
+(seconds after an epoch), states (of the trackers that followed before), epochs (3). Prints one
+line of JSON: seconds to start and to finish, states, whether the environment is as before.
 """
 
 import json
@@ -40,7 +40,18 @@ def make_config(**more):
 
 
 def make_row(epoch, loss):
-    return {"epoch": epoch, "step": 10 * (epoch + 1), "train/loss": loss, "test/top1": 50.0 + epoch}
+    row = {"epoch": epoch, "step": 10 * (epoch + 1), "train/loss": loss, "test/top1": 50.0 + epoch}
+    row |= {f"temperature/teacher_{name}": 8.0 - epoch for name in ("mean", "p5", "p95")}
+    return row
+
+
+def follow(folder, losses=(1.0, 0.5), state=None, status="done", **overrides):
+    tracker = make_tracker(**overrides)
+    tracker.start(make_identity(folder), make_config(), state)
+    for epoch, loss in enumerate(losses):
+        tracker.log(make_row(epoch, loss))
+    tracker.finish(status, {"top1_last": 51.0})
+    return tracker
 
 
 def kill_service():
@@ -57,11 +68,12 @@ def main(task):
         wandb.login = lambda **_: True
     before = dict(os.environ)
     trackers = [make_tracker(**task.get("overrides", {})) for _ in task["folders"]]
+    states = task.get("states", [None] * len(trackers))
     begin = time.monotonic()
-    for tracker, folder in zip(trackers, task["folders"], strict=True):
-        tracker.start(make_identity(Path(folder)), make_config(**task.get("config", {})), None)
+    for tracker, folder, state in zip(trackers, task["folders"], states, strict=True):
+        tracker.start(make_identity(Path(folder)), make_config(**task.get("config", {})), state)
     seconds = time.monotonic() - begin
-    for epoch in range(3):
+    for epoch in range(task.get("epochs", 3)):
         for tracker in trackers:
             tracker.log(make_row(epoch, 1.0 / (epoch + 1)))
         if task.get("kill") and epoch == 0:

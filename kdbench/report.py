@@ -1,0 +1,130 @@
+"""``kdbench-report``: run folders to a table in the terminal, and a page and files to keep."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdbench.command import run_command
+from kdbench.errors import ConfigError, DataError
+from kdbench.files import write_atomic
+from kdbench.results.collect import Collection, collect
+from kdbench.results.layout import AXES
+from kdbench.results.render import write_csv, write_latex, write_markdown, write_text
+from kdbench.results.select import parse_conditions
+from kdbench.results.table import SORTS, Options, build_table, select
+
+_EXAMPLES = """examples
+  kdbench-report outputs
+  kdbench-report outputs --where dataset=cifar100 'seed<5' --sort mean
+  kdbench-report outputs --metric epochs_to.60 --rows temperature --baseline constant
+  kdbench-report outputs --table ttm_cifar100 paths.data=DIR
+"""
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Prints, writes; returns the exit code.
+
+    Raises:
+        DataError: there is no run to show.
+        ConfigError: an option is not one that is known.
+    """
+    from kdbench.results.page import write_page
+
+    outputs = arguments.outputs
+    if not outputs.is_dir():
+        raise DataError(f"{outputs} is not a folder; give the one that kdbench-train writes into")
+    found = collect(outputs)
+    _tell_trouble(found)
+    options = _choose_options(arguments)
+    shown = Collection(select(found.runs, options), found.unfinished, found.problems)
+    if not shown.runs:
+        raise DataError(_explain_nothing(found, outputs))
+    table = build_table(shown.runs, shown.unfinished, options)
+    folder = arguments.out or outputs / "report"
+    for name, write in (("md", write_markdown), ("tex", write_latex), ("csv", write_csv)):
+        write_atomic(folder / f"table.{name}", write(table).encode())
+    write_page(folder / "report.html", shown, table)
+    print(write_text(table))
+    print(f"{len(shown.runs)} of {len(found.runs)} runs below {outputs} are in this table.")
+    print(f"written: {folder / 'report.html'}, table.md, table.tex, table.csv")
+    return 0
+
+
+def main() -> None:
+    """Entry point of ``kdbench-report``."""
+    arguments = _parse(sys.argv[1:])
+    run_command(lambda: report(arguments))
+
+
+def _choose_options(arguments: argparse.Namespace) -> Options:
+    planned, name = None, None
+    if arguments.table:
+        from kdbench.results.plan import planned_cells
+
+        if (arguments.rows, arguments.columns) != ("method", "pair"):
+            raise ConfigError("--table has methods as rows and pairs as columns; leave those out")
+        name, *overrides = arguments.table
+        planned = planned_cells(name, overrides)
+    return Options(
+        metric=arguments.metric,
+        rows=arguments.rows,
+        columns=arguments.columns,
+        filters=parse_conditions(arguments.where),
+        sort=arguments.sort,
+        baseline=arguments.baseline,
+        protocol=arguments.protocol,
+        planned=planned,
+        name=name,
+    )
+
+
+def _tell_trouble(found: Collection) -> None:
+    for problem in found.problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    for folder in found.unfinished:
+        print(f"left out: {folder} has begun and not ended", file=sys.stderr)
+
+
+def _explain_nothing(found: Collection, outputs: Path) -> str:
+    if not found.runs:
+        return (
+            f"no run has ended below {outputs}; train one with kdbench-train, or give the folder "
+            f"of paths.outputs"
+        )
+    return (
+        f"none of the {len(found.runs)} runs below {outputs} is left; --where, --protocol or "
+        f"--table exclude all of them"
+    )
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    default = Options()
+    parser = argparse.ArgumentParser(
+        prog="kdbench-report",
+        description="Sets runs side by side: mean and spread over seeds, published numbers, "
+        "statistics.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("outputs", type=Path, help="folder with runs below it")
+    add("--out", type=Path, help="where files are written (default: OUTPUTS/report)")
+    add("--metric", default=default.metric, help="top1_last, nll, agreement, epochs_to.60, ...")
+    add("--rows", choices=AXES, default=default.rows)
+    add("--columns", choices=AXES, default=default.columns)
+    add("--where", nargs="+", default=[], metavar="CONDITION", help="NAME=VALUE[,VALUE], 'seed<5'")
+    add("--sort", choices=SORTS, default=default.sort)
+    add("--protocol", choices=("paper", "strict"), help="default: both, and a note says so")
+    add("--baseline", default=default.baseline, help="row that the others are compared with")
+    add(
+        "--table",
+        nargs="+",
+        metavar=("NAME", "OVERRIDE"),
+        help="only the cells of conf/table/NAME.yaml, with the seeds that it plans",
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

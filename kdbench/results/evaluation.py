@@ -1,0 +1,190 @@
+"""What an evaluation found: numbers of a whole split, of each class, and what is taken for what."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from kdbench.files import write_atomic
+
+FILE = "evaluation.json"
+CONFUSION = "confusion.csv"  # rows: the class that it is; columns: the class that was chosen
+
+# Metrics of engine/metrics.py, as people read them.
+_OWN = {
+    "top1": "top-1 {:.2f} %",
+    "top5": "top-5 {:.2f} %",
+    "nll": "NLL {:.4f}",
+    "ece": "ECE {:.2f} %",
+}
+_COMPARED = {
+    "agreement": "agreement {:.2f} %",
+    "teacher_kl": "KL {:.4f}",
+    "logit_correlation": "logit correlation {:.4f}",
+}
+
+
+class ClassResult(NamedTuple):
+    """How one class fares.
+
+    Attributes:
+        name: of the class.
+        samples: of it in the split.
+        top1: percent; None where there are no samples.
+    """
+
+    name: str
+    samples: int
+    top1: float | None
+
+
+class Confusion(NamedTuple):
+    """A mistake that is made.
+
+    Attributes:
+        true: name of the class.
+        chosen: name of the class that it was taken for.
+        times: how often.
+        share: percent of the samples of the class.
+    """
+
+    true: str
+    chosen: str
+    times: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A network on a split of a dataset.
+
+    Attributes:
+        network: "arch", "weights" (file), "weights_digest", and "run" where it is of one.
+        teacher: the same of the network that it was compared with, and its "top1", percent; None
+            where there was none.
+        teacher_missing: why there was none, although the network has a teacher.
+        dataset: "name", "digest", "split", "samples".
+        metrics: names and units as in ``engine/metrics.py``.
+        recorded: what the record of the run says these metrics were; None where it says nothing.
+        class_names: K names.
+        confusion: [K][K] samples of a class (row) that were taken for a class (column).
+        circumstances: precision, device, threads, command, environment.
+    """
+
+    network: Mapping[str, Any]
+    teacher: Mapping[str, Any] | None
+    teacher_missing: str | None
+    dataset: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    recorded: Mapping[str, float] | None
+    class_names: Sequence[str]
+    confusion: Sequence[Sequence[int]]
+    circumstances: Mapping[str, Any]
+
+    def class_results(self) -> list[ClassResult]:
+        """One for each class, in label order."""
+        return [
+            ClassResult(name, sum(row), 100 * row[label] / sum(row) if sum(row) else None)
+            for label, (name, row) in enumerate(zip(self.class_names, self.confusion, strict=True))
+        ]
+
+    def frequent_confusions(self) -> list[Confusion]:
+        """All mistakes that were made, the most frequent first."""
+        names = self.class_names
+        found = [
+            Confusion(names[true], names[chosen], count, 100 * count / sum(row))
+            for true, row in enumerate(self.confusion)
+            for chosen, count in enumerate(row)
+            if count and chosen != true
+        ]
+        return sorted(found, key=lambda confusion: -confusion.times)
+
+    def deviations(self) -> dict[str, tuple[float, float]]:
+        """Metrics that are not what the record says: (recorded, found)."""
+        return {
+            name: (value, self.metrics[name])
+            for name, value in (self.recorded or {}).items()
+            if name in self.metrics and self.metrics[name] != value
+        }
+
+    def write(self, folder: Path) -> None:
+        """Writes ``evaluation.json`` and ``confusion.csv``."""
+        content = asdict(self)
+        del content["class_names"], content["confusion"]
+        content["classes"] = [result._asdict() for result in self.class_results()]
+        write_atomic(folder / FILE, json.dumps(content, indent=1).encode())
+        text = io.StringIO()
+        names = [_cell(name) for name in self.class_names]
+        rows = [[name, *row] for name, row in zip(names, self.confusion, strict=True)]
+        csv.writer(text, lineterminator="\n").writerows([["true \\ chosen", *names], *rows])
+        write_atomic(folder / CONFUSION, text.getvalue().encode())
+
+    def describe(self, count: int = 5) -> str:
+        """For the terminal.
+
+        Args:
+            count: of the worst classes and of the most frequent confusions.
+        """
+        known = [result for result in self.class_results() if result.top1 is not None]
+        worst = sorted(known, key=lambda result: result.top1 or 0.0)[:count]
+        parts = [
+            self._head(),
+            _align(
+                ("worst classes", "samples", "top-1"),
+                [(name, str(samples), f"{top1:.2f} %") for name, samples, top1 in worst],
+                names=1,
+            ),
+            _align(
+                ("most often taken", "for", "times", "of the class"),
+                [
+                    (true, chosen, str(times), f"{share:.2f} %")
+                    for true, chosen, times, share in self.frequent_confusions()[:count]
+                ],
+                names=2,
+            ),
+        ]
+        return "\n\n".join("\n".join(part) for part in parts)
+
+    def _head(self) -> list[str]:
+        data, how = self.dataset, self.circumstances
+        lines = [
+            f"{self.network['arch']}, {self.network['weights']}",
+            f"{data['name']}, {data['split']} split, {data['samples']:,} images, "
+            f"{how['precision']} on {how['device']}",
+            self._format(_OWN),
+        ]
+        if self.teacher is not None:
+            who = f"teacher {self.teacher['arch']} (top-1 {self.teacher['top1']:.2f} %)"
+            lines.append(f"{who}: {self._format(_COMPARED)}")
+        elif self.teacher_missing is not None:
+            lines.append(f"not compared with its teacher: {self.teacher_missing}")
+        if self.recorded is not None:
+            lines += [
+                f"the record says {name} {recorded!r}, found {found!r}: device, threads or "
+                f"versions differ"
+                for name, (recorded, found) in self.deviations().items()
+            ] or ["the record says the same"]
+        return lines
+
+    def _format(self, units: Mapping[str, str]) -> str:
+        return "  ".join(text.format(self.metrics[name]) for name, text in units.items())
+
+
+def _align(head: Sequence[str], rows: Sequence[Sequence[str]], names: int) -> list[str]:
+    """Lines of a table: as many columns of names, then columns of numbers."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < names else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (head, *rows)
+    ]
+
+
+def _cell(name: str) -> str:
+    """A class name that no spreadsheet takes for a formula."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name

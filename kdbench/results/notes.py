@@ -1,0 +1,165 @@
+"""What a reader must know before comparing the numbers of a table."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdbench.results.layout import Cells, Key
+from kdbench.results.record import RunRecord
+from kdbench.results.select import look_up
+from kdbench.results.statistics import ALPHA, Comparison, least_seeds
+
+if TYPE_CHECKING:
+    from kdbench.results.table import Cell
+
+# What all runs of a table should agree in, and what it means for people.
+_SAME = {
+    "protocol": "protocols",
+    "epochs": "budgets (epochs)",
+    "precision": "precisions",
+    "device": "devices",
+    "environment.versions.kdbench": "versions of kdbench",
+    "environment.versions.torch": "versions of torch",
+}
+
+
+def describe_mixes(records: Sequence[RunRecord]) -> list[str]:
+    """One sentence for each thing that makes the runs of a table less comparable than they look.
+
+    Args:
+        records: of the runs that the table shows.
+    """
+    return [
+        *_mixes(records),
+        *_revisions(records),
+        *_namesakes(((f"{r.teacher}, {r.dataset}", r.teacher_digest) for r in records), "teachers"),
+        *_namesakes(((r.dataset, r.dataset_digest) for r in records), "datasets"),
+    ]
+
+
+def describe_cells(grouped: Cells, cells: Mapping[Key, "Cell"]) -> list[str]:
+    """One sentence for each thing about the cells that their numbers do not show.
+
+    Args:
+        grouped: the runs of each cell.
+        cells: what the table shows of them.
+    """
+    return [
+        *_repeated(grouped, cells),
+        *_without_value(cells),
+        *_power(cells),
+        *_other_budgets(grouped, cells),
+    ]
+
+
+def describe_missing(rows: Sequence[str], baseline: str, unfinished: Sequence[Path]) -> list[str]:
+    """What a reader may look for and will not find.
+
+    Args:
+        rows: of the table.
+        baseline: the row that the others were to be compared with.
+        unfinished: folders of runs that have begun and not ended.
+    """
+    notes = []
+    if baseline not in rows and len(rows) > 1:
+        notes.append(
+            f"Nothing is compared, because no row is called {baseline!r}: choose one by "
+            f"--baseline, or one setting by --where."
+        )
+    if unfinished:
+        notes.append(f"Runs that have begun and not ended are in no cell: {len(unfinished)}.")
+    return notes
+
+
+def _mixes(records: Sequence[RunRecord]) -> Iterator[str]:
+    for name, plural in _SAME.items():
+        counts = _count(look_up(record, name) for record in records)
+        if len(counts) > 1:
+            yield f"This table mixes {plural}: {_list(counts)}."
+
+
+def _revisions(records: Sequence[RunRecord]) -> Iterator[str]:
+    commits = _count((look_up(r, "environment.git.commit") or "")[:10] or None for r in records)
+    if len(commits) > 1:
+        yield f"This table mixes code revisions: {_list(commits)}."
+    dirty = [record for record in records if look_up(record, "environment.git.dirty")]
+    if dirty:
+        trees = {look_up(record, "environment.git.diff_digest") for record in dirty}
+        several = f", in {len(trees)} different states" if len(trees) > 1 else ""
+        yield (
+            f"Made with uncommitted changes of the code{several}: {_runs(len(dirty))} of "
+            f"{len(records)}."
+        )
+
+
+def _namesakes(digests: Iterable[tuple[str, str | None]], what: str) -> Iterator[str]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for name, digest in digests:
+        if digest is not None:
+            found[name].add(digest[:8])
+    for name, several in found.items():
+        if len(several) > 1:
+            yield f"This table mixes {what} of one name ({name}): {', '.join(sorted(several))}."
+
+
+def _repeated(grouped: Cells, cells: Mapping[Key, "Cell"]) -> Iterator[str]:
+    done = sum(record.status == "done" for records in grouped.values() for record in records)
+    extra = done - sum(cell.done for cell in cells.values())
+    if extra:
+        yield (
+            f"{_runs(extra)} too many: of those with the same row, column and seed, the one that "
+            f"finished last is shown."
+        )
+
+
+def _without_value(cells: Mapping[Key, "Cell"]) -> Iterator[str]:
+    for (row, column), cell in cells.items():
+        missing = cell.done - len(cell.values)
+        if missing:
+            yield (
+                f"{row} ({column}): {missing} of {_runs(cell.done)} have no such value. Its mean "
+                f"leaves them out, and flatters if they never got that far."
+            )
+
+
+def _power(cells: Mapping[Key, "Cell"]) -> Iterator[str]:
+    """Says where not even the clearest difference could have been found."""
+    columns: dict[str, list[Comparison]] = defaultdict(list)
+    for (_, column), cell in cells.items():
+        if cell.comparison is not None and cell.comparison.p is not None:
+            columns[column].append(cell.comparison)
+    for column, found in columns.items():
+        if not any(comparison.can_tell for comparison in found):
+            yield (
+                f"{column}: {len(found)} comparisons at once cannot reach p < {ALPHA} with "
+                f"{max(comparison.n for comparison in found)} seeds, however clear they are; "
+                f"{least_seeds(len(found))} are the least."
+            )
+
+
+def _other_budgets(grouped: Cells, cells: Mapping[Key, "Cell"]) -> Iterator[str]:
+    shown = [record for key, found in grouped.items() if cells[key].published for record in found]
+    budgets = {(r.dataset, look_up(r, "config.dataset.epochs"), r.epochs) for r in shown}
+    for dataset, usual, epochs in sorted(budgets, key=str):
+        if usual is not None and epochs != usual:
+            yield (
+                f"Published numbers of {dataset} are of {usual} epochs as a rule, runs of this "
+                f"table of {epochs}."
+            )
+
+
+def _count(values: Iterable[Any]) -> dict[Any, int]:
+    counts: dict[Any, int] = defaultdict(int)
+    for value in values:
+        counts[value] += 1
+    return dict(counts)
+
+
+def _list(counts: Mapping[Any, int]) -> str:
+    known = {("unknown" if value is None else str(value)): n for value, n in counts.items()}
+    return ", ".join(f"{value} ({_runs(n)})" for value, n in sorted(known.items()))
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"

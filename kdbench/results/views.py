@@ -1,0 +1,303 @@
+"""Numbers of a report beside the table: how fast, how alike to the teacher, at what cost.
+
+Each view is a table with a row for each row of the comparison; in its cells stand numbers in words
+and, drawn, one dot a seed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+
+import numpy as np
+from markupsafe import Markup
+
+from kdbench.errors import DataError
+from kdbench.results.convergence import LEVELS
+from kdbench.results.curves import Group, mean_over, read_columns
+from kdbench.results.figures import Styles
+from kdbench.results.metric import find_metric
+from kdbench.results.record import TIMINGS, RunRecord
+from kdbench.results.statistics import MIN_SEEDS, Comparison, compare_paired, holm
+from kdbench.results.svg import draw_strip, draw_strip_axis, fit_scale
+
+SPEED = "convergence.aulc"
+DISTILLATION = ("agreement", "teacher_kl", "logit_correlation", "ece", "nll")
+COST = ("seconds", "images_per_s", "peak_memory_mb")
+TEACHER_SHARE = "perf/teacher_share"
+_MAX_LEVELS = 4
+NONE = Markup()
+_MINUS = str.maketrans("-", "\N{MINUS SIGN}")
+
+Values = Mapping[str, Mapping[int, float]]  # row -> seed -> value
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a column.
+
+    Attributes:
+        title: what it shows, with its unit.
+        better: which end is good; empty where neither is.
+        axis: of the strips below; empty where there are none.
+    """
+
+    title: str
+    better: str = ""
+    axis: Markup = NONE
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell: a number in words, a strip with one dot a seed, and what else there is to say."""
+
+    text: str
+    strip: Markup = NONE
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """A table.
+
+    Attributes:
+        heads: of its columns.
+        rows: label of the row, classes of its line, one entry a column.
+    """
+
+    heads: Sequence[Head]
+    rows: Sequence[tuple[str, str, Sequence[Entry]]]
+
+
+Column = tuple[Head, Mapping[str, Entry]]  # row -> entry
+_NOTHING = Entry("\N{EN DASH}")
+
+
+def view_distillation(groups: Sequence[Group], styles: Styles) -> View:
+    """How far the student became its teacher, and how well it is calibrated."""
+    return _arrange(groups, styles, [_draw_metric(groups, styles, name) for name in DISTILLATION])
+
+
+def view_cost(groups: Sequence[Group], styles: Styles) -> View:
+    """What the runs took."""
+    shares = {group.row: _teacher_shares(group) for group in groups}
+    share = _draw("share of the teacher, % of the time", "", shares, styles, lambda v: f"{v:.0f}")
+    columns = [_draw_metric(groups, styles, name) for name in COST]
+    return _arrange(groups, styles, [*columns, share])
+
+
+def view_convergence(groups: Sequence[Group], baseline: str | None, styles: Styles) -> View:
+    """How fast the student learned: mean accuracy over the epochs, and epochs to some levels."""
+    columns = [_draw_metric(groups, styles, SPEED)]
+    if baseline is not None:
+        compared = compare_rows(collect_values(groups, SPEED), baseline, larger_is_better=True)
+        entries = {row: Entry(write_difference(c), note=c.verdict) for row, c in compared.items()}
+        head = Head(f"against {baseline}, points", "95 % interval")
+        columns.append((head, {baseline: Entry("baseline"), **entries}))
+    columns += [_epochs_to(groups, level) for level in choose_levels(groups)]
+    return _arrange(groups, styles, columns)
+
+
+def judge_speed(groups: Sequence[Group], baseline: str | None) -> list[str]:
+    """Answers whether anything here learns faster than the baseline, in sentences."""
+    taught = [group for group in groups if group.is_taught]
+    values = collect_values(taught, SPEED)
+    if baseline not in values or len(values) < 2:
+        return ["There is no baseline to be faster than."]
+    compared = compare_rows(values, baseline, larger_is_better=True)
+    return [*_speed_by_area(compared, baseline), *_speed_by_level(taught, baseline)]
+
+
+def choose_levels(groups: Sequence[Group]) -> list[int]:
+    """The highest levels, in percent, that at least half of the runs reached."""
+    reached = [
+        run.record.convergence["epochs_to"] for group in groups for run in group.runs.values()
+    ]
+    common = [
+        level for level in LEVELS if 2 * sum(str(level) in r for r in reached) >= len(reached)
+    ]
+    return common[-_MAX_LEVELS:] if reached else []
+
+
+def collect_values(groups: Sequence[Group], name: str) -> dict[str, dict[int, float]]:
+    """Row -> seed -> a metric of the record; rows that have none are left out."""
+    metric = find_metric(name)
+    found = {
+        group.row: {
+            seed: value
+            for seed, run in group.runs.items()
+            if (value := metric.value(run.record)) is not None
+        }
+        for group in groups
+    }
+    return {row: values for row, values in found.items() if values}
+
+
+def compare_rows(values: Values, baseline: str, *, larger_is_better: bool) -> dict[str, Comparison]:
+    """Every other row against the baseline, paired by seed, adjusted for being several."""
+    found = {
+        row: compare_paired(ours, values.get(baseline, {}), larger_is_better=larger_is_better)
+        for row, ours in values.items()
+        if row != baseline
+    }
+    tested = {row: c.p for row, c in found.items() if c.p is not None}
+    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
+    return {row: replace(c, adjusted_p=adjusted.get(row)) for row, c in found.items()}
+
+
+def write_difference(comparison: Comparison, digits: int = 2) -> str:
+    """A difference with its interval: "+0.31 (+0.10 to +0.52)"."""
+    if comparison.difference is None:
+        return "\N{EN DASH}"
+    text = write_signed(comparison.difference, digits)
+    if comparison.interval is None:
+        return text
+    low, high = (write_signed(end, digits) for end in comparison.interval)
+    return f"{text} ({low} to {high})"
+
+
+def write_signed(value: float, digits: int) -> str:
+    """A number that always has its sign."""
+    return f"{value:+.{digits}f}".translate(_MINUS)
+
+
+def write_spread(values: Sequence[float], write: Callable[[float], str]) -> str:
+    """Mean and standard deviation over seeds."""
+    spread = f" ± {write(stdev(values))}" if len(values) > 1 else ""
+    return f"{write(fmean(values))}{spread}"
+
+
+def draw_values(
+    values: Values, styles: Styles, write: Callable[[float], str]
+) -> tuple[Markup, dict[str, Entry]]:
+    """A column of strips: its axis, and an entry for each row."""
+    scale = fit_scale([value for by_seed in values.values() for value in by_seed.values()])
+    entries = {}
+    for row, by_seed in values.items():
+        found = list(by_seed.values())
+        label = f"{row}, each seed: {', '.join(map(write, found))}"
+        strip = draw_strip(found, scale, styles[row], label)
+        entries[row] = Entry(write_spread(found, write), strip)
+    return draw_strip_axis(scale), entries
+
+
+def _draw_metric(groups: Sequence[Group], styles: Styles, name: str) -> Column:
+    metric = find_metric(name)
+    better = "higher is better" if metric.larger_is_better else "lower is better"
+    return _draw(metric.title, better, collect_values(groups, name), styles, metric.write)
+
+
+def _draw(
+    title: str, better: str, values: Values, styles: Styles, write: Callable[[float], str]
+) -> Column:
+    known = {row: by_seed for row, by_seed in values.items() if by_seed}
+    if not known:
+        return Head(title, better), {}
+    axis, entries = draw_values(known, styles, write)
+    return Head(title, better, axis), entries
+
+
+def _arrange(groups: Sequence[Group], styles: Styles, columns: Sequence[Column]) -> View:
+    kept = [column for column in columns if column[1]]
+    rows = [
+        (group.row, styles[group.row], [entries.get(group.row, _NOTHING) for _, entries in kept])
+        for group in groups
+    ]
+    return View([head for head, _ in kept], rows)
+
+
+def _epochs_to(groups: Sequence[Group], level: int) -> Column:
+    entries = {}
+    for group in groups:
+        epochs = _epochs(group, level)
+        missing = len(group.runs) - len(epochs)
+        note = f"{len(epochs)} of {len(group.runs)} runs" if missing else ""
+        entries[group.row] = Entry(f"{fmean(epochs):.1f}" if epochs else "not reached", note=note)
+    return Head(f"epochs to {level}\N{NO-BREAK SPACE}%", "fewer is faster"), entries
+
+
+def _epochs(group: Group, level: int) -> list[int]:
+    reached = [run.record.convergence["epochs_to"] for run in group.runs.values()]
+    return [epochs[str(level)] for epochs in reached if str(level) in epochs]
+
+
+def _speed_by_area(compared: Mapping[str, Comparison], baseline: str) -> list[str]:
+    verdicts: dict[str, list[str]] = {"better": [], "worse": [], "not distinguishable": []}
+    unknown = []
+    for row, comparison in compared.items():
+        if comparison.verdict in verdicts:
+            verdicts[comparison.verdict].append(_name_lead(row, comparison))
+        else:
+            unknown.append(comparison.n)
+    said = []
+    if unknown:
+        said.append(
+            f"Too few seeds to tell what learns faster than {baseline} "
+            f"({_count(len(unknown), 'row')} with at most {_count(max(unknown), 'shared seed')}; "
+            f"{MIN_SEEDS} are the least). {_largest_lead(compared)}"
+        )
+    for verdict, word in (("better", "Faster"), ("worse", "Slower")):
+        if verdicts[verdict]:
+            said.append(f"{word} than {baseline} here: {', '.join(verdicts[verdict])}.")
+    if verdicts["not distinguishable"]:
+        said.append(
+            f"Not distinguishable from {baseline} in speed: "
+            f"{_count(len(verdicts['not distinguishable']), 'row')}."
+        )
+    return said
+
+
+def _largest_lead(compared: Mapping[str, Comparison]) -> str:
+    known = {row: c for row, c in compared.items() if c.difference is not None}
+    if not known:
+        return "No seed is shared."
+    row = max(known, key=lambda row: known[row].difference or 0.0)
+    return f"The largest lead by the mean: {_name_lead(row, known[row])}."
+
+
+def _name_lead(row: str, comparison: Comparison) -> str:
+    return f"{row} {write_difference(comparison)} points of mean accuracy"
+
+
+def _speed_by_level(groups: Sequence[Group], baseline: str) -> list[str]:
+    """The fewest epochs to the highest level that every run reached."""
+    everywhere = [
+        level
+        for level in choose_levels(groups)
+        if all(len(_epochs(group, level)) == len(group.runs) for group in groups)
+    ]
+    if not everywhere:
+        return []
+    level = everywhere[-1]
+    means = {group.row: fmean(_epochs(group, level)) for group in groups}
+    first = min(means, key=lambda row: means[row])
+    if first == baseline:
+        return [f"To {level} % nothing needs fewer epochs than {baseline} ({means[first]:.1f})."]
+    return [
+        f"To {level} % {baseline} needs {means[baseline]:.1f} epochs on average; the fewest are "
+        f"{means[first]:.1f} ({first})."
+    ]
+
+
+def _teacher_shares(group: Group) -> dict[int, float]:
+    """Seed -> part of the time that the teacher took, percent; only measured on CPUs."""
+    found = {}
+    for seed, run in group.runs.items():
+        try:
+            shares = read_columns(run.folder / TIMINGS, [TEACHER_SHARE]).get(TEACHER_SHARE)
+        except DataError:
+            continue  # what a run took is told by its record; this file only adds to it
+        if shares is not None and np.isfinite(shares).any():
+            found[seed] = 100 * float(mean_over(shares))
+    return found
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def describe_hardware(records: Sequence[RunRecord]) -> str:
+    """Where runs were trained: costs of different machines are no comparison."""
+    places = {f"{r.device}, {_count(r.threads, 'thread')}, {r.precision}" for r in records}
+    together = sorted({r.cohort_size for r in records})
+    shared = f"{together[0]}" if len(together) == 1 else f"{together[0]} to {together[-1]}"
+    return f"Trained on {'; '.join(sorted(places))}; {shared} at once with one teacher."

@@ -1,0 +1,130 @@
+"""What the dashboard shows, as plain data; ``views.py`` makes W&B's panels of it.
+
+Metrics have the names under which ``WandbTracker`` sends them: rows as in ``engine/metrics.py``,
+summaries as in ``RunRecord.numbers``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from kdbench.results.convergence import LEVELS
+
+
+@dataclass(frozen=True)
+class View:
+    """Which runs are shown, and how.
+
+    Attributes:
+        project: of W&B.
+        entity: user or team; empty leaves it open.
+        group_by: config columns; runs that agree in all of them are one line.
+        where: the values that config columns of a run must have.
+        text: Markdown at the top of the report; may be empty.
+    """
+
+    project: str
+    entity: str
+    group_by: Sequence[str]
+    where: Mapping[str, str | int | float | bool]
+    text: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart with one line or bar for each metric and each group of runs.
+
+    Attributes:
+        title: what is shown.
+        metrics: names.
+        axis: label of the values, with their unit.
+        kind: "curve" over epochs, or "bar" of the runs' summaries.
+        spread: "stddev" over the runs of a group, or "none" where the metrics are a band by
+            themselves.
+    """
+
+    title: str
+    metrics: tuple[str, ...]
+    axis: str
+    kind: str = "curve"
+    spread: str = "stddev"
+
+
+@dataclass(frozen=True)
+class Section:
+    """Charts that answer one question."""
+
+    title: str
+    text: str
+    charts: tuple[Chart, ...]
+
+
+def _evaluated(title: str, name: str, axis: str) -> Chart:
+    """A metric of the split that is evaluated each epoch: "test", under protocol strict "val"."""
+    return Chart(title, (f"test/{name}", f"val/{name}"), axis)
+
+
+def _band(who: str) -> Chart:
+    metrics = tuple(f"temperature/{who}_{name}" for name in ("mean", "p5", "p95"))
+    return Chart(f"{who.capitalize()}: mean, 5 % and 95 %", metrics, "temperature", spread="none")
+
+
+def _spread(who: str) -> Chart:
+    title = f"{who.capitalize()}: standard deviation over samples"
+    return Chart(title, (f"temperature/{who}_std",), "temperature")
+
+
+def _bar(title: str, axis: str, *metrics: str) -> Chart:
+    return Chart(title, metrics, axis, "bar")
+
+
+SECTIONS = (
+    Section(
+        "Accuracy",
+        "The last epoch is the result. The best epoch is picked on the test set: optimistic, never "
+        "the result.",
+        (
+            _evaluated("Top-1 after each epoch", "top1", "top-1 (%)"),
+            _bar("Last epoch: the result", "top-1 (%)", "top1_last"),
+            _bar("Best epoch, picked on the test set", "top-1 (%)", "top1_best"),
+            Chart("Top-1 on augmented training batches", ("train/top1",), "top-1 (%)"),
+            Chart("Training loss", ("train/loss",), "loss"),
+        ),
+    ),
+    Section(
+        "Convergence",
+        "Whether a strategy is faster, and not only better at the end.",
+        (
+            _bar("Area under the learning curve", "mean top-1 (%)", "convergence/aulc"),
+            _bar(
+                "Epochs until an accuracy is reached, in percent",
+                "epochs",
+                *(f"convergence/epochs_to_{level}" for level in LEVELS),
+            ),
+        ),
+    ),
+    Section(
+        "Temperature",
+        "Temperatures that the strategy chose for the samples of each epoch.",
+        (_band("teacher"), _band("student"), _spread("teacher"), _spread("student")),
+    ),
+    Section(
+        "Agreement with the teacher",
+        "How much of the teacher the student has taken over, and how well it knows what it knows.",
+        (
+            _evaluated("Same class as the teacher", "agreement", "samples (%)"),
+            _evaluated("KL(teacher || student)", "teacher_kl", "nats"),
+            _evaluated("Correlation of logits", "logit_correlation", "Pearson's r"),
+            _evaluated("Calibration error", "ece", "ECE (%)"),
+            _evaluated("Negative log-likelihood", "nll", "nats"),
+        ),
+    ),
+    Section(
+        "Cost",
+        "Wall time on the machine of the run.",
+        (
+            Chart("Epoch", ("perf/seconds",), "seconds"),
+            Chart("Training speed", ("perf/images_per_s",), "images/s"),
+            Chart("Part of the time that is the teacher's", ("perf/teacher_share",), "fraction"),
+        ),
+    ),
+)

@@ -1,0 +1,114 @@
+"""A W&B workspace and a W&B report of ``panels.SECTIONS``, built with wandb-workspaces."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import wandb_workspaces.reports.v2 as reports
+import wandb_workspaces.workspaces as workspaces
+
+from kdbench.tracker.panels import SECTIONS, Chart, View
+
+TITLE = "Temperature strategies"
+_READING = (
+    "A line or bar is the mean over the runs that agree in {columns}, a band one standard "
+    "deviation: of seeds, if nothing else differs. The charts show what W&B has; whether a "
+    "difference can be told from chance is what kdbench-report says."
+)
+_MAX_RUNS = 500  # that a chart takes into account; W&B's own limit is 10
+_COLUMNS = 2  # charts in a row
+_GRID, _HEIGHT = 24, 8  # of a report: width of a row and height of a chart, in its units
+
+
+def build_workspace(view: View) -> workspaces.Workspace:
+    """The saved view of a project: sections of charts, runs grouped and filtered."""
+    return workspaces.Workspace(
+        entity=view.entity,
+        project=view.project,
+        name=TITLE,
+        sections=[
+            workspaces.Section(
+                name=section.title,
+                panels=[_panel(chart) for chart in section.charts],
+                is_open=True,
+                layout_settings=workspaces.SectionLayoutSettings(columns=_COLUMNS, rows=3),
+            )
+            for section in SECTIONS
+        ],
+        settings=workspaces.WorkspaceSettings(x_axis="epoch", max_runs=_MAX_RUNS),
+        runset_settings=workspaces.RunsetSettings(
+            filters=_filters(view),
+            groupby=[workspaces.Config(column) for column in view.group_by],
+            pinned_columns=[f"summary:{name}" for name in ("top1_last", "convergence/aulc")],
+        ),
+    )
+
+
+def build_report(view: View, connected: bool) -> reports.Report:
+    """The same as a page with text.
+
+    Args:
+        view: what is shown.
+        connected: whether W&B's server may be asked for the project.
+    """
+    blocks: list[Any] = [
+        reports.TableOfContents(),
+        reports.P(_READING.format(columns=_list(view.group_by))),
+    ]
+    blocks += [reports.MarkdownBlock(view.text)] if view.text else []
+    for section in SECTIONS:
+        runs = reports.Runset(
+            entity=view.entity if connected else "",
+            project=view.project,
+            name="runs",
+            filters=_filters(view),
+            groupby=[f"config.{column}" for column in view.group_by],
+        )
+        panels = [_panel(chart, place) for place, chart in enumerate(section.charts)]
+        blocks += [reports.H2(section.title), reports.P(section.text)]
+        blocks += [reports.PanelGrid(runsets=[runs], panels=panels)]
+    return reports.Report(
+        entity=view.entity, project=view.project, title=TITLE, blocks=blocks, width="fluid"
+    )
+
+
+def to_json(view: View) -> str:
+    """Both, as W&B stores them: under "workspace" and "report"."""
+    models = {
+        "workspace": build_workspace(view)._to_model(),
+        "report": build_report(view, connected=False)._to_model(),
+    }
+    document = {
+        name: model.model_dump(mode="json", by_alias=True, exclude_none=True)
+        for name, model in models.items()
+    }
+    return json.dumps(document, indent=1)
+
+
+def _filters(view: View) -> workspaces.And:
+    wanted = [workspaces.Config(column) == value for column, value in view.where.items()]
+    return workspaces.And(workspaces.Metric("JobType") == "train", *wanted)
+
+
+def _panel(chart: Chart, place: int = 0) -> Any:
+    """A panel; ``place`` counts those of a section, row by row."""
+    width, height = _GRID // _COLUMNS, _HEIGHT
+    layout = reports.Layout(
+        x=place % _COLUMNS * width, y=place // _COLUMNS * height, w=width, h=height
+    )
+    common: dict[str, Any] = {
+        "title": chart.title,
+        "layout": layout,
+        "groupby_aggfunc": "mean",
+        "groupby_rangefunc": chart.spread,
+        "max_runs_to_show": _MAX_RUNS,
+    }
+    if chart.kind == "bar":
+        return reports.BarPlot(metrics=list(chart.metrics), title_x=chart.axis, **common)
+    return reports.LinePlot(
+        x="epoch", y=list(chart.metrics), title_x="epoch", title_y=chart.axis, **common
+    )
+
+
+def _list(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

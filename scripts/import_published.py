@@ -1,0 +1,126 @@
+"""Cleans a collection of published numbers into kdbench/results/published/*.csv.
+
+    python scripts/import_published.py published-results.csv [FOLDER]
+
+One file for each work in which numbers were read. Names become those of conf/, and each row is
+told how near it is to the origin of its number (column "kind", see kdbench/results/published.py).
+Nothing is merged and nothing is left out: sources that disagree all stay.
+"""
+
+import argparse
+import csv
+import io
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from kdbench.files import write_atomic
+from kdbench.results.published import COLUMNS, FOLDER
+
+METHODS = {
+    "none": "scratch",
+    "KD": "kd",
+    "KD+CTKD": "ctkd",
+    "KD+LS": "logit_std",
+    "KD+CTKD+LS": "ctkd_logit_std",
+    "KD+DOT": "kd_dot",
+    "DKD": "dkd",
+    "DKD+CTKD": "dkd_ctkd",
+    "DKD+LS": "dkd_logit_std",
+    "DKD+RLKD": "dkd_rlkd",
+    "DTKD": "dtkd",
+    "MLKD": "mlkd",
+    "MLKD+LS": "mlkd_logit_std",
+    "TTM": "ttm",
+    "WTTM": "wttm",
+    "DIST": "dist",
+    "NKD": "nkd",
+    "Annealing-KD": "annealing_kd",
+}
+NETWORKS = {"shuffleV1": "shufflenetv1", "shuffleV2": "shufflenetv2"}
+# Measured by RepDistiller, CRD's code, from which CIFAR-100 papers quote them.
+BEFORE_CRD = ["AB", "AT", "CC", "FSP", "FT", "FitNet", "KD", "NST", "PKT", "RKD", "SP", "VID"]
+# Methods that a work is the origin of.
+OWN = {
+    "crd": [*BEFORE_CRD, "CRD"],
+    "ctkd": ["KD+CTKD", "DKD+CTKD"],
+    "continuation_kd": ["Continuation-KD"],
+    "dist": ["DIST"],
+    "dkd": ["DKD"],
+    "dot": ["KD+DOT"],
+    "dtkd": ["DTKD"],
+    "itrd": ["ITRD"],
+    "lskd": ["KD+LS", "KD+CTKD+LS", "DKD+LS", "MLKD+LS"],
+    "mlkd": ["MLKD"],
+    "reviewkd": ["ReviewKD"],
+    "rlkd": ["DKD+RLKD"],
+    "takd": ["TAKD", "none"],
+    "torchdistill": [],
+    "ttm": ["TTM", "WTTM", "WTTM without cross-entropy", "WTTM+CRD", "WTTM+ITRD"],
+}
+
+
+def clean(rows: Iterable[Mapping[str, str]]) -> dict[str, list[dict[str, str]]]:
+    """Rows by the work they were read in (stem of its file), in the order they came in."""
+    found = defaultdict(list)
+    for row in rows:
+        paper, _, quoted = row["paper"].partition("; ")
+        work = slug(paper.split()[0])
+        found[work].append(_clean(row, paper, quoted.removeprefix("quoting "), work))
+    return dict(found)
+
+
+def slug(name: str) -> str:
+    """A name as conf/ spells it."""
+    return re.sub(r"[^a-z0-9/]+", "_", name.lower()).strip("_")
+
+
+def _clean(row: Mapping[str, str], paper: str, quoted: str, work: str) -> dict[str, str]:
+    renamed = {
+        "paper": paper,
+        "quoted": quoted,
+        "dataset": slug(row["dataset"]).replace("cifar_", "cifar"),
+        "teacher": NETWORKS.get(row["teacher"], slug(row["teacher"])),
+        "student": NETWORKS.get(row["student"], slug(row["student"])),
+        "method": METHODS.get(row["method"], ""),
+        "printed": row["method"],
+        "student_top1": row["student_top1_baseline"],
+        "kind": _kind(row, quoted, work),
+    }
+    return {name: renamed.get(name, row.get(name, "")) for name in COLUMNS}
+
+
+def _kind(row: Mapping[str, str], quoted: str, work: str) -> str:
+    if row["confidence"] == "from-memory":
+        return "memory"
+    if any(word in row["table"] for word in ("training log", "figure", "file name")):
+        return "log"
+    if quoted:
+        return "quoted"
+    return "own" if row["method"] in OWN[work] else "other"
+
+
+def render(rows: Iterable[Mapping[str, str]]) -> bytes:
+    """The content of one file."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("collection", type=Path)
+    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
+    arguments = parser.parse_args()
+    with arguments.collection.open(newline="") as file:
+        found = clean(csv.DictReader(file))
+    for work, rows in found.items():
+        write_atomic(arguments.folder / f"{work}.csv", render(rows))
+        print(f"{len(rows):4} {work}")
+
+
+if __name__ == "__main__":
+    main()

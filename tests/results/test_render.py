@@ -1,0 +1,145 @@
+import csv
+import io
+import re
+
+import pytest
+from test_table import PAIR, build, run, runs
+
+from kdbench.results.render import (
+    explain,
+    layout_blocks,
+    write_csv,
+    write_latex,
+    write_markdown,
+    write_text,
+)
+
+NASTY = r'<script>alert("1")</script> & $x_1^2$ {a} \b #5 ~100% | *y* `z`'
+
+
+@pytest.fixture
+def table():
+    found = [
+        *runs("scratch", [68.0 + i / 10 for i in range(7)]),
+        *runs("kd", [70.0 + i / 10 for i in range(7)]),
+        *runs("dkd", [71.0 + i / 10 for i in range(7)]),
+        run("ctkd", 0, 70.0),
+        run("ctkd", 1, status="failed"),
+    ]
+    return build(found)
+
+
+def test_text_has_everything(table):
+    text = write_text(table)
+    lines = {line.split("  ")[0]: " ".join(line.split()) for line in text.splitlines()}
+    assert text.startswith("cifar100, 240 epochs, protocol paper\n")
+    assert lines["teacher"] == "teacher 72.00 72.34 -0.34"
+    assert lines["kd"] == "kd 70.30 ± 0.22 7 71.30 70.66 -0.36"
+    assert lines["dkd"].startswith(
+        "dkd 71.30 ± 0.22 + 7 72.30 71.97 -0.67 +1.00 [+1.00, +1.00] bet"
+    )
+    assert lines["ctkd"].startswith("ctkd 70.00 1, 1 failed 71.00 71.19")
+    assert lines["ctkd"].endswith("too few seeds (n=1)")
+    assert "picked on the test set" in text
+    assert "Against kd: paired by seed" in text
+    order = [name for name in lines if name in ("teacher", "scratch", "kd", "ctkd", "dkd")]
+    assert order == ["teacher", "scratch", "kd", "ctkd", "dkd"]
+
+
+def test_columns_without_anything_are_left_out():
+    (block,) = layout_blocks(build([run("kd", temperature="cosine", top1_best=None)]))
+    assert block.rows[0] == ["method", "mean ± std", "seeds", "published", "difference"]
+    (block,) = layout_blocks(build([run("kd")], metric="seconds"))
+    assert block.rows == [["method", "mean ± std", "seeds"], ["kd", "2", "1"]]
+
+
+def test_several_columns_have_an_overview(table):
+    found = build([run("kd"), run("kd", pair="resnet110_resnet20"), run("dkd")])
+    overview, *details = layout_blocks(found)
+    assert overview.rows[0] == ["method", "cifar100, resnet110_resnet20", PAIR]
+    assert overview.rows[1] == ["teacher", "72.00", "72.00"]
+    assert overview.rows[3] == ["dkd", "", "50.00 (1)"]
+    assert len(details) == 2
+    assert len(layout_blocks(table)) == 1
+
+
+def test_planned_seeds_are_shown():
+    (block,) = layout_blocks(build([run("kd")], planned={("kd", PAIR): {0, 1, 2}}))
+    assert block.rows[-1][2] == "1 of 3"
+
+
+def test_disputed_numbers_have_a_range():
+    names = {"dataset": "imagenet", "pair": "imagenet_resnet34_resnet18"}
+    names |= {"teacher": "torchvision:resnet34", "student": "torchvision:resnet18"}
+    assert "71.03 [70.66 to 71.37]" in write_text(build([run("kd", **names)]))
+
+
+def test_only_what_is_there_is_explained(table):
+    said = " ".join(explain(table))
+    assert "Best epoch" in said
+    assert "Better than the second best" in said
+    alone = build([run("kd", temperature="cosine", dataset="mnist5k")])
+    assert not re.search("Against|Published|second best", " ".join(explain(alone)))
+
+
+def nasty():
+    return build([run("kd", dataset=NASTY), run(NASTY, temperature="x", dataset=NASTY)])
+
+
+def test_markdown_is_a_table_and_escapes(table):
+    lines = write_markdown(table).splitlines()
+    grid = [line for line in lines if line.startswith("|")]
+    assert len({line.count("|") for line in grid}) == 1
+    assert grid[1].startswith("| --- | --: |")
+    assert any("**71.30 ± 0.22**" in line for line in grid)
+    text = write_markdown(nasty())
+    assert "<script" not in text
+    assert r"\| \*y\* \`z\`" in text
+
+
+def test_latex_is_whole_and_escapes(table):
+    text = write_latex(table)
+    assert text.count(r"\begin{tabular}{lrrrrrrr}") == text.count(r"\end{table}") == 1
+    assert r"\textbf{71.30 $\pm$ 0.22}" in text
+    for found in (text, write_latex(nasty())):
+        body = "\n".join(found.splitlines()[1:])  # the first line is a comment
+        commands = re.sub(r"\\([{}$&#_%\\])", "", body)
+        assert commands.count("{") == commands.count("}")
+        assert not re.search(r"[#%^~<>|]", commands)
+        assert set(re.findall(r"\$.*?\$", commands)) <= {r"$\pm$", "$-$"}
+        rows = [line for line in found.splitlines() if line.endswith(r"\\")]
+        assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1
+        known = "begin end centering caption toprule midrule bottomrule textbf footnotesize par pm"
+        known += " textbackslash textasciitilde textasciicircum textless textgreater textbar"
+        assert set(re.findall(r"\\([a-z]+)", commands)) <= set(known.split())
+
+
+def test_csv_has_every_cell_with_everything(table):
+    rows = {row["row"]: row for row in csv.DictReader(io.StringIO(write_csv(table)))}
+    assert list(rows) == ["teacher", "scratch", "kd", "ctkd", "dkd"]
+    assert rows["teacher"]["published"] == "72.34"
+    dkd = rows["dkd"]
+    assert (dkd["done"], dkd["failed"], dkd["is_winner"]) == ("7", "0", "True")
+    assert (dkd["p"], dkd["adjusted_p"]) == (repr(2 / 2**7), repr(4 / 2**7))
+    assert [float(value) for value in dkd["values"].split()] == [71 + i / 10 for i in range(7)]
+    assert dkd["seeds"] == "0 1 2 3 4 5 6"
+    assert dkd["published_arxiv"] == "2203.08679"
+    assert dkd["verdict"] == "better"
+    assert rows["ctkd"]["failed"] == "1"
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_csv_holds_no_formulas(start):
+    text = write_csv(build([run(f"{start}cmd|' /C calc'!A1", temperature="x")]))
+    (row,) = (row for row in csv.DictReader(io.StringIO(text)) if row["row"] != "teacher")
+    assert row["row"].startswith(f"'{start}cmd")
+
+
+def test_negative_numbers_stay_numbers():
+    row = list(csv.DictReader(io.StringIO(write_csv(build([run("kd", top1=60.0)])))))[1]
+    assert float(row["difference"]) == pytest.approx(60 - 70.66)
+
+
+@pytest.mark.parametrize("write", [write_text, write_markdown, write_latex, write_csv])
+def test_an_empty_table_is_no_error(write):
+    assert write(build([]))

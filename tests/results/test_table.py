@@ -1,0 +1,220 @@
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, stdev
+
+import pytest
+from test_record import make_record
+
+from kdbench.errors import ConfigError
+from kdbench.results.collect import RunFolder
+from kdbench.results.select import parse_conditions
+from kdbench.results.table import Options, build_table, select
+
+PAIR = "cifar100, resnet56_resnet20"
+OWN = {"scratch": "none", "kd": "constant", "dkd": "constant", "ctkd": "ctkd"}
+CLEAN = {
+    "git": {"commit": "a" * 40, "dirty": False, "diff_digest": None},
+    "versions": {"kdbench": "0.1.0", "torch": "2.15.0"},
+}
+
+
+def run(method="kd", seed=0, top1=50.0, temperature=None, **changes):
+    taught = method != "scratch"
+    record = make_record(
+        dataset="cifar100",
+        pair="resnet56_resnet20",
+        teacher="resnet56" if taught else None,
+        student="resnet20",
+        method=method,
+        temperature=temperature or OWN[method],
+        seed=seed,
+        top1_last=top1,
+        top1_best=top1 + 1,
+        teacher_top1=72.0 if taught else None,
+        teacher_digest="t" * 64 if taught else None,
+        protocol="paper",
+        epochs=240,
+        config={"seed": seed, "dataset": {"epochs": 240}},
+        environment=CLEAN,
+        finished=f"2026-01-01T00:00:{seed:02}",
+    )
+    return RunFolder(Path(f"{method}-{seed}"), replace(record, **changes))
+
+
+def runs(method, tops, **changes):
+    return [run(method, seed, top1, **changes) for seed, top1 in enumerate(tops)]
+
+
+def build(found, unfinished=(), **options):
+    return build_table(found, unfinished, Options(**options))
+
+
+def test_a_cell():
+    tops = [70.0, 71.0, 72.0]
+    table = build([*runs("kd", tops), run(seed=3, status="failed", top1_last=None)])
+    cell = table.cells["kd", PAIR]
+    assert (cell.done, cell.failed, cell.planned) == (3, 1, None)
+    assert cell.values == dict(enumerate(tops))
+    assert (cell.mean, cell.std) == (fmean(tops), stdev(tops))
+    assert cell.best_mean == fmean(tops) + 1
+    assert cell.published.value == 70.66
+    assert cell.difference == pytest.approx(71.0 - 70.66)
+    assert table.title == "cifar100, 240 epochs, protocol paper"
+    assert table.teacher == {PAIR: 72.0}
+    assert table.teacher_published[PAIR].value == 72.34
+    assert table.notes == []
+
+
+def test_one_run_has_no_spread_and_a_failed_one_no_mean():
+    table = build([run("kd"), run("dkd", status="failed", top1_last=None)])
+    assert (table.cells["kd", PAIR].mean, table.cells["kd", PAIR].std) == (50.0, None)
+    assert table.cells["dkd", PAIR].mean is None
+    assert table.cells["dkd", PAIR].failed == 1
+
+
+def test_a_seed_that_failed_and_was_then_done_is_done():
+    cell = build([run(status="failed"), run()]).cells["kd", PAIR]
+    assert (cell.done, cell.failed) == (1, 0)
+
+
+def test_the_student_alone_and_the_baseline_come_first():
+    found = [run("dkd"), run("kd", temperature="cosine"), run("kd"), run("ctkd"), run("scratch")]
+    assert build(found).rows == ["scratch", "kd", "ctkd", "dkd", "kd, cosine"]
+    assert build(found, baseline="dkd").rows[:2] == ["scratch", "dkd"]
+
+
+@pytest.mark.parametrize(("metric", "order"), [("top1_last", "dkd kd"), ("nll", "kd dkd")])
+def test_the_best_comes_first_where_it_is_asked_for(metric, order):
+    found = [run("kd", top1=60.0), run("dkd", top1=61.0), run("scratch", top1=90.0)]
+    found = [replace(r, record=replace(r.record, test={"nll": r.record.top1_last})) for r in found]
+    assert build(found, metric=metric, sort="mean").rows == ["scratch", *order.split()]
+
+
+def test_published_numbers_stand_beside_methods_as_published_only():
+    table = build([run("kd"), run("kd", temperature="cosine"), run("scratch")])
+    assert table.cells["scratch", PAIR].published.value == 69.06
+    assert table.cells["kd, cosine", PAIR].published is None
+    assert build([run("kd")], metric="agreement").cells["kd", PAIR].published is None
+    split = build([run("kd"), run("kd", config={"optim": {"lr": 1}})])
+    assert len(split.rows) == 2
+    assert all(cell.published is None for cell in split.cells.values())
+    assert build([run("kd")], metric="agreement").teacher == {}
+
+
+def test_published_budgets_are_compared():
+    (note,) = build([run("kd", epochs=30)]).notes
+    assert "240 epochs as a rule, runs of this table of 30" in note
+
+
+def test_comparisons_are_with_the_baseline_of_the_column():
+    found = [*runs("kd", range(50, 57)), *runs("dkd", range(51, 58)), *runs("ctkd", [50, 60])]
+    table = build(found)
+    better = table.cells["dkd", PAIR].comparison
+    assert (better.n, better.difference, better.verdict) == (7, 1.0, "better")
+    assert table.cells["ctkd", PAIR].comparison.verdict == "too few seeds (n=2)"
+    assert table.cells["kd", PAIR].comparison is None
+    elsewhere = runs("dkd", range(7), pair="resnet110_resnet20")
+    assert (
+        build([*found, *elsewhere]).cells["dkd", "cifar100, resnet110_resnet20"].comparison is None
+    )
+
+
+def test_winners_need_six_seeds():
+    for n, is_winner in ((5, False), (6, True)):
+        table = build([*runs("kd", range(50, 50 + n)), *runs("dkd", range(60, 60 + n))])
+        assert table.cells["dkd", PAIR].is_winner == is_winner
+        assert not table.cells["kd", PAIR].is_winner
+
+
+def test_a_small_loss_wins():
+    found = [*runs("kd", [50] * 6), *runs("dkd", [60] * 6)]
+    found = [replace(r, record=replace(r.record, seconds=r.record.top1_last)) for r in found]
+    assert build(found, metric="seconds").cells["kd", PAIR].is_winner
+
+
+def test_too_few_seeds_for_so_many_rows_is_said():
+    found = [*runs("kd", range(6)), *runs("dkd", range(6)), *runs("ctkd", range(6))]
+    (note,) = build(found).notes
+    assert "2 comparisons at once cannot reach p < 0.05 with 6 seeds" in note
+    assert "7 are the least" in note
+
+
+def test_plans():
+    planned = {("kd", PAIR): set(range(5)), ("dkd", PAIR): set(range(5))}
+    table = build([*runs("kd", [1, 2]), run("kd", seed=9), run("ctkd")], planned=planned)
+    assert (table.cells["kd", PAIR].planned, table.cells["kd", PAIR].done) == (5, 2)
+    assert (table.cells["dkd", PAIR].planned, table.cells["dkd", PAIR].done) == (5, 0)
+    assert ("ctkd", PAIR) not in table.cells
+
+
+def test_a_plan_holds_for_each_of_two_budgets():
+    table = build([run(epochs=3), run(epochs=240)], planned={("kd", PAIR): {0, 1}})
+    assert table.columns == [f"{PAIR}, epochs=240", f"{PAIR}, epochs=3"]
+    assert all(cell.planned == 2 for cell in table.cells.values())
+
+
+def test_a_metric_that_not_every_run_has():
+    reached = {"convergence": {"epochs_to": {"60": 3}}}
+    never = {"convergence": {"epochs_to": {}}}
+    table = build([run(seed=0, **reached), run(seed=1, **never)], metric="epochs_to.60")
+    assert table.cells["kd", PAIR].values == {0: 3.0}
+    assert any("1 of 2 runs have no such value" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({"protocol": "strict"}, "protocols: paper (1 run), strict (1 run)"),
+        ({"epochs": 30}, "budgets (epochs): 240 (1 run), 30 (1 run)"),
+        ({"precision": "bf16"}, "precisions: bf16 (1 run), precision (1 run)"),
+        ({"environment": {**CLEAN, "git": {"commit": "b" * 40}}}, "code revisions: aaaaaaaaaa"),
+        (
+            {"environment": {**CLEAN, "git": {"dirty": True}}},
+            "uncommitted changes of the code: 1 run of",
+        ),
+        ({"environment": {**CLEAN, "versions": {}}}, "kdbench: 0.1.0 (1 run), unknown (1 run)"),
+        ({"teacher_digest": "u" * 64}, "teachers of one name (resnet56, cifar100): tttttttt, uuu"),
+        ({"dataset_digest": "e"}, "datasets of one name (cifar100): d, e"),
+    ],
+)
+def test_what_makes_runs_less_comparable_is_said(change, note):
+    table = build([run("kd"), run("dkd", **change)])
+    assert any(note in found for found in table.notes), table.notes
+
+
+def test_a_run_that_is_there_twice_counts_once():
+    first, second = run(top1=50.0), run(top1=51.0, finished="2026-02-01")
+    table = build([second, first])
+    assert table.cells["kd", PAIR].values == {0: 51.0}
+    assert any(note.startswith("1 run too many") for note in table.notes)
+
+
+def test_a_baseline_that_is_not_there_is_said():
+    (note,) = build([run("kd"), run("dkd")], baseline="scratch").notes
+    assert "no row is called 'scratch'" in note
+    assert build([run("dkd")]).notes == []
+
+
+def test_unfinished_runs_are_said():
+    (note,) = build([run("kd")], [Path("a"), Path("b")]).notes
+    assert note == "Runs that have begun and not ended are in no cell: 2."
+
+
+def test_selection():
+    found = [*runs("kd", range(4)), run("dkd", protocol="strict")]
+    few = select(found, Options(filters=parse_conditions(["seed<2", "method=kd"])))
+    assert [r.record.seed for r in few] == [0, 1]
+    assert [r.record.method for r in select(found, Options(protocol="strict"))] == ["dkd"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"sort": "size"}, {"metric": "beauty"}, {"rows": "x"}, {"columns": "method"}]
+)
+def test_impossible_options(options):
+    with pytest.raises(ConfigError, match="--"):
+        build([run()], **options)
+
+
+def test_nothing_at_all():
+    table = build([])
+    assert (table.rows, table.columns, table.cells) == ([], [], {})

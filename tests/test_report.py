@@ -1,0 +1,134 @@
+"""``kdbench-report``, as a person uses it."""
+
+import resource
+import subprocess
+import sys
+
+import pytest
+from synthetic import Study, write_study, write_trouble
+
+from kdbench.report import main
+
+SMALL = Study(rows=(("scratch", "none"), ("kd", "constant"), ("kd", "cosine")), seeds=2, epochs=2)
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    write_study(tmp_path, SMALL)
+    return tmp_path
+
+
+@pytest.fixture
+def report(outputs, capsys, monkeypatch):
+    """Runs the command; returns its exit code, and what it printed on both streams."""
+
+    def run(*arguments, folder=outputs):
+        monkeypatch.setattr(sys, "argv", ["kdbench-report", str(folder), *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        return end.value.code, said.out, said.err
+
+    return run
+
+
+def test_prints_and_writes(report, outputs):
+    code, out, err = report()
+    assert (code, err) == (0, "")
+    assert out.startswith("cifar100, 2 epochs, protocol paper\n")
+    assert "12 of 12 runs" in out
+    written = {path.name for path in (outputs / "report").iterdir()}
+    assert written == {"table.md", "table.tex", "table.csv", "report.html"}
+    assert report()[:2] == (code, out)  # what it wrote is no run
+
+
+def test_another_folder(report, tmp_path):
+    assert report("--out", str(tmp_path / "elsewhere" / "deep"))[0] == 0
+    assert (tmp_path / "elsewhere" / "deep" / "table.csv").exists()
+
+
+def test_trouble_is_told_and_not_fatal(report, outputs):
+    write_trouble(outputs, SMALL)
+    code, out, err = report()
+    assert code == 0
+    assert "1 failed" in out
+    assert "left out" in err
+    assert "kd-cosine/seed91/record.json is damaged" in err
+    assert "kd-linear/seed92 has begun and not ended" in err
+
+
+def test_options(report):
+    code, out, _ = report(
+        *["--metric", "agreement", "--rows", "temperature", "--columns", "dataset"],
+        *["--where", "pair=resnet56_resnet20", "seed<1", "--baseline", "constant"],
+        *["--sort", "mean", "--protocol", "paper"],
+    )
+    assert code == 0
+    assert "agreement with the teacher, %" in out
+    assert "3 of 12 runs" in out
+    assert "against constant" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (["--where", "seed<0"], 3, "none of the 12 runs"),
+        (["--protocol", "strict"], 3, "none of the 12 runs"),
+        (["--where", "sede=1"], 2, "no run has 'sede'"),
+        (["--metric", "beauty"], 2, "allowed are top1_last"),
+        (["--rows", "pair"], 2, "both 'pair'"),
+        (["--rows", "objective", "--table", "demo"], 2, "leave those out"),
+        (["--rows", "colour"], 2, "invalid choice"),
+    ],
+)
+def test_what_cannot_be_shown(report, arguments, code, reason):
+    found, _, err = report(*arguments)
+    assert found == code
+    assert reason in err
+
+
+def test_no_runs(report, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, _, err = report(folder=tmp_path / "empty")
+    assert code == 3
+    assert "train one with kdbench-train" in err
+    assert report(folder=tmp_path / "missing")[0] == 3
+
+
+def test_a_planned_table(report, monkeypatch):
+    pair = "cifar100, resnet56_resnet20"
+    asked = []
+
+    def plan(name, overrides):
+        asked.append((name, overrides))
+        return {("kd", pair): {0, 1, 2}, ("dkd", pair): {0, 1, 2}}
+
+    monkeypatch.setattr("kdbench.results.plan.planned_cells", plan)
+    code, out, err = report("--table", "mine", "run.epochs=2", "paths.data=x")
+    assert code == 0, err
+    assert asked == [("mine", ["run.epochs=2", "paths.data=x"])]
+    assert out.startswith("mine, cifar100, 2 epochs")
+    assert "2 of 3" in out
+    assert "0 of 3" in out
+    assert "2 of 12 runs" in out  # of cells that are not in the plan there is nothing
+
+
+def test_two_hundred_runs_are_quick_and_need_no_torch(tmp_path):
+    write_study(tmp_path, Study(seeds=5, epochs=20))
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
+        "from kdbench.report import main; main()"
+    )
+    before = cpu_seconds()
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert "190 of 190 runs" in done.stdout
+    assert done.stderr.splitlines()[-1] == "False"
+    assert cpu_seconds() - before < 5  # about 2; the aim is 5 s for 1,000 runs
+
+
+def cpu_seconds():
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)  # which no other process can prolong
+    return spent.ru_utime + spent.ru_stime
