@@ -6,7 +6,7 @@ JOBS ?= 2
 ARGS ?=
 OUTPUTS ?= outputs
 
-.PHONY: help setup check format test test-slow test-browser demo train table wandb-sync bench-sweep clean
+.PHONY: help setup check format test test-slow test-browser test-slurm test-ray demo train table wandb-sync bench-sweep clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -31,13 +31,23 @@ format: setup ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 
 test: setup ## the quick tests, offline, under 5 minutes on two cores
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m 'not slow and not browser'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m 'not slow and not browser and not slurm and not ray'
 
 test-slow: setup ## the long tests: every kill point, longer runs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m slow
 
 test-browser: setup ## the report in a real browser (needs chromium: apt-get install chromium)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser
+
+test-slurm: setup ## sweeps on a Slurm with two pretended GPUs (root on Debian; installs Slurm if missing)
+	@folder=$$(mktemp -d /tmp/kdbench-slurm.XXXXXX); \
+	trap "scripts/stop_slurm.sh $$folder" EXIT; trap 'exit 130' INT TERM; \
+	scripts/start_slurm.sh $$folder && \
+	SLURM_CONF=$$folder/slurm.conf OMP_NUM_THREADS=1 $(BIN)/pytest -m slurm tests/launch
+
+test-ray: setup ## sweeps on a Ray of this machine with two pretended GPUs (installs Ray if missing)
+	@$(BIN)/python -c 'import ray' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[ray]'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m ray tests/launch
 
 demo: setup ## the main job on the embedded real data: teacher, students, a comparison
 	$(BIN)/kdbench-train -m table=demo

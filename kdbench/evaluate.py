@@ -85,11 +85,16 @@ def _refuse(options: argparse.Namespace) -> None:
         raise CheckpointError(
             f"{options.network}: nothing is there; give the folder of a run, or a weight file"
         )
-    of_other = ["arch", "role"] if options.network.is_dir() else ["which"]
+    is_run = options.network.is_dir()
+    of_other = ["arch", "role"] if is_run else ["which"]
     useless = [f"--{name}" for name in of_other if getattr(options, name) is not None]
     if useless:
-        what = "weight files, a run says it" if options.network.is_dir() else "folders of runs"
+        what = "weight files, a run says it" if is_run else "folders of runs"
         raise ConfigError(f"{', '.join(useless)}: only for {what}; leave it out")
+    if is_run and options.export and _names_dataset(options.overrides):
+        raise ConfigError(
+            "--export describes a run by the dataset that it was trained on; leave dataset= out"
+        )
 
 
 def _prepare(options: argparse.Namespace) -> Setting:
@@ -189,18 +194,15 @@ def _find_teacher(setting: Setting) -> "tuple[Trained | None, str | None]":
     """The teacher to compare with; or None, and why where there should be one."""
     from kdbench.engine.evaluation import load_trained
 
-    options, run = setting.options, setting.run
-    if options.teacher is not None:
-        source = _given_teacher(setting)
-    elif run is None or run.record.teacher_digest is None:
+    run, data, compute = setting.run, setting.data, setting.compute
+    if setting.options.teacher is not None:
+        return load_trained(_given_teacher(setting), data, compute), None
+    if run is None or run.record.teacher_digest is None:
         return None, None
-    else:
-        try:
-            source = _own_teacher(setting, run)
-            return load_trained(source, setting.data, setting.compute), None
-        except KdbenchError as error:  # no reason to know less of the student
-            return None, f"{error} (or --teacher FILE|RUN)"
-    return load_trained(source, setting.data, setting.compute), None
+    try:
+        return load_trained(_own_teacher(setting, run), data, compute), None
+    except KdbenchError as error:  # no reason to know less of the student
+        return None, f"{error} (or --teacher FILE|RUN)"
 
 
 def _given_teacher(setting: Setting) -> "WeightFile":

@@ -46,7 +46,7 @@ def report(arguments: argparse.Namespace) -> int:
         write_atomic(folder / f"table.{name}", write(table).encode())
     write_page(folder / "report.html", shown, table)
     print(write_text(table))
-    print(f"{len(shown.runs)} of {len(found.runs)} runs below {outputs} are in this table.")
+    print(f"{len(shown.distinct)} of {len(found.runs)} runs below {outputs} are in this table.")
     print(f"written: {folder / 'report.html'}, table.md, table.tex, table.csv")
     return 0
 

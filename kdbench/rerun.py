@@ -17,13 +17,13 @@ from kdbench.errors import CheckpointError, ConfigError, DataError
 from kdbench.results.collect import RunFolder
 from kdbench.results.recall import open_run, recall_config
 from kdbench.results.record import FILE, RunRecord, read_record
-from kdbench.results.repetition import DIFFERENT, compare_runs
+from kdbench.results.repetition import DIFFERENT, compare_runs, mark_repetition
 
 log = logging.getLogger("kdbench")
 
 # Not an error of any kind that kdbench.errors lists: the command did what it was asked to do, and
 # the answer is no. A code of its own lets scripts tell it from a bug (1) or a bad teacher (4).
-EXIT_DIFFERENT = 10
+EXIT_DIFFERENT = 11
 
 _EXAMPLES = """examples:
   kdbench-rerun outputs/runs/mnist5k/resnet20_resnet8/kd-constant/seed0-1131dbf766
@@ -41,7 +41,7 @@ def rerun(options: argparse.Namespace) -> int:
         raise ConfigError(f"--out={folder} is the run itself; choose another folder")
     _require_same_data(run.record, cfg)
     _require_same_teacher(run.record, cfg)
-    record = _train(cfg, folder)
+    record = _train(run, cfg, folder)
     found = compare_runs(run, RunFolder(folder, record), options.tolerance)
     found.write(folder)
     print(f"{run.folder} repeated in {folder}")
@@ -100,13 +100,14 @@ def _require_same_teacher(record: RunRecord, cfg: DictConfig) -> None:
         )
 
 
-def _train(cfg: DictConfig, folder: Path) -> RunRecord:
+def _train(run: RunFolder, cfg: DictConfig, folder: Path) -> RunRecord:
     """Trains, continues where a repetition was stopped, or finds the finished one."""
     from kdbench.engine.run import train_job
 
     key = run_key(cfg)
     _require_free(folder, key)
     if not (folder / ".hydra").exists():
+        mark_repetition(folder, run.folder)
         save_config(cfg, folder)
     with run_log(folder, describe(cfg, folder, key).label):
         return train_job(cfg, folder)

@@ -127,6 +127,7 @@ def test_a_record_that_says_something_else_is_noticed(evaluate, run):
         (["RUN", "run.epochs=5"], 2, ["run.epochs is part of what the run was"]),
         (["RUN", "paths.dta=x"], 2, ["paths.dta is not a key", "paths.data"]),
         (["RUN", "dataset=fake", "dataset.num_classes=7"], 2, ["trained on 10 classes", "has 7"]),
+        (["RUN", "dataset=fake", "--export", "safetensors"], 2, ["leave dataset= out"]),
         (["RUN", "dataset=fak"], 2, ["dataset=fak does not exist", "fake"]),
         (["RUN", "--teacher", "RUN/none"], 4, ["no such file"]),
         (["RUN/checkpoint/best.safetensors", "dataset=fake"], 2, ["--arch", "like resnet8"]),

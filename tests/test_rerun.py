@@ -8,6 +8,7 @@ import pytest
 from cli import Cli
 
 from kdbench.digest import file_digest
+from kdbench.results.collect import collect
 from kdbench.results.record import read_record
 from kdbench.tracker.csv import read_metrics, write_metrics
 
@@ -55,6 +56,8 @@ def test_the_same_bits_and_the_original_as_it_was(rerun, run, tmp_path):
     assert again.weights_digest == read_record(run).weights_digest
     assert again.metrics_digest == read_record(run).metrics_digest
     assert told(tmp_path)["verdict"] == "bit-identical"
+    found = collect(tmp_path / "out" / "reruns")  # no table counts it as a run
+    assert (found.runs, found.unfinished, found.problems) == ([], [], [])
     # The same command once more trains nothing, and compares what it has.
     code, said = rerun(run)
     assert code == 0
@@ -88,7 +91,7 @@ def test_other_bits_and_what_changed_around_them(rerun, run, tmp_path):
     assert "threads" not in changed
     change(run, top1_last=record.top1_last + 60)
     code, said = rerun(run)
-    assert code == 10
+    assert code == 11
     assert "different\n" in said
     assert "differ by 60.00 points" in said
     assert rerun(run, "--tolerance", "61")[0] == 0
@@ -101,7 +104,7 @@ def test_a_loss_that_is_far_off_is_different(rerun, run):
     write_metrics(metrics, rows)
     change(run, metrics_digest=file_digest(metrics))
     code, said = rerun(run)
-    assert code == 10
+    assert code == 11
     assert "differ by 17 %, tolerance 5 %" in said
 
 

@@ -119,7 +119,7 @@ class RayExecutor:
         try:
             self._find_cluster()
             ray.init(self.address, log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ConfigError(
                 f"Ray did not start, or is not there "
                 f"(hydra.launcher.executor.address={self.address}): {error}"

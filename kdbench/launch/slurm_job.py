@@ -85,9 +85,9 @@ class GroupJob:
 
     def _give_up(self) -> None:
         reason = (
-            f"its job was requeued {MAX_REQUEUES} times without progress; is "
-            f"hydra.launcher.executor.timeout_min={self.timeout_min:g} enough to reach a "
-            f"checkpoint, see run.checkpoint_minutes?"
+            f"its job was requeued {MAX_REQUEUES} times without progress; if it is too short to "
+            f"train a step and save, raise hydra.launcher.executor.timeout_min, here "
+            f"{self.timeout_min:g}"
         )
         log = str(self.request.with_suffix(".log"))
         for member in read_request(self.request)[0]:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from kdbench.errors import CheckpointError
-from kdbench.results.record import FILE, METRICS, TIMINGS, RunRecord, read_record
+from kdbench.results.record import FILE, METRICS, REPETITION, TIMINGS, RunRecord, read_record
 from kdbench.tracker.csv import read_metrics
 
 
@@ -48,9 +48,19 @@ class Collection:
     unfinished: list[Path]
     problems: list[str]
 
+    @property
+    def distinct(self) -> list[RunFolder]:
+        """Every run once: a table has a student that learnt alone in several columns."""
+        once: dict[Path, RunFolder] = {}
+        for run in self.runs:
+            once.setdefault(run.folder, run)
+        return list(once.values())
+
 
 def collect(outputs: Path) -> Collection:
     """Reads every run below a folder. Nothing in there is fatal, and nothing is left out silently.
+
+    Repetitions are checks of runs, not runs of their own, and are passed over.
 
     Args:
         outputs: such as ``outputs``, ``outputs/runs`` or the folder of one run.
@@ -72,7 +82,8 @@ def _run_folders(outputs: Path) -> Iterator[tuple[Path, bool]]:
         folders.sort()
         if FILE in files or ".hydra" in folders:
             folders.clear()  # a run has no runs inside
-            yield Path(place), FILE in files
+            if REPETITION not in files:
+                yield Path(place), FILE in files
 
 
 def _read_rows(path: Path) -> list[dict[str, float]]:

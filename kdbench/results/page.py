@@ -10,7 +10,6 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from kdbench.results.table import Table
 MAX_RUNS = 200  # that get a section of their own
 _FILES = (FILE, METRICS, TIMINGS, "train.log", ".hydra/config.yaml")
 _FOLDER = Path(__file__).parent
+_DAY = 24 * 3600  # seconds
 
 
 def write_page(path: Path, collection: Collection, table: Table) -> None:
@@ -219,7 +219,7 @@ class Run:
 
 def describe(collection: Collection) -> list[tuple[str, str]]:
     """What was compared, when and with what: names and values for the head of the page."""
-    records = [run.record for run in collection.runs]
+    records = [run.record for run in collection.distinct]
     git = [record.environment.get("git") or {} for record in records]
     commits = {str(g.get("commit"))[:10] + (" (changed)" if g.get("dirty") else "") for g in git}
     versions = [record.environment.get("versions") or {} for record in records]
@@ -286,8 +286,8 @@ def _sections(table: Table, groups: Sequence[Group]) -> list[Section]:
 def _list_runs(path: Path, collection: Collection, table: Table) -> Iterator[Run]:
     cells = lay_out([run.record for run in collection.runs], *table.axes)
     place = {id(record): key for key, records in cells.items() for record in records}
-    with_files = len(collection.runs) <= MAX_RUNS
-    for number, run in enumerate(collection.runs, 1):
+    with_files = len(collection.distinct) <= MAX_RUNS
+    for number, run in enumerate(collection.distinct, 1):
         row, column = place[id(run.record)]
         files = list(_existing_files(path, run)) if with_files else []
         yield Run(number, row, column, run.record, _link(path, run.folder), files)
@@ -312,10 +312,11 @@ def _write_yaml(content: Mapping[str, Any]) -> str:
 
 
 def _count_runs(collection: Collection) -> str:
-    done = sum(run.record.status == "done" for run in collection.runs)
+    runs = collection.distinct
+    done = sum(run.record.status == "done" for run in runs)
     parts = {
         "done": done,
-        "failed": len(collection.runs) - done,
+        "failed": len(runs) - done,
         "unfinished": len(collection.unfinished),
     }
     return ", ".join(f"{count} {name}" for name, count in parts.items() if count)
@@ -330,8 +331,7 @@ def _describe_time(records: Sequence[RunRecord]) -> str:
     times = sorted(time[:16].replace("T", " ") for r in records for time in (r.started, r.finished))
     known = [time for time in times if time]
     total = sum(record.seconds for record in records)
-    days = timedelta(seconds=round(total))
-    spent = write_duration(total) if days < timedelta(days=2) else f"{total / 86400:.1f} days"
+    spent = write_duration(total) if total < 2 * _DAY else f"{total / _DAY:.1f} days"
     between = f"{known[0]} to {known[-1]} UTC, " if known else ""
     return f"{between}{spent} in all runs together" if records else ""
 

@@ -15,6 +15,7 @@ FILE = "record.json"
 WEIGHTS = "student.safetensors"  # the final weights
 METRICS = "metrics.csv"  # one row an epoch
 TIMINGS = "timings.csv"
+REPETITION = "repetition.json"  # only where the run repeats another one: which, and the verdict
 
 log = logging.getLogger(__name__)
 

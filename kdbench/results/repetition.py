@@ -11,9 +11,7 @@ from kdbench.digest import file_digest
 from kdbench.files import write_atomic
 from kdbench.results.collect import RunFolder
 from kdbench.results.differences import Difference, find_differences
-from kdbench.results.record import METRICS, RunRecord
-
-FILE = "repetition.json"  # beside the record of the repetition
+from kdbench.results.record import METRICS, REPETITION, RunRecord
 
 IDENTICAL, WITHIN, DIFFERENT = "bit-identical", "within tolerance", "different"
 
@@ -66,8 +64,16 @@ class Repetition:
 
     def write(self, folder: Path) -> None:
         """Writes ``repetition.json``."""
-        content = {**vars(self), "changes": [change._asdict() for change in self.changes]}
-        write_atomic(folder / FILE, json.dumps(content, indent=1).encode())
+        _write(folder, {**vars(self), "changes": [change._asdict() for change in self.changes]})
+
+
+def mark_repetition(folder: Path, original: Path) -> None:
+    """Says of a folder, before anything else is in it, that its run is only a repetition."""
+    _write(folder, {"original": str(original), "verdict": None})
+
+
+def _write(folder: Path, content: Mapping[str, Any]) -> None:
+    write_atomic(folder / REPETITION, json.dumps(content, indent=1).encode())
 
 
 def compare_runs(

@@ -109,7 +109,26 @@ def select(runs: Sequence[RunFolder], options: Options) -> list[RunFolder]:
         ConfigError: a condition is on something that no run has.
     """
     require_known(options.filters, [run.record for run in runs])
-    return [run for run in runs if _is_chosen(run.record, options)]
+    students = [run for run in runs if run.record.method != "teacher"]
+    return [run for run in _share_alone(students) if _is_chosen(run.record, options)]
+
+
+def _share_alone(runs: Sequence[RunFolder]) -> list[RunFolder]:
+    """The runs, and those without a teacher once for every pair that has their student.
+
+    What a student learns alone does not depend on the teacher beside it, so pairs share the run.
+    """
+    pairs: dict[tuple[str, str], set[str]] = {}
+    for run in runs:
+        pairs.setdefault((run.record.dataset, run.record.student), set()).add(run.record.pair)
+    there = {(run.record.run_key, run.record.pair) for run in runs}
+    return [*runs] + [
+        RunFolder(run.folder, replace(run.record, pair=pair))
+        for run in runs
+        if run.record.teacher is None
+        for pair in sorted(pairs[run.record.dataset, run.record.student])
+        if (run.record.run_key, pair) not in there
+    ]
 
 
 def build_table(runs: Sequence[RunFolder], unfinished: Sequence[Path], options: Options) -> Table:

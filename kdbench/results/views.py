@@ -24,7 +24,7 @@ SPEED = "convergence.aulc"
 DISTILLATION = ("agreement", "teacher_kl", "logit_correlation", "ece", "nll")
 COST = ("seconds", "images_per_s", "peak_memory_mb")
 TEACHER_SHARE = "perf/teacher_share"
-_MAX_LEVELS = 4
+_MAX_LEVELS, _MAX_NAMED = 4, 5
 NONE = Markup()
 _MINUS = str.maketrans("-", "\N{MINUS SIGN}")
 
@@ -100,10 +100,12 @@ def view_convergence(groups: Sequence[Group], baseline: str | None, styles: Styl
 def judge_speed(groups: Sequence[Group], baseline: str | None) -> list[str]:
     """Answers whether anything here learns faster than the baseline, in sentences."""
     taught = [group for group in groups if group.is_taught]
-    values = collect_values(taught, SPEED)
-    if baseline not in values or len(values) < 2:
+    values = collect_values(groups, SPEED)
+    rows = [group.row for group in taught if group.row in values]
+    if baseline not in rows or len(rows) < 2:
         return ["There is no baseline to be faster than."]
-    compared = compare_rows(values, baseline, larger_is_better=True)
+    every = compare_rows(values, baseline, larger_is_better=True)  # as in the view's table
+    compared = {row: comparison for row, comparison in every.items() if row in rows}
     return [*_speed_by_area(compared, baseline), *_speed_by_level(taught, baseline)]
 
 
@@ -180,6 +182,14 @@ def draw_values(
     return draw_strip_axis(scale), entries
 
 
+def describe_hardware(records: Sequence[RunRecord]) -> str:
+    """Where runs were trained: costs of different machines are no comparison."""
+    places = {f"{r.device}, {_count(r.threads, 'thread')}, {r.precision}" for r in records}
+    together = sorted({r.cohort_size for r in records})
+    shared = f"{together[0]}" if len(together) == 1 else f"{together[0]} to {together[-1]}"
+    return f"Trained on {'; '.join(sorted(places))}; {shared} at once with one teacher."
+
+
 def _draw_metric(groups: Sequence[Group], styles: Styles, name: str) -> Column:
     metric = find_metric(name)
     better = "higher is better" if metric.larger_is_better else "lower is better"
@@ -221,29 +231,37 @@ def _epochs(group: Group, level: int) -> list[int]:
 
 
 def _speed_by_area(compared: Mapping[str, Comparison], baseline: str) -> list[str]:
-    verdicts: dict[str, list[str]] = {"better": [], "worse": [], "not distinguishable": []}
-    unknown = []
+    rows: dict[str, dict[str, Comparison]] = {}
     for row, comparison in compared.items():
-        if comparison.verdict in verdicts:
-            verdicts[comparison.verdict].append(_name_lead(row, comparison))
-        else:
-            unknown.append(comparison.n)
+        known = comparison.verdict in ("better", "worse", "not distinguishable")
+        rows.setdefault(comparison.verdict if known else "unknown", {})[row] = comparison
     said = []
-    if unknown:
+    for verdict, word in (("better", "Faster"), ("worse", "Slower")):
+        if verdict in rows:
+            said.append(
+                f"{word} than {baseline} here, by points of mean accuracy: "
+                f"{_list_leads(rows[verdict])}."
+            )
+    if "not distinguishable" in rows:
+        same = _count(len(rows["not distinguishable"]), "row")
+        said.append(f"Not distinguishable from {baseline} in speed: {same}.")
+    if "unknown" in rows:
+        most = max(comparison.n for comparison in rows["unknown"].values())
         said.append(
             f"Too few seeds to tell what learns faster than {baseline} "
-            f"({_count(len(unknown), 'row')} with at most {_count(max(unknown), 'shared seed')}; "
+            f"({_count(len(rows['unknown']), 'row')} with at most {_count(most, 'shared seed')}; "
             f"{MIN_SEEDS} are the least). {_largest_lead(compared)}"
         )
-    for verdict, word in (("better", "Faster"), ("worse", "Slower")):
-        if verdicts[verdict]:
-            said.append(f"{word} than {baseline} here: {', '.join(verdicts[verdict])}.")
-    if verdicts["not distinguishable"]:
-        said.append(
-            f"Not distinguishable from {baseline} in speed: "
-            f"{_count(len(verdicts['not distinguishable']), 'row')}."
-        )
     return said
+
+
+def _list_leads(rows: Mapping[str, Comparison]) -> str:
+    """The largest differences first; with their intervals they stand in the table."""
+    leads = {row: comparison.difference or 0.0 for row, comparison in rows.items()}
+    ordered = sorted(leads, key=lambda row: -abs(leads[row]))
+    shown = [f"{row} {write_signed(leads[row], 2)}" for row in ordered[:_MAX_NAMED]]
+    rest = len(ordered) - len(shown)
+    return "; ".join(shown) + (f"; and {rest} more" if rest else "")
 
 
 def _largest_lead(compared: Mapping[str, Comparison]) -> str:
@@ -251,11 +269,7 @@ def _largest_lead(compared: Mapping[str, Comparison]) -> str:
     if not known:
         return "No seed is shared."
     row = max(known, key=lambda row: known[row].difference or 0.0)
-    return f"The largest lead by the mean: {_name_lead(row, known[row])}."
-
-
-def _name_lead(row: str, comparison: Comparison) -> str:
-    return f"{row} {write_difference(comparison)} points of mean accuracy"
+    return f"The largest lead by the mean: {row} {write_difference(known[row])} points."
 
 
 def _speed_by_level(groups: Sequence[Group], baseline: str) -> list[str]:
@@ -293,11 +307,3 @@ def _teacher_shares(group: Group) -> dict[int, float]:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def describe_hardware(records: Sequence[RunRecord]) -> str:
-    """Where runs were trained: costs of different machines are no comparison."""
-    places = {f"{r.device}, {_count(r.threads, 'thread')}, {r.precision}" for r in records}
-    together = sorted({r.cohort_size for r in records})
-    shared = f"{together[0]}" if len(together) == 1 else f"{together[0]} to {together[-1]}"
-    return f"Trained on {'; '.join(sorted(places))}; {shared} at once with one teacher."

@@ -28,6 +28,8 @@ def queue():
 @pytest.fixture
 def jobs(tmp_path):
     """Commands whose groups become jobs with a GPU and a run each."""
+    # Its jobs are cancelled and its daemons killed: never those of a real cluster.
+    assert "ClusterName=kdbench" in Path(os.environ["SLURM_CONF"]).read_text()
     assert queue() == []
     options = {"cpus_per_task": 1, "max_jobs": 4, "timeout_min": 10}
     chosen = [f"hydra.launcher.executor.{name}={value}" for name, value in options.items()]

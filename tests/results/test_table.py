@@ -90,6 +90,16 @@ def test_the_best_comes_first_where_it_is_asked_for(metric, order):
     assert build(found, metric=metric, sort="mean").rows == ["scratch", *order.split()]
 
 
+def test_a_student_alone_stands_in_the_columns_of_all_its_teachers():
+    other = {"pair": "resnet110_resnet20", "teacher": "resnet110"}
+    found = [run("scratch", run_key="s"), run(run_key="a"), run(run_key="b", **other)]
+    table = build(found)
+    assert {table.cells["scratch", column].done for column in table.columns} == {1}
+    assert len(table.columns) == 2
+    planned = {(row, column): {0} for row in ("scratch", "kd") for column in table.columns}
+    assert {cell.done for cell in build(found, planned=planned).cells.values()} == {1}
+
+
 def test_published_numbers_stand_beside_methods_as_published_only():
     table = build([run("kd"), run("kd", temperature="cosine"), run("scratch")])
     assert table.cells["scratch", PAIR].published.value == 69.06

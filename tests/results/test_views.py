@@ -69,8 +69,10 @@ def test_faster_slower_or_neither():
     said = judge_speed(
         make_groups(scratch=scratch, kd=kd, ctkd=ahead, dtkd=behind, meta=mixed), "kd"
     )
-    assert said[0].startswith("Faster than kd here: ctkd +1.35 (")
-    assert said[1].startswith("Slower than kd here: dtkd \N{MINUS SIGN}1.35 (")
+    assert said[0].startswith("Faster than kd here, by points of mean accuracy: ctkd +1.35.")
+    assert said[1].startswith(
+        "Slower than kd here, by points of mean accuracy: dtkd \N{MINUS SIGN}1.35."
+    )
     assert said[2] == "Not distinguishable from kd in speed: 1 row."
     assert said[3] == ("To 50 % kd needs 20.0 epochs on average; the fewest are 12.0 (ctkd).")
     assert not any("scratch" in sentence for sentence in said)
