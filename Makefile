@@ -2,7 +2,8 @@
 .DEFAULT_GOAL := help
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-JOBS ?= 2
+# More than two cores: some tests wait for processes.
+JOBS ?= 3
 ARGS ?=
 OUTPUTS ?= outputs
 

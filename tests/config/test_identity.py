@@ -112,6 +112,7 @@ def test_a_key_needs_no_torch(tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_every_method_has_the_same_teacher(tmp_path):
     methods = sorted(
         path.stem for path in (CONF / "method").glob("*.yaml") if path.stem != "scratch"

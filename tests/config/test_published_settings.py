@@ -306,6 +306,7 @@ def test_every_tuned_file_is_a_published_cell():
     assert PUBLISHED.keys() >= TUNED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_goes_with_a_published_pair(method):
     assert find_problems(compose_cell(method, "resnet56_resnet20")) == []

@@ -181,10 +181,6 @@ def test_a_group_is_as_large_as_memory_allows(kdbench):
     assert code == 0, said
     assert "memory is enough for 2 of 5 runs at once" in said
     assert sorted(record.cohort_size for record in records(kdbench)) == [1, 2, 2, 2, 2]
-    code, said = kdbench("-m", "seed=1", TEMPERATURES, "hydra.launcher.max_learners=3")
-    assert code == 0
-    sizes = [record.cohort_size for record in records(kdbench) if record.seed == 1]
-    assert sorted(sizes) == [2, 2, 3, 3, 3]
 
 
 def test_fail_fast_stops_early(kdbench):

@@ -25,6 +25,7 @@ needs_optuna = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 def test_a_later_batch_knows_what_an_earlier_one_has_trained(kdbench):
     code, said = kdbench("-m", "hydra.sweeper.max_batch_size=2", "method=scratch", "seed=0,1,1,2")
     assert code == 0, said

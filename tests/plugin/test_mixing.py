@@ -72,6 +72,7 @@ def test_the_state_survives_a_round_trip():
     assert torch.equal(copy.prepare(given, at(3)).images, expected)
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(tmp_path):
     overrides = [*STATEFUL, "plugin=mixing", "plugin.every=1", "dataset.batch_size=20"]
     assert run(tmp_path / "whole", overrides) == 0

@@ -56,6 +56,7 @@ def test_a_student_without_a_teacher_is_one_run_whatever_the_temperature(plan):
     assert "8 runs, 2 of them the same as another one" in write_forecast(plan, fast)
 
 
+@pytest.mark.slow
 def test_a_plan_knows_what_a_sweep_has_trained(kdbench):
     own = [*TINY, "method=scratch", "temperature=constant"]
     code, said = kdbench("-m", "table=demo", *own, "seed=0,1")

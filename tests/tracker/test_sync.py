@@ -3,6 +3,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 from wandb_child import follow, make_identity
 
 from kdbench.engine.lock import run_lock
@@ -54,6 +55,7 @@ def test_a_run_of_two_attempts_is_one_curve(tmp_path, wandb_server):
     assert wandb_server.curve(state["run_id"]) == CURVE
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_after_an_upload_replaces_it(tmp_path, wandb_server):
     state = train_offline(tmp_path, 2, status="preempted")
     assert upload(tmp_path) == (1, [])

@@ -165,6 +165,7 @@ def test_a_server_that_does_not_answer_costs_seconds_once(tmp_path, monkeypatch)
     assert list((tmp_path / "home").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_server_that_is_lost_after_the_login_leaves_an_offline_run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", WELL_FORMED_KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -207,6 +208,7 @@ def test_an_offline_run_that_goes_on_online_is_complete_there(tmp_path, wandb_se
     assert len(marks(tmp_path, 0)) == 1  # uploading it would put two rows in the place of three
 
 
+@pytest.mark.slow
 def test_a_server_that_is_lost_in_the_middle_is_waited_for_once(tmp_path, wandb_server):
     wandb_server.lose_after_first_row = True
     begin = time.monotonic()
