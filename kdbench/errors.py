@@ -75,7 +75,7 @@ def known_error(error: BaseException | None) -> KdbenchError | None:
 
     Hydra and OmegaConf wrap what is raised in them; a full disk or memory has many types.
     """
-    from hydra.errors import HydraException
+    from hydra.errors import ConfigCompositionException, HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     while error is not None:
@@ -89,6 +89,9 @@ def known_error(error: BaseException | None) -> KdbenchError | None:
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             return ResourceError(f"{error.filename}: {error.strerror}; see paths.outputs")
         behind = error.__cause__ or error.__context__
+        if isinstance(error, ConfigCompositionException):
+            reason = str(behind).splitlines()[0] if behind is not None else ""
+            return ConfigError(f"{error}: {reason}" if reason else str(error))
         if behind is None and isinstance(error, HydraException | OmegaConfBaseException):
             return ConfigError(str(error))
         error = behind

@@ -75,6 +75,8 @@ def main() -> None:
     # Hydra would print a traceback and exit with 1; with this set it lets the error through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        if sweep and _QUESTIONS & set(arguments):
+            raise ConfigError("-m starts a sweep, and questions such as --cfg are about one run")
         if not (_QUESTIONS | _OTHER_CONFIG) & {a.split("=")[0] for a in arguments}:
             _look_over([a for a in arguments if a not in _FLAGS], sweep)
         hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base="1.3")(train)()

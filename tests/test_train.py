@@ -82,6 +82,8 @@ def test_a_run_and_the_same_run_again(kdbench, tmp_path):
         (["-m", "seed=0,1", "temprature.tau=1"], 2, ["temprature.tau is not", "temperature.tau"]),
         (["dataset=cifar100", "paths.data=/nowhere"], 3, ["cifar100 was not found", "/nowhere"]),
         (["-m", "dataset=cifar100", "paths.data=/nowhere"], 9, ["cifar100 was not found"]),
+        (["-m", "seed=0,x"], 2, ["'x'", "seed"]),
+        (["-m", "--cfg", "job"], 2, ["about one run"]),
         (["teacher.weights=/no/file.pth"], 4, ["teacher.weights='/no/file.pth'", "auto"]),
         (["method=scratch", "optim.lr=1e30"], 5, ["ce not finite at step", "optim.lr"]),
         (["method=scratch", "hydra.run.dir=/dev/null/x"], 6, ["/dev/null/x", "Not a directory"]),
