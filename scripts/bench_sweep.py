@@ -16,7 +16,6 @@ is written is below --outputs; the result is bench/sweep-<date>.json there.
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +38,7 @@ from kdbench.digest import state_digest
 from kdbench.engine.assemble import open_data, prepare_run
 from kdbench.engine.device import Compute, choose_compute, set_threads
 from kdbench.engine.seed import RandomState
+from kdbench.engine.speed import cpu_model
 from kdbench.engine.teacher import Teacher
 from kdbench.engine.trainer import Trainer
 from kdbench.errors import KdbenchError
@@ -304,13 +304,6 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
         *([text.format(**row) for text in COLUMNS.values()] for row in rows),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
-
-
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")  # the platform module knows no more than the architecture
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor()
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ def test_a_run_and_the_same_run_again(kdbench, tmp_path):
         (["-m", "dataset=cifar100", "paths.data=/nowhere"], 9, ["cifar100 was not found"]),
         (["-m", "seed=0,x"], 2, ["'x'", "seed"]),
         (["-m", "--cfg", "job"], 2, ["about one run"]),
+        (["-m", "hydra.launcher.max_learners=0"], 2, ["max_learners=0", ">= 1"]),
         (["teacher.weights=/no/file.pth"], 4, ["teacher.weights='/no/file.pth'", "auto"]),
         (["method=scratch", "optim.lr=1e30"], 5, ["ce not finite at step", "optim.lr"]),
         (["method=scratch", "hydra.run.dir=/dev/null/x"], 6, ["/dev/null/x", "Not a directory"]),

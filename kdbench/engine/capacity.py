@@ -26,13 +26,13 @@ def count_fitting(cfgs: Sequence[DictConfig], share: float) -> int:
         return len(cfgs)
     compute = choose_compute(cfgs[0].run.device, cfgs[0].run.precision, cfgs[0].run.channels_last)
     room = SAFETY * share * free_bytes(compute.device)
-    sizes: dict[str, tuple[int, int]] = {}
+    sizes: dict[tuple[str, str], tuple[int, int]] = {}
     states, activations = 0, 0
     for count, cfg in enumerate(cfgs):
-        arch = cfg.student.arch
-        if arch not in sizes:
-            sizes[arch] = measure_learner(cfg, compute)
-        state, activation = sizes[arch]
+        kind = cfg.student.arch, cfg.objective.name  # some objectives look at two views
+        if kind not in sizes:
+            sizes[kind] = measure_learner(cfg, compute)
+        state, activation = sizes[kind]
         states += state
         # On a CPU learners take turns; on a GPU the allocator may hold what each of them used.
         together = activations + activation if compute.device.type == "cuda" else activation

@@ -23,7 +23,7 @@ from kdbench.config.identity import (
     run_key,
     teacher_job,
 )
-from kdbench.errors import KdbenchError, SweepError
+from kdbench.errors import ConfigError, KdbenchError, SweepError
 from kdbench.launch.executor import Executor
 from kdbench.launch.group import DONE, FAILED, Member, Outcome
 from kdbench.launch.plan import form_groups
@@ -72,6 +72,9 @@ class Sweep:
         context: Hydra's; its callbacks are called in this process.
         task_function: what Hydra calls for a single run; only the callbacks get to see it.
         config: of the sweep, with Hydra's node.
+
+    Raises:
+        ConfigError: a number that is not allowed.
     """
 
     def __init__(
@@ -83,6 +86,11 @@ class Sweep:
         task_function: TaskFunction,
         config: DictConfig,
     ) -> None:
+        for name, value in (("max_learners", max_learners), ("fail_fast", fail_fast)):
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise ConfigError(
+                    f"hydra.launcher.{name}={value!r} must be a whole number >= 1, or null"
+                )
         self.executor, self.max_learners, self.fail_fast = executor, max_learners, fail_fast
         self.context, self.task_function, self.config = context, task_function, config
         self.by_key: dict[str, SweepJob] = {}  # a run has one job that stands for it
