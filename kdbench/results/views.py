@@ -5,7 +5,7 @@ and, drawn, one dot a seed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean, stdev
 
 import numpy as np
@@ -17,7 +17,7 @@ from kdbench.results.curves import Group, mean_over, read_columns
 from kdbench.results.figures import Styles
 from kdbench.results.metric import find_metric
 from kdbench.results.record import TIMINGS, RunRecord
-from kdbench.results.statistics import MIN_SEEDS, Comparison, compare_paired, holm
+from kdbench.results.statistics import MIN_SEEDS, Comparison, compare_all
 from kdbench.results.svg import draw_strip, draw_strip_axis, fit_scale
 
 SPEED = "convergence.aulc"
@@ -89,7 +89,7 @@ def view_convergence(groups: Sequence[Group], baseline: str | None, styles: Styl
     """How fast the student learned: mean accuracy over the epochs, and epochs to some levels."""
     columns = [_draw_metric(groups, styles, SPEED)]
     if baseline is not None:
-        compared = compare_rows(collect_values(groups, SPEED), baseline, larger_is_better=True)
+        compared = compare_all(collect_values(groups, SPEED), baseline, larger_is_better=True)
         entries = {row: Entry(write_difference(c), note=c.verdict) for row, c in compared.items()}
         head = Head(f"against {baseline}, points", "95 % interval")
         columns.append((head, {baseline: Entry("baseline"), **entries}))
@@ -104,7 +104,7 @@ def judge_speed(groups: Sequence[Group], baseline: str | None) -> list[str]:
     rows = [group.row for group in taught if group.row in values]
     if baseline not in rows or len(rows) < 2:
         return ["There is no baseline to be faster than."]
-    every = compare_rows(values, baseline, larger_is_better=True)  # as in the view's table
+    every = compare_all(values, baseline, larger_is_better=True)  # as in the view's table
     compared = {row: comparison for row, comparison in every.items() if row in rows}
     return [*_speed_by_area(compared, baseline), *_speed_by_level(taught, baseline)]
 
@@ -132,18 +132,6 @@ def collect_values(groups: Sequence[Group], name: str) -> dict[str, dict[int, fl
         for group in groups
     }
     return {row: values for row, values in found.items() if values}
-
-
-def compare_rows(values: Values, baseline: str, *, larger_is_better: bool) -> dict[str, Comparison]:
-    """Every other row against the baseline, paired by seed, adjusted for being several."""
-    found = {
-        row: compare_paired(ours, values.get(baseline, {}), larger_is_better=larger_is_better)
-        for row, ours in values.items()
-        if row != baseline
-    }
-    tested = {row: c.p for row, c in found.items() if c.p is not None}
-    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
-    return {row: replace(c, adjusted_p=adjusted.get(row)) for row, c in found.items()}
 
 
 def write_difference(comparison: Comparison, digits: int = 2) -> str:
