@@ -7,10 +7,10 @@ JOBS ?= 3
 ARGS ?=
 OUTPUTS ?= outputs
 
-.PHONY: help setup check format test test-slow test-browser test-slurm test-ray demo train table wandb-sync bench-sweep clean
+.PHONY: help setup check format test test-slow test-browser test-slurm test-ray demo train table wandb-sync bench profile bench-sweep bench-scaling bench-overhead clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 setup: .venv/ready ## make .venv with everything installed (once; an interrupted set-up is repaired)
 
@@ -70,8 +70,20 @@ endif
 wandb-sync: setup ## upload to W&B what was trained offline below OUTPUTS; again changes nothing
 	@$(BIN)/kdbench-dashboard --sync $(OUTPUTS)
 
+bench: setup ## kdbench against the training loop of the field, on this machine (a quarter of an hour)
+	$(BIN)/python scripts/bench.py $(ARGS)
+
+profile: setup ## where the time of a training step goes; a cohort's: make profile ARGS="--cohort 8"
+	$(BIN)/python scripts/profile_step.py $(ARGS)
+
 bench-sweep: setup ## N single runs against one cohort of N, on real CIFAR-100
 	$(BIN)/python scripts/bench_sweep.py $(ARGS)
+
+bench-scaling: setup ## cost against learners, classes, image size, samples; decoding photographs
+	$(BIN)/python scripts/bench_scaling.py $(ARGS)
+
+bench-overhead: setup ## what a run pays for logs and checks, on real CIFAR-100
+	$(BIN)/python scripts/bench_overhead.py $(ARGS)
 
 clean: ## remove caches and build products; outputs/ and .venv/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

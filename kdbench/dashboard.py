@@ -117,8 +117,18 @@ def _choose_view(options: argparse.Namespace) -> View:
         entity=options.entity or tracker.entity or "",
         group_by=options.group_by,
         where={str(column): value for column, value in where.items()},
-        text=options.text.read_text() if options.text else "",
+        text=_read_text(options.text) if options.text else "",
     )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"--text {path} cannot be read: {error}; give a Markdown file in UTF-8, such as the "
+            f"table.md of kdbench-report"
+        ) from error
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -175,6 +175,7 @@ def _measure(setting: Setting, trained: "Trained") -> Evaluation:
             "digest": data.digest,
             "split": options.split,
             "samples": len(targets),
+            "trained_on": _is_trained_on(setting),
         },
         metrics=evaluate_logits(logits, targets, answers),
         recorded=_recorded(setting),
@@ -238,6 +239,15 @@ def _selection(setting: Setting) -> str:
     return f"best epoch, picked on the {on}"
 
 
+def _is_trained_on(setting: Setting) -> bool | None:
+    """Whether the network has learnt from these images; None where nobody knows."""
+    run, split = setting.run, setting.options.split
+    if run is None:
+        return None
+    learnt = ("train",) if run.record.protocol == "strict" else ("train", "val")
+    return split in learnt and setting.data.digest == run.record.dataset_digest
+
+
 def _recorded(setting: Setting) -> dict[str, float] | None:
     """What the record says of these weights on this split; None where it says nothing."""
     options, run = setting.options, setting.run
@@ -265,8 +275,7 @@ def _choose_folder(setting: Setting, trained: "Trained") -> Path:
 def _export(setting: Setting, trained: "Trained", evaluation: Evaluation, folder: Path) -> None:
     from kdbench.model.export import export_onnx, export_safetensors
 
-    record = setting.run.record if setting.run else None
-    facts = collect_facts(evaluation, record, trained.model, setting.cfg.dataset)
+    facts = collect_facts(evaluation, setting.run, trained.model, setting.cfg.dataset)
     files = {}
     if "safetensors" in setting.options.export:
         export_safetensors(trained.network, folder / SAFETENSORS, facts)

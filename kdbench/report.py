@@ -40,13 +40,15 @@ def report(arguments: argparse.Namespace) -> int:
     shown = Collection(select(found.runs, options), found.unfinished, found.problems)
     if not shown.runs:
         raise DataError(_explain_nothing(found, outputs))
+    _tell_failures(shown)
     table = build_table(shown.runs, shown.unfinished, options)
     folder = arguments.out or outputs / "report"
     for name, write in (("md", write_markdown), ("tex", write_latex), ("csv", write_csv)):
         write_atomic(folder / f"table.{name}", write(table).encode())
-    write_page(folder / "report.html", shown, table)
+    for problem in write_page(folder / "report.html", shown, table):
+        print(f"no curves: {problem}", file=sys.stderr)
     print(write_text(table))
-    print(f"{len(shown.distinct)} of {len(found.runs)} runs below {outputs} are in this table.")
+    print(_count_runs(shown, found, outputs))
     print(f"written: {folder / 'report.html'}, table.md, table.tex, table.csv")
     return 0
 
@@ -84,6 +86,19 @@ def _tell_trouble(found: Collection) -> None:
         print(f"left out: {problem}", file=sys.stderr)
     for folder in found.unfinished:
         print(f"left out: {folder} has begun and not ended", file=sys.stderr)
+
+
+def _tell_failures(shown: Collection) -> None:
+    for run in shown.distinct:
+        if run.record.status != "done":
+            print(f"failed: {run.folder}: {run.record.reason}", file=sys.stderr)
+
+
+def _count_runs(shown: Collection, found: Collection, outputs: Path) -> str:
+    students = sum(run.record.method != "teacher" for run in found.runs)
+    teachers = len(found.runs) - students
+    more = f"; {teachers} more are of teachers" if teachers else ""
+    return f"{len(shown.distinct)} of {students} runs below {outputs} are in this table{more}."
 
 
 def _explain_nothing(found: Collection, outputs: Path) -> str:

@@ -33,6 +33,8 @@ _EXAMPLES = """examples:
 
 def rerun(options: argparse.Namespace) -> int:
     """Repeats, compares, prints; returns the exit code."""
+    if options.tolerance is not None and not options.tolerance >= 0:
+        raise ConfigError(f"--tolerance={options.tolerance:g} must be >= 0 percentage points")
     run = open_run(options.run)
     _require_done(run)
     cfg = _prepare(run, options.overrides)

@@ -17,40 +17,40 @@ is written is below --outputs; the result is bench/sweep-<date>.json there.
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from itertools import cycle, islice
+from itertools import islice
 from operator import truediv
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from bench_common import (
+    PAIRS,
+    Bench,
+    advance,
+    compose_runs,
+    format_table,
+    fresh_teacher,
+    list_overrides,
+    make_parser,
+    make_trainer,
+    open_bench,
+    parse_count,
+    stopwatch,
+)
 from omegaconf import DictConfig
 
 from kdbench.config.build import build
-from kdbench.config.compose import compose_config
-from kdbench.config.overrides import check_overrides
-from kdbench.data.base import Batch, DataModule
+from kdbench.data.base import Batch
 from kdbench.digest import state_digest
-from kdbench.engine.assemble import open_data, prepare_run
-from kdbench.engine.device import Compute, choose_compute, set_threads
-from kdbench.engine.seed import RandomState
-from kdbench.engine.speed import cpu_model
 from kdbench.engine.teacher import Teacher
-from kdbench.engine.trainer import Trainer
 from kdbench.errors import KdbenchError
 from kdbench.files import write_atomic
 from kdbench.model.profile import count_macs
-from kdbench.progress import Progress
 from kdbench.results.environment import describe_environment
-from kdbench.tracker.display import Display
 
-ROOT = Path(__file__).resolve().parents[1]
-# Of the first run, of the second, ...; a larger cohort begins again with the first.
-METHODS = ("kd", "ctkd", "dtkd", "atkd", "logit_std", "ttm", "wttm", "dkd")
 STEPS = {"cpu": 2, "cuda": 30}  # of a turn: long for the clock, short for whatever else runs
 COLUMNS = {
     "pair": "{pair}",
@@ -76,29 +76,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KdbenchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    print("", format_table(report["rows"]), "", path, sep="\n")
+    print("", format_table(COLUMNS, report["rows"]), "", path, sep="\n")
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    parser.add_argument("--pairs", default="resnet56_resnet20,resnet32x4_resnet8x4")
+    parser = make_parser(__doc__)
+    parser.add_argument("--pairs", default=PAIRS)
     parser.add_argument("--learners", type=parse_counts, default="1,2,4,8", help="the N")
     parser.add_argument("--steps", type=parse_count, help=f"of a turn; default {STEPS}")
     parser.add_argument("--repeats", type=parse_count, default=7, help="rounds that count")
-    parser.add_argument("--device", default="auto", help="as run.device")
-    parser.add_argument("--precision", default="auto", help="as run.precision")
-    parser.add_argument("--threads", default="null", help="as run.threads; 1 if others compute")
-    parser.add_argument("--dataset", default="cifar100")
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")
     return parser.parse_args(argv)
-
-
-def parse_count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number >= 1")
-    return int(text)
 
 
 def parse_counts(text: str) -> list[int]:
@@ -107,114 +94,42 @@ def parse_counts(text: str) -> list[int]:
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """The rows of the table, and what they were measured with."""
-    overrides = [
-        f"dataset={args.dataset}",
-        f"paths.data='{args.data}'",
-        f"paths.outputs='{args.outputs}'",
-        f"run.device={args.device}",
-        f"run.precision={args.precision}",
-        f"run.threads={args.threads}",
-        "run.epochs=240",
-        "run.data_seed=0",
-        "tracker=csv",
-    ]
-    check_overrides([*overrides, f"pair={args.pairs}"])
-    cfg = compose_config(overrides)
-    threads = set_threads(cfg.run.threads)
-    compute = choose_compute(cfg.run.device, cfg.run.precision, cfg.run.channels_last)
-    data, device = open_data(cfg, compute), compute.device
+    overrides = list_overrides(args)
+    bench = open_bench(overrides, args.pairs)
+    device = bench.compute.device
     steps = STEPS[device.type] if args.steps is None else args.steps
-    batches = list(islice(data.train_batches(epoch=0), steps))
-    circumstances = {
-        "cpu": cpu_model(),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "device": str(device),
-        "precision": compute.precision,
-        "threads": threads,
-        "dataset": cfg.dataset.name,
-        "batch_size": cfg.dataset.batch_size,
-        "steps": len(batches),
-        "repeats": args.repeats,
-    }
+    batches = list(islice(bench.data.train_batches(epoch=0), steps))
+    circumstances = {**bench.circumstances, "steps": len(batches), "repeats": args.repeats}
     print(", ".join(f"{name} {value}" for name, value in circumstances.items()), flush=True)
     rows = []
     for pair in args.pairs.split(","):
         cfgs = compose_runs([*overrides, f"pair={pair}"], max(args.learners))
-        turns = prepare_turns(cfgs, args.learners, data, batches, compute)
+        turns = prepare_turns(cfgs, args.learners, bench, batches)
         rounds = time_rounds(pair, turns, 1 + args.repeats, len(batches), device)
         macs = count_networks(cfgs[0])
         rows += [summarise(cfgs[:n], macs, rounds[1:]) for n in args.learners]
     return {**circumstances, "environment": describe_environment(), "rows": rows}
 
 
-def compose_runs(overrides: Sequence[str], count: int) -> list[DictConfig]:
-    methods = islice(cycle(METHODS), count)
-    return [
-        compose_config([*overrides, f"method={method}", f"seed={seed}"])
-        for seed, method in enumerate(methods)
-    ]
-
-
 def prepare_turns(
-    cfgs: Sequence[DictConfig],
-    sizes: Sequence[int],
-    data: DataModule,
-    batches: Sequence[Batch],
-    compute: Compute,
+    cfgs: Sequence[DictConfig], sizes: Sequence[int], bench: Bench, batches: Sequence[Batch]
 ) -> dict[str, Callable[[], None]]:
     """What takes turns: the teacher, each run alone, and each cohort after the last of its runs."""
-    teacher = make_teacher(cfgs[0], batches, compute)
+    network = fresh_teacher(cfgs[0], batches[0], bench.compute)
+    teacher = Teacher(network, bench.compute, state_digest(network.state_dict()))
     turns: dict[str, Callable[[], None]] = {"teacher": partial(ask, teacher, batches)}
     for n in range(1, len(cfgs) + 1):
-        alone = make_trainer(teacher, cfgs[n - 1 : n], data, compute)
+        alone = make_trainer(teacher, cfgs[n - 1 : n], bench)
         turns[f"single {n}"] = partial(advance, alone, batches)
         if n in sizes:
-            cohort = make_trainer(teacher, cfgs[:n], data, compute)
+            cohort = make_trainer(teacher, cfgs[:n], bench)
             turns[f"cohort {n}"] = partial(advance, cohort, batches)
     return turns
-
-
-def make_teacher(cfg: DictConfig, batches: Sequence[Batch], compute: Compute) -> Teacher:
-    with RandomState(cfg.teacher.seed, compute.device).turn():
-        network = compute.place(build(cfg.teacher.model))
-    # Without its statistics a deep network answers in the thousands, which no teacher does.
-    torch.optim.swa_utils.update_bn(batches[:1], network)
-    return Teacher(network, compute, state_digest(network.state_dict()))
-
-
-def make_trainer(
-    teacher: Teacher, cfgs: Sequence[DictConfig], data: DataModule, compute: Compute
-) -> Trainer:
-    lead = cfgs[0]
-    folder = Path(lead.paths.outputs) / "bench"
-    runs = [prepare_run(cfg, folder, "bench", teacher, compute) for cfg in cfgs]
-    return Trainer(
-        teacher,
-        runs,
-        data,
-        epochs=lead.run.epochs,
-        protocol=lead.run.protocol,
-        compute=compute,
-        checkpoint_minutes=lead.run.checkpoint_minutes,
-        display=Display(lead.run.epochs, data.steps_per_epoch, [run.name for run in runs]),
-    )
 
 
 def ask(teacher: Teacher, batches: Sequence[Batch]) -> None:
     for batch in batches:
         teacher(batch.images)
-
-
-def advance(trainer: Trainer, batches: Sequence[Batch]) -> None:
-    """The next steps of all runs; raises the error of one that failed and would cost no time."""
-    for batch in batches:
-        step = trainer.runs[0].learner.step
-        epoch = step // trainer.data.steps_per_epoch
-        progress = Progress(step, trainer.total_steps, epoch, trainer.epochs)
-        trainer.train_step(batch, progress, trainer.runs)
-    for run in trainer.runs:
-        if run.error is not None:
-            raise run.error
 
 
 def time_rounds(
@@ -233,20 +148,6 @@ def time_rounds(
         took = sum(seconds.values())
         print(f"{pair}, round {number + 1} of {count}: {took:.1f} s", flush=True)
     return rounds
-
-
-def stopwatch(work: Callable[[], None], device: torch.device) -> float:
-    """Seconds until some work is done, on the device too."""
-    synchronise(device)
-    began = time.perf_counter()
-    work()
-    synchronise(device)
-    return time.perf_counter() - began
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def count_networks(cfg: DictConfig) -> tuple[int, int]:
@@ -295,15 +196,6 @@ def summarise(
         "ratio_of_bound": median(ratios) / bound,
         "rounds": {"teacher": teacher, "singles": singles, "cohort": cohort},
     }
-
-
-def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    cells = [
-        list(COLUMNS),
-        ["--"] + ["--:"] * (len(COLUMNS) - 1),
-        *([text.format(**row) for text in COLUMNS.values()] for row in rows),
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 if __name__ == "__main__":

@@ -158,6 +158,10 @@ def test_what_cannot_be_meant_is_refused(tmp_path, monkeypatch):
         run("--sync", tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="COLUMN=VALUE"):
         run("--where", "temperature.tau=4")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    for name in ("nowhere.md", "picture.png"):
+        with pytest.raises(ConfigError, match=f"{name} cannot be read"):
+            run("--text", tmp_path / name)
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     monkeypatch.delitem(sys.modules, "kdbench.tracker.views", raising=False)
     monkeypatch.delattr("kdbench.tracker.views", raising=False)

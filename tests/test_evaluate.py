@@ -52,6 +52,7 @@ def test_the_last_weights_give_the_numbers_of_the_record(evaluate, run):
     assert found["metrics"] == found["recorded"] == record.test
     assert f"top-1 {record.top1_last:.2f} %" in said
     assert "the record says the same" in said
+    assert found["dataset"]["trained_on"] is False
     assert found["network"]["weights_digest"] == record.weights_digest
     assert found["teacher"]["weights_digest"] == record.teacher_digest
     assert found["teacher"]["top1"] == record.teacher_top1
@@ -73,6 +74,8 @@ def test_another_epoch_and_other_splits(evaluate, run, tmp_path):
         assert code == 0, said
         found = told(run / "evaluation" / f"last-fake-{split}")
         assert found["dataset"]["samples"] == samples
+        assert found["dataset"]["trained_on"]  # nothing is held out under run.protocol=paper
+        assert f"{samples} images that it was trained on" in said
         assert found["recorded"] is None
         assert "agreement" in found["metrics"]
 
@@ -170,7 +173,9 @@ def test_export_as_safetensors(evaluate, run):
         "| method | kd |",
         "| temperature | cosine |",
         f"| top1 | {record.top1_last} |",
+        "    kdbench-train ",  # what trains this run, although it may be of a sweep
         "temperature=cosine",
+        "| measured_on | test split, 20 images |",
         "The weights are those of the last epoch.",
         "load_model(arch='resnet8', num_classes=10, in_channels=3, image_size=8)",
     ):

@@ -151,6 +151,7 @@ def test_a_teacher_from_a_file(rerun, trained, tmp_path):
         ({}, ["seed=4"], 2, ["seed is part of what the run was", "allowed are paths"]),
         ({}, ["run.device=cuda:99"], 2, ["run.device='cuda:99'"]),
         ({}, ["run.device"], 2, ["'run.device' is not KEY=VALUE"]),
+        ({}, ["--tolerance", "nan"], 2, ["--tolerance=nan must be >= 0"]),
         ({}, ["--out", "RUN"], 2, ["is the run itself"]),
         ({}, ["--out", "OTHER"], 2, ["holds another run", "--out"]),
     ],

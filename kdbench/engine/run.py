@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from kdbench import fault
 from kdbench.config.compose import save_config
@@ -165,7 +165,6 @@ def _train(jobs: Sequence[Job]) -> dict[Path, Outcome]:
         "device": str(compute.device),
         "threads": threads,
         "started": started,
-        "command": redact(sys.argv),
         "environment": describe_environment(),
         "dataset_digest": data.digest,
         "teacher_top1": teacher_top1,
@@ -264,6 +263,7 @@ def _conclude(job: Job, run: Run, test: dict[str, float], shared: dict[str, Any]
         config=stable_config(cfg),
         seconds=sum(timing["perf/seconds"] for timing in journal.timings),
         images_per_s=journal.timings[-1]["perf/images_per_s"] if rows else None,
+        command=redact(_command(job)),
         attempts=journal.attempts,
         finished=_now(),
         **(shared if journal.teacher_digest else shared | dict.fromkeys(OF_TEACHER)),
@@ -272,6 +272,17 @@ def _conclude(job: Job, run: Run, test: dict[str, float], shared: dict[str, Any]
     fault.point("record:written")
     journal.tracker.finish(record.status, record.numbers())
     return Outcome(record, run.error)
+
+
+def _command(job: Job) -> list[str]:
+    """What one types to train this run and no other; a sweep's worker was started by its launcher.
+
+    Hydra wrote down the overrides of the run, if it started it.
+    """
+    saved = job.folder / ".hydra" / "overrides.yaml"
+    if not saved.is_file():
+        return sys.argv
+    return ["kdbench-train", *map(str, OmegaConf.load(saved))]
 
 
 @contextmanager

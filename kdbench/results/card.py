@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.files import write_atomic
+from kdbench.results.collect import RunFolder
 from kdbench.results.evaluation import Evaluation
-from kdbench.results.record import RunRecord
 
 FILE = "README.md"
 SAFETENSORS, ONNX = "model.safetensors", "model.onnx"
@@ -24,7 +24,7 @@ _PROTOCOLS = {
 
 def collect_facts(
     evaluation: Evaluation,
-    record: RunRecord | None,
+    run: RunFolder | None,
     model: Mapping[str, Any],
     recipe: Mapping[str, Any],
 ) -> dict[str, str]:
@@ -32,7 +32,7 @@ def collect_facts(
 
     Args:
         evaluation: of the network.
-        record: of its run; None for weights that come from elsewhere.
+        run: whose network it is; None for weights that come from elsewhere.
         model: config of the network.
         recipe: config of the dataset.
     """
@@ -45,13 +45,14 @@ def collect_facts(
         "mean": list(recipe["mean"]),
         "std": list(recipe["std"]),
     }
-    if record is not None:
-        facts |= {name: getattr(record, name) for name in (*_OF_RUN, "run_key")}
-        facts["command"] = shlex.join(record.command)
+    if run is not None:
+        facts |= {name: getattr(run.record, name) for name in (*_OF_RUN, "run_key")}
+        facts["command"] = shlex.join(run.record.command)
     # Readers of weight files take "top1" for the accuracy on the test set.
     split = evaluation.dataset["split"]
     prefix = "" if split == "test" else f"{split}_"
     facts |= {f"{prefix}{name}": value for name, value in evaluation.metrics.items()}
+    facts["measured_on"] = evaluation.describe_split()
     facts["selection"] = evaluation.network["selection"]
     facts["weights_digest"] = evaluation.network["weights_digest"]
     facts["classes"] = list(evaluation.class_names)
@@ -108,6 +109,7 @@ def _usage(
         )
     if ONNX in files:
         texts.append(
+            f"    import onnxruntime\n"
             f'    session = onnxruntime.InferenceSession("{ONNX}")\n'
             f'    logits = session.run(["logits"], {{"images": images}})[0]'
         )

@@ -66,7 +66,8 @@ class Evaluation:
         teacher: the same of the network that it was compared with, and its "top1", percent; None
             where there was none.
         teacher_missing: why there was none, although the network has a teacher.
-        dataset: "name", "digest", "split", "samples".
+        dataset: "name", "digest", "split", "samples", and "trained_on": whether the network has
+            learnt from them, None where nobody knows.
         metrics: names and units as in ``engine/metrics.py``.
         recorded: what the record of the run says these metrics were; None where it says nothing.
         class_names: K names.
@@ -110,6 +111,11 @@ class Evaluation:
             if name in self.metrics and self.metrics[name] != value
         }
 
+    def describe_split(self) -> str:
+        """What was shown to the network, in words."""
+        words = f"{self.dataset['split']} split, {self.dataset['samples']:,} images"
+        return f"{words} that it was trained on" if self.dataset["trained_on"] else words
+
     def write(self, folder: Path) -> None:
         """Writes ``evaluation.json`` and ``confusion.csv``."""
         content = asdict(self)
@@ -152,8 +158,7 @@ class Evaluation:
         data, how = self.dataset, self.circumstances
         lines = [
             f"{self.network['arch']}, {self.network['weights']}",
-            f"{data['name']}, {data['split']} split, {data['samples']:,} images, "
-            f"{how['precision']} on {how['device']}",
+            f"{data['name']}, {self.describe_split()}, {how['precision']} on {how['device']}",
             self._format(_OWN),
         ]
         if self.teacher is not None:

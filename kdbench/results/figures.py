@@ -193,7 +193,7 @@ def _chart(label: str, x: Scale, y: Scale, y_name: str) -> Chart:
 
 
 def _panel(label: str, x: Scale, y: Scale, y_name: str) -> Chart:
-    return Chart(label, x, y, x_name="epoch", y_name=y_name, size=_PANEL, ticks=(4, 4))
+    return Chart(label, x, y, x_name="epoch", y_name=y_name, size=_PANEL, ticks=(4, 5))
 
 
 def _draw_accuracies(chart: Chart, groups: Sequence[Group], styles: Styles) -> None:
@@ -264,7 +264,9 @@ def _learning_scale(groups: Sequence[Group], first: int = 1) -> Scale:
 
 
 def _epochs_scale(first: int, last: int) -> Scale:
-    return Scale(first, max(last, first + 1), whole=True)
+    if first == last:  # one epoch stands in the middle
+        return Scale(first - 0.5, last + 0.5, whole=True)
+    return Scale(first, last, whole=True)
 
 
 def _over_epochs(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

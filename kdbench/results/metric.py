@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 from kdbench.errors import ConfigError
+from kdbench.results.convergence import LEVELS
 from kdbench.results.record import RunRecord
 from kdbench.results.select import look_up
 
@@ -63,7 +64,7 @@ METRICS = {
         Metric("test.teacher_kl", "KL to the teacher", "nats", 4, False),
         Metric("test.logit_correlation", "logit correlation with the teacher", "", 4, True),
         Metric("convergence.aulc", "mean accuracy over the epochs", "%", 2, True),
-        Metric("seconds", "time of a run", "s", 0, False),
+        Metric("seconds", "time of a run", "s", 1, False),
         Metric("images_per_s", "training speed", "images/s", 0, True),
         Metric("peak_memory_mb", "peak memory", "MB", 0, False),
     )
@@ -82,11 +83,11 @@ def find_metric(name: str) -> Metric:
     for path in (name, f"test.{name}", f"convergence.{name}"):
         if path in METRICS:
             return METRICS[path]
-        if path.startswith(_EPOCHS_TO):
-            level = path.removeprefix(_EPOCHS_TO)
-            return Metric(path, f"epochs to {level} %", "epochs", 1, False)
-    near = get_close_matches(name, METRICS, 1)
+        level = path.removeprefix(_EPOCHS_TO)
+        if level != path and level in map(str, LEVELS):
+            return Metric(path, f"time to {level} %", "epochs", 1, False)
+    near = get_close_matches(name, [*METRICS, *(path.split(".")[-1] for path in METRICS)], 1)
     raise ConfigError(
         f"--metric: {name!r} is not known{f', is it {near[0]!r}?' if near else ''}; allowed are "
-        f"{', '.join(METRICS)} and epochs_to.LEVEL, such as epochs_to.60"
+        f"{', '.join(METRICS)} and epochs_to.LEVEL with a level of {', '.join(map(str, LEVELS))}"
     )

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdbench.results.layout import Cells, Key
+from kdbench.results.layout import Cells, Key, base_label
 from kdbench.results.record import RunRecord
-from kdbench.results.select import look_up
+from kdbench.results.select import Condition, look_up
 from kdbench.results.statistics import ALPHA, Comparison, least_seeds
 
 if TYPE_CHECKING:
@@ -53,20 +53,38 @@ def describe_cells(grouped: Cells, cells: Mapping[Key, "Cell"]) -> list[str]:
     ]
 
 
-def describe_missing(rows: Sequence[str], baseline: str, unfinished: Sequence[Path]) -> list[str]:
+def describe_selection(filters: Sequence[Condition], protocol: str | None) -> list[str]:
+    """What the runs of a table were chosen by, which their numbers do not show.
+
+    Args:
+        filters: conditions that all of them meet.
+        protocol: the only one that was asked for; None takes all.
+    """
+    chosen = [*map(str, filters), *([f"protocol={protocol}"] if protocol else [])]
+    return [f"Only runs with {' and '.join(chosen)} are shown."] if chosen else []
+
+
+def describe_missing(
+    rows: Sequence[str], wanted: str, baseline: str | None, unfinished: Sequence[Path]
+) -> list[str]:
     """What a reader may look for and will not find.
 
     Args:
         rows: of the table.
-        baseline: the row that the others were to be compared with.
+        wanted: what the others were to be compared with.
+        baseline: the row that they are compared with.
         unfinished: folders of runs that have begun and not ended.
     """
     notes = []
-    if baseline not in rows and len(rows) > 1:
+    if baseline is None and len(rows) > 1:
+        near = [row for row in rows if base_label(row) == wanted != row]
+        there = f"; there are {_quote(near)}" if near else ""
         notes.append(
-            f"Nothing is compared, because no row is called {baseline!r}: choose one by "
-            f"--baseline, or one setting by --where."
+            f"Nothing is compared, because no row with values is called {wanted!r}{there}: choose "
+            f"one by --baseline, or one setting by --where."
         )
+    elif baseline not in (wanted, None):
+        notes.append(f"{wanted} is {baseline} here, the only setting of it that has values.")
     if unfinished:
         notes.append(f"Runs that have begun and not ended are in no cell: {len(unfinished)}.")
     return notes
@@ -108,8 +126,8 @@ def _repeated(grouped: Cells, cells: Mapping[Key, "Cell"]) -> Iterator[str]:
     extra = done - sum(cell.done for cell in cells.values())
     if extra:
         yield (
-            f"{_runs(extra)} too many: of those with the same row, column and seed, the one that "
-            f"finished last is shown."
+            f"Of runs with the same row, column and seed, the one that finished last is shown; "
+            f"{_runs(extra)} {'is' if extra == 1 else 'are'} not."
         )
 
 
@@ -147,6 +165,11 @@ def _other_budgets(grouped: Cells, cells: Mapping[Key, "Cell"]) -> Iterator[str]
                 f"Published numbers of {dataset} are of {usual} epochs as a rule, runs of this "
                 f"table of {epochs}."
             )
+
+
+def _quote(names: Sequence[str], most: int = 4) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + rest
 
 
 def _count(values: Iterable[Any]) -> dict[Any, int]:

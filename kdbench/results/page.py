@@ -29,19 +29,22 @@ from kdbench.results.render import Block, explain, layout_blocks
 from kdbench.results.svg import draw_swatch
 from kdbench.results.table import Table
 
-MAX_RUNS = 200  # that get a section of their own
+MAX_RUNS = 400  # that get a section of their own
 _FILES = (FILE, METRICS, TIMINGS, "train.log", ".hydra/config.yaml")
 _FOLDER = Path(__file__).parent
 _DAY = 24 * 3600  # seconds
 
 
-def write_page(path: Path, collection: Collection, table: Table) -> None:
+def write_page(path: Path, collection: Collection, table: Table) -> list[str]:
     """Writes the report of a comparison as one HTML file.
 
     Args:
         path: of the file; links lead from its folder to those of the runs.
         collection: of exactly the runs that the table was built from, and what went wrong.
         table: of those runs.
+
+    Returns:
+        One sentence for each file of metrics that is of no use: its run is in no figure.
 
     Raises:
         ResourceError: the file cannot be written.
@@ -54,7 +57,8 @@ def write_page(path: Path, collection: Collection, table: Table) -> None:
         .render(
             table=table,
             facts=describe(collection),
-            problems=[*collection.problems, *problems],
+            problems=collection.problems,
+            without_curves=problems,
             failed=[run for run in runs if run.status != "done"],
             unfinished=[_link(path, folder) for folder in collection.unfinished],
             explanations=explain(table),
@@ -68,6 +72,7 @@ def write_page(path: Path, collection: Collection, table: Table) -> None:
     )
     # A file's name may hold bytes that are no text at all.
     write_atomic(path, page.encode(errors="replace"))
+    return problems
 
 
 @dataclass(frozen=True)
@@ -184,6 +189,7 @@ class Run:
     column: str
     record: RunRecord
     folder: tuple[str, str]
+    repeat: str
     files: list[tuple[str, str]]
 
     @property
@@ -197,9 +203,14 @@ class Run:
         return "" if self.record.top1_last is None else f"{self.record.top1_last:.2f} %"
 
     @property
-    def duration(self) -> str:
-        """For people."""
+    def spent(self) -> str:
+        """Wall time."""
         return write_duration(self.record.seconds)
+
+    @property
+    def duration(self) -> str:
+        """Wall time, and when."""
+        return f"{self.spent}, {_write_period([self.record])}"
 
     @property
     def command(self) -> str:
@@ -229,7 +240,7 @@ def describe(collection: Collection) -> list[tuple[str, str]]:
         ("Teachers", _list(_describe_teacher(r) for r in records if r.teacher)),
         ("Students", _list(r.student for r in records)),
         ("Seeds", _list_seeds({r.seed for r in records})),
-        ("Budget", _list(f"{r.epochs} epochs, protocol {r.protocol}" for r in records)),
+        ("Budget", _list(f"{_epochs(r.epochs)}, protocol {r.protocol}" for r in records)),
         ("Trained", _describe_time(records)),
         ("Machine", _list(f"{r.device}, {r.precision}" for r in records)),
         ("Versions", _list(f"{n} {v.get(n)}" for n in ("kdbench", "torch") for v in versions)),
@@ -290,7 +301,8 @@ def _list_runs(path: Path, collection: Collection, table: Table) -> Iterator[Run
     for number, run in enumerate(collection.distinct, 1):
         row, column = place[id(run.record)]
         files = list(_existing_files(path, run)) if with_files else []
-        yield Run(number, row, column, run.record, _link(path, run.folder), files)
+        again = shlex.join(["kdbench-rerun", str(run.folder)])
+        yield Run(number, row, column, run.record, _link(path, run.folder), again, files)
 
 
 def _existing_files(path: Path, run: RunFolder) -> Iterator[tuple[str, str]]:
@@ -328,12 +340,19 @@ def _describe_teacher(record: RunRecord) -> str:
 
 
 def _describe_time(records: Sequence[RunRecord]) -> str:
-    times = sorted(time[:16].replace("T", " ") for r in records for time in (r.started, r.finished))
-    known = [time for time in times if time]
     total = sum(record.seconds for record in records)
     spent = write_duration(total) if total < 2 * _DAY else f"{total / _DAY:.1f} days"
-    between = f"{known[0]} to {known[-1]} UTC, " if known else ""
-    return f"{between}{spent} in all runs together" if records else ""
+    return f"{_write_period(records)}, {spent} in all runs together" if records else ""
+
+
+def _write_period(records: Sequence[RunRecord]) -> str:
+    """From the first start to the last end."""
+    times = sorted(time[:16].replace("T", " ") for r in records for time in (r.started, r.finished))
+    return f"{times[0]} to {times[-1]} UTC"
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch" if count == 1 else f"{count} epochs"
 
 
 def _list_seeds(seeds: set[int]) -> str:

@@ -52,8 +52,9 @@ def explain(table: Table) -> list[str]:
     if any(cell.comparison for cell in cells):
         sentences.append(
             f"Against {table.baseline}: paired by seed, mean difference with its 95 % interval "
-            f"(t); exact signed-rank test, p adjusted for all rows of a column (Holm). With fewer "
-            f"than {MIN_SEEDS} seeds, more for many rows, nothing can reach p < {ALPHA}: too few."
+            f"(t, each row by itself); exact signed-rank test, p adjusted for all rows of a column "
+            f"(Holm). With fewer than {MIN_SEEDS} seeds, more for many rows, nothing can reach "
+            f"p < {ALPHA}: too few."
         )
     if any(cell.is_winner for cell in cells):
         sentences.append(f"+ Better than the second best of its column, p < {ALPHA} (Holm).")
@@ -62,10 +63,13 @@ def explain(table: Table) -> list[str]:
 
 def write_text(table: Table) -> str:
     """For a terminal."""
-    parts = [f"{block.title}\n{align(_marked(block, '{} +'))}" for block in layout_blocks(table)]
+    parts = [
+        f"{_printable(block.title)}\n{align(_marked(block, '{} +', _printable))}"
+        for block in layout_blocks(table)
+    ]
     lines = [*explain(table), *(f"Note: {note}" for note in table.notes)]
-    folded = [fill(line, LINE, subsequent_indent="  ") for line in lines]
-    return "\n\n".join([table.title, *parts, "\n".join(folded)]) + "\n"
+    folded = [fill(_printable(line), LINE, subsequent_indent="  ") for line in lines]
+    return "\n\n".join([_printable(table.title), *parts, "\n".join(folded)]) + "\n"
 
 
 def write_markdown(table: Table) -> str:
@@ -233,6 +237,11 @@ def align(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def _printable(text: str) -> str:
+    """Names are of people; one with control characters would rule the terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _escape_markdown(text: str) -> str:

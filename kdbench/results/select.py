@@ -48,6 +48,9 @@ class Condition:
     relation: str
     values: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return f"{self.name}{self.relation}{','.join(self.values)}"
+
     def holds(self, record: RunRecord) -> bool:
         """Whether a run meets it; one that has no such value meets "!=" and nothing else."""
         found = look_up(record, self.name)

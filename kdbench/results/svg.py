@@ -17,6 +17,8 @@ COLOURS, DASHES = 7, 4  # that chart.css knows: c1 to c7, d0 to d3
 # Room around the plot for tick labels and names of axes, and what a letter takes at most, in units
 # of the viewBox.
 _TOP, _RIGHT, _BOTTOM, _LETTER = 18, 12, 32, 7
+_GAP = 5  # between two labels, at least
+_POINT = 3  # half the width of a line or band that has one point only
 
 
 @dataclass(frozen=True)
@@ -105,14 +107,13 @@ class Chart:
         self.label, self.x, self.y = label, x, y
         self.x_name, self.y_name = x_name, y_name
         self.size, self._ticks = size, ticks
-        self._left = 8 + _LETTER * max(len(f"{value:g}") for value in (0, *y.ticks(ticks[1])))
+        self._left = 8 + _LETTER * max(len(_tick(value)) for value in (0, *y.ticks(ticks[1])))
         self.plot = size[0] - self._left - _RIGHT, size[1] - _TOP - _BOTTOM  # width, height
         self._marks: list[Markup] = []
 
     def line(self, x: np.ndarray, y: np.ndarray, css: str, title: str = "") -> None:
         """A line with gaps where ``y`` is NaN; ``title`` appears under the pointer."""
-        runs = self._runs(x, y)
-        path = "".join("M" + _points(*run) for run in runs)
+        path = "".join("M" + _points(*_visible(*run)) for run in self._runs(x, y))
         name = Markup("<title>{}</title>").format(title) if title else ""
         self._marks.append(Markup('<path class="line {}" d="{}">{}</path>').format(css, path, name))
 
@@ -121,6 +122,7 @@ class Chart:
         for (across, down), (_, up) in zip(
             self._runs(x, low + 0 * high), self._runs(x, high + 0 * low), strict=True
         ):
+            (across, down), (_, up) = _visible(across, down), _visible(across, up)
             ring = np.concatenate([across, across[::-1]]), np.concatenate([down, up[::-1]])
             self._marks.append(
                 Markup('<path class="band {}" d="M{}Z"/>').format(css, _points(*ring))
@@ -165,7 +167,7 @@ class Chart:
         for value, place in zip(values, self.x.place(values), strict=True):
             across = _number(self._left + place * self.plot[0])
             yield Markup('<path class="axis" d="M{},{}v3"/>').format(across, bottom)
-            yield _text(across, bottom + 13, f"{value:g}", "middle")
+            yield _text(across, bottom + 13, _tick(value), "middle")
 
     def _y_axis(self) -> Iterable[Markup]:
         values = self.y.ticks(self._ticks[1])
@@ -173,7 +175,7 @@ class Chart:
             down = _TOP + (1 - place) * self.plot[1]
             grid = '<path class="grid" d="M{},{}h{}"/>'
             yield Markup(grid).format(self._left, _number(down), self.plot[0])
-            yield _text(self._left - 5, _number(down + 3.5), f"{value:g}", "end")
+            yield _text(self._left - 5, _number(down + 3.5), _tick(value), "end")
 
     def _runs(self, x: np.ndarray, y: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         across = self.x.place(x) * self.plot[0]
@@ -237,14 +239,14 @@ def _place_labels(scale: Scale, most: int) -> list[_Label]:
     width, _ = STRIP
     labels = []
     for value in scale.ticks(most):
-        tick, text = _across_strip(scale, value), f"{value:g}"
+        tick, text = _across_strip(scale, value), _tick(value)
         half = _LETTER * len(text) / 2
         labels.append(_Label(tick, min(max(tick, half), width - half), half, text))
     return labels
 
 
 def _are_apart(labels: Sequence[_Label]) -> bool:
-    return all(a.middle + a.half < b.middle - b.half for a, b in pairwise(labels))
+    return all(a.middle + a.half + _GAP <= b.middle - b.half for a, b in pairwise(labels))
 
 
 def _across_strip(scale: Scale, value: float) -> float:
@@ -255,6 +257,13 @@ def _text(x: float | str, y: float | str, text: str, css: str) -> Markup:
     return Markup('<text x="{}" y="{}" class="{}">{}</text>').format(x, y, css, text)
 
 
+def _visible(across: np.ndarray, down: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One point as a short dash, which can be seen; more as they are."""
+    if len(across) > 1:
+        return across, down
+    return np.concatenate([across - _POINT, across + _POINT]), np.repeat(down, 2)
+
+
 def _points(across: np.ndarray, down: np.ndarray) -> str:
     pairs = zip(across.round(1).tolist(), down.round(1).tolist(), strict=True)
     return " ".join(f"{x:g},{y:g}" for x, y in pairs)
@@ -262,6 +271,10 @@ def _points(across: np.ndarray, down: np.ndarray) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.1f}"
+
+
+def _tick(value: float) -> str:
+    return f"{value:g}".replace("-", "\N{MINUS SIGN}")
 
 
 def _round_steps(least: float) -> Iterable[float]:

@@ -1,21 +1,33 @@
 """Runs to a table: mean and spread over seeds beside the published number and the baseline."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from kdbench.errors import ConfigError
 from kdbench.results.collect import RunFolder
 from kdbench.results.layout import AXES, Cells, Key, base_label, lay_out, own_temperature
 from kdbench.results.metric import Metric, find_metric
-from kdbench.results.notes import describe_cells, describe_missing, describe_mixes
+from kdbench.results.notes import (
+    describe_cells,
+    describe_missing,
+    describe_mixes,
+    describe_selection,
+)
 from kdbench.results.published import Choice, find, find_teacher
 from kdbench.results.record import RunRecord
 from kdbench.results.select import Condition, require_known
 from kdbench.results.statistics import Comparison, compare_all, find_winner
 
 SORTS = ("name", "mean")
+# What stands in a title where all runs have it in common, and how it is written.
+_COMMON: dict[str, Callable[[Any], str]] = {
+    "dataset": str,
+    "epochs": lambda epochs: f"{epochs} epoch{'' if epochs == 1 else 's'}",
+    "protocol": "protocol {}".format,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +96,7 @@ class Table:
         axes: what rows and columns are, such as ("method", "pair").
         rows, columns: labels, in order; the student alone comes first.
         cells: by (row, column); what is not there was neither planned nor run.
-        baseline: the row that the others are compared with; None where there is no such row.
+        baseline: the row that the others are compared with; None where no single row is it.
         teacher: column -> top-1 of its teacher as measured here, percent.
         teacher_published: column -> what was published of it.
         notes: sentences that a reader must see.
@@ -153,8 +165,8 @@ def build_table(runs: Sequence[RunFolder], unfinished: Sequence[Path], options: 
         key: _cell(found, metric, planned.get(_base(key)), _published(key, found, metric))
         for key, found in grouped.items()
     }
-    rows = _order(cells, metric, options)
-    baseline = options.baseline if options.baseline in rows else None
+    baseline = _find_baseline(cells, options.baseline)
+    rows = _order(cells, metric, options, baseline)
     cells = _judge(cells, baseline, metric)
     return Table(
         title=_title(done or records, options.name),
@@ -167,9 +179,10 @@ def build_table(runs: Sequence[RunFolder], unfinished: Sequence[Path], options: 
         teacher=_teachers(grouped) if metric.is_accuracy else {},
         teacher_published=_published_teachers(grouped) if metric.is_accuracy else {},
         notes=[
+            *describe_selection(options.filters, options.protocol),
             *describe_mixes(done),
             *describe_cells(grouped, cells),
-            *describe_missing(rows, options.baseline, unfinished),
+            *describe_missing(rows, options.baseline, baseline, unfinished),
         ],
     )
 
@@ -231,7 +244,18 @@ def _published(key: Key, records: Sequence[RunRecord], metric: Metric) -> Choice
     return find(dataset, teacher, student, method)
 
 
-def _order(cells: Mapping[Key, Cell], metric: Metric, options: Options) -> list[str]:
+def _find_baseline(cells: Mapping[Key, Cell], wanted: str) -> str | None:
+    """The row that is called so, or else the only setting of it that has values."""
+    known = sorted({row for (row, _), cell in cells.items() if cell.values})
+    if wanted in known:
+        return wanted
+    settings = [row for row in known if base_label(row) == wanted]
+    return settings[0] if len(settings) == 1 else None
+
+
+def _order(
+    cells: Mapping[Key, Cell], metric: Metric, options: Options, baseline: str | None
+) -> list[str]:
     """Labels of the rows: the student alone first, then the baseline or whatever is asked for."""
     if options.sort not in SORTS:
         raise ConfigError(f"--sort={options.sort!r} is not known; allowed are {', '.join(SORTS)}")
@@ -242,7 +266,7 @@ def _order(cells: Mapping[Key, Cell], metric: Metric, options: Options) -> list[
         alone = row.split(",")[0] in ("scratch", "none")
         if options.sort == "mean":
             return (not alone, not means, sign * fmean(means) if means else 0, row)
-        return (not alone, row != options.baseline, row)
+        return (not alone, row != baseline, row)
 
     return sorted({row for row, _ in cells}, key=place)
 
@@ -284,8 +308,8 @@ def _published_teachers(grouped: Cells) -> dict[str, Choice]:
 def _title(records: Sequence[RunRecord], name: str | None) -> str:
     """What all runs have in common."""
     parts = [name] if name else []
-    for field, form in (("dataset", "{}"), ("epochs", "{} epochs"), ("protocol", "protocol {}")):
+    for field, form in _COMMON.items():
         values = {getattr(record, field) for record in records}
         if len(values) == 1:
-            parts.append(form.format(values.pop()))
+            parts.append(form(values.pop()))
     return ", ".join(parts)

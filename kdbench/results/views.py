@@ -12,12 +12,13 @@ import numpy as np
 from markupsafe import Markup
 
 from kdbench.errors import DataError
+from kdbench.results.collect import RunFolder
 from kdbench.results.convergence import LEVELS
 from kdbench.results.curves import Group, mean_over, read_columns
 from kdbench.results.figures import Styles
 from kdbench.results.metric import find_metric
 from kdbench.results.record import TIMINGS, RunRecord
-from kdbench.results.statistics import MIN_SEEDS, Comparison, compare_all
+from kdbench.results.statistics import Comparison, compare_all, least_seeds
 from kdbench.results.svg import draw_strip, draw_strip_axis, fit_scale
 
 SPEED = "convergence.aulc"
@@ -80,9 +81,9 @@ def view_distillation(groups: Sequence[Group], styles: Styles) -> View:
 def view_cost(groups: Sequence[Group], styles: Styles) -> View:
     """What the runs took."""
     shares = {group.row: _teacher_shares(group) for group in groups}
-    share = _draw("share of the teacher, % of the time", "", shares, styles, lambda v: f"{v:.0f}")
+    share = _draw("share of the teacher, % of the time", "", shares, styles, lambda v: f"{v:.1f}")
     columns = [_draw_metric(groups, styles, name) for name in COST]
-    return _arrange(groups, styles, [*columns, share])
+    return _arrange(groups, styles, [*columns, share, _trained_together(groups)])
 
 
 def view_convergence(groups: Sequence[Group], baseline: str | None, styles: Styles) -> View:
@@ -102,8 +103,10 @@ def judge_speed(groups: Sequence[Group], baseline: str | None) -> list[str]:
     taught = [group for group in groups if group.is_taught]
     values = collect_values(groups, SPEED)
     rows = [group.row for group in taught if group.row in values]
-    if baseline not in rows or len(rows) < 2:
+    if baseline not in rows:
         return ["There is no baseline to be faster than."]
+    if len(rows) < 2:
+        return [f"There is nothing beside {baseline} to be faster or slower."]
     every = compare_all(values, baseline, larger_is_better=True)  # as in the view's table
     compared = {row: comparison for row, comparison in every.items() if row in rows}
     return [*_speed_by_area(compared, baseline), *_speed_by_level(taught, baseline)]
@@ -111,9 +114,7 @@ def judge_speed(groups: Sequence[Group], baseline: str | None) -> list[str]:
 
 def choose_levels(groups: Sequence[Group]) -> list[int]:
     """The highest levels, in percent, that at least half of the runs reached."""
-    reached = [
-        run.record.convergence["epochs_to"] for group in groups for run in group.runs.values()
-    ]
+    reached = [_reached(run) for group in groups for run in group.runs.values()]
     common = [
         level for level in LEVELS if 2 * sum(str(level) in r for r in reached) >= len(reached)
     ]
@@ -173,9 +174,8 @@ def draw_values(
 def describe_hardware(records: Sequence[RunRecord]) -> str:
     """Where runs were trained: costs of different machines are no comparison."""
     places = {f"{r.device}, {_count(r.threads, 'thread')}, {r.precision}" for r in records}
-    together = sorted({r.cohort_size for r in records})
-    shared = f"{together[0]}" if len(together) == 1 else f"{together[0]} to {together[-1]}"
-    return f"Trained on {'; '.join(sorted(places))}; {shared} at once with one teacher."
+    together = _write_range(sorted({r.cohort_size for r in records}))
+    return f"Trained on {'; '.join(sorted(places))}; {together} at once with one teacher."
 
 
 def _draw_metric(groups: Sequence[Group], styles: Styles, name: str) -> Column:
@@ -209,13 +209,28 @@ def _epochs_to(groups: Sequence[Group], level: int) -> Column:
         epochs = _epochs(group, level)
         missing = len(group.runs) - len(epochs)
         note = f"{len(epochs)} of {len(group.runs)} runs" if missing else ""
-        entries[group.row] = Entry(f"{fmean(epochs):.1f}" if epochs else "not reached", note=note)
+        text = write_spread(epochs, lambda v: f"{v:.1f}") if epochs else "not reached"
+        entries[group.row] = Entry(text, note=note)
     return Head(f"epochs to {level}\N{NO-BREAK SPACE}%", "fewer is faster"), entries
 
 
 def _epochs(group: Group, level: int) -> list[int]:
-    reached = [run.record.convergence["epochs_to"] for run in group.runs.values()]
+    reached = [_reached(run) for run in group.runs.values()]
     return [epochs[str(level)] for epochs in reached if str(level) in epochs]
+
+
+def _reached(run: RunFolder) -> Mapping[str, int]:
+    """Level, percent -> epochs until it was first reached."""
+    found: Mapping[str, int] = run.record.convergence.get("epochs_to", {})
+    return found
+
+
+def _trained_together(groups: Sequence[Group]) -> Column:
+    """Runs of a cohort share the clock: where cohorts differ, so do times and speeds."""
+    sizes = {g.row: sorted({r.record.cohort_size for r in g.runs.values()}) for g in groups}
+    differ = len({size for found in sizes.values() for size in found}) > 1
+    entries = {row: Entry(_write_range(found)) for row, found in sizes.items() if differ}
+    return Head("trained at once, runs"), entries
 
 
 def _speed_by_area(compared: Mapping[str, Comparison], baseline: str) -> list[str]:
@@ -235,10 +250,11 @@ def _speed_by_area(compared: Mapping[str, Comparison], baseline: str) -> list[st
         said.append(f"Not distinguishable from {baseline} in speed: {same}.")
     if "unknown" in rows:
         most = max(comparison.n for comparison in rows["unknown"].values())
+        family = max(comparison.family for comparison in rows["unknown"].values())
         said.append(
             f"Too few seeds to tell what learns faster than {baseline} "
             f"({_count(len(rows['unknown']), 'row')} with at most {_count(most, 'shared seed')}; "
-            f"{MIN_SEEDS} are the least). {_largest_lead(compared)}"
+            f"{least_seeds(family)} are the least). {_largest_lead(compared)}"
         )
     return said
 
@@ -276,7 +292,7 @@ def _speed_by_level(groups: Sequence[Group], baseline: str) -> list[str]:
         return [f"To {level} % nothing needs fewer epochs than {baseline} ({means[first]:.1f})."]
     return [
         f"To {level} % {baseline} needs {means[baseline]:.1f} epochs on average; the fewest are "
-        f"{means[first]:.1f} ({first})."
+        f"{means[first]:.1f} ({first}); the metric epochs_to.{level} tests that."
     ]
 
 
@@ -291,6 +307,11 @@ def _teacher_shares(group: Group) -> dict[int, float]:
         if shares is not None and np.isfinite(shares).any():
             found[seed] = 100 * float(mean_over(shares))
     return found
+
+
+def _write_range(ordered: Sequence[int]) -> str:
+    low, high = ordered[0], ordered[-1]
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _count(number: int, what: str) -> str:

@@ -34,6 +34,9 @@ _NO_KEY = "no API key is configured"
 # Seconds for which this process does not ask a server again that did not answer: each learner of
 # a cohort would wait for it in turn.
 _RETRY_AFTER = 600.0
+# Seconds in which W&B's service answers a request that was cancelled. A process that ends before is
+# sometimes not heard when it tells the service to stop, and then waits for it in vain.
+_GRACE = 0.5
 
 
 class WandbTracker:
@@ -131,12 +134,12 @@ class WandbTracker:
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:
         """Writes the summary and closes the run; W&B shows a failed run as failed.
 
-        A run that is done gets a figure of its temperatures, too.
+        A run that is done gets figures and a table of its numbers, too.
         """
         values = redact({**summary, "status": status})
         self._attempt("summary", lambda run: run.summary.update(values))
         if status == "done":
-            self._attempt("figure", self._draw)
+            self._attempt("figures", partial(self._draw, numbers=summary))
         run, self._run = self._run, None
         if run is None:
             return
@@ -162,15 +165,17 @@ class WandbTracker:
         self._epoch = run.step - 1
         mark_superseded(Path(run.dir).parent)
 
-    def _draw(self, run: Any) -> None:
+    def _draw(self, run: Any, numbers: Mapping[str, float]) -> None:
         from wandb import Html
 
-        from kdbench.tracker.figure import temperature_page
+        from kdbench.tracker.figure import draw_pages
 
-        page = temperature_page(list(self._rows.values()))
-        if page is not None:  # in a row of its own, after the last epoch's
-            figure = Html(page, inject=False, data_is_not_path=True)
-            _log(run, {"epoch": self._epoch, "figures/temperature": figure}, self._epoch + 1)
+        pages = draw_pages(list(self._rows.values()), numbers)
+        shown = {
+            name: Html(page, inject=False, data_is_not_path=True) for name, page in pages.items()
+        }
+        if shown:  # in a row of its own, after the last epoch's
+            _log(run, {"epoch": self._epoch, **shown}, self._epoch + 1)
 
     def _wanted_mode(self) -> str:
         variable = os.environ.get("WANDB_MODE", "")
@@ -232,6 +237,7 @@ class WandbTracker:
 
     @staticmethod
     def _remember_unreachable(error: Exception) -> str:
+        time.sleep(_GRACE)
         problem = describe_problem(error)
         WandbTracker._unreachable = (time.monotonic() + _RETRY_AFTER, problem)
         return problem

@@ -84,6 +84,9 @@ def test_five_methods_end_the_same_alone_and_as_a_cohort(kdbench, tmp_path_facto
     for temperature in TEMPERATURES.partition("=")[2].split(","):
         assert alone(f"temperature={temperature}")[0] == 0
     assert {record.cohort_size for record in records(alone)} == {1}
+    for record in records(kdbench):  # of its own command, not of the process that did several
+        assert record.command[0] == "kdbench-train"
+        assert f"temperature={record.temperature}" in record.command
     assert results(alone) == results(kdbench)
     assert len(results(alone)) == 5
 

@@ -32,3 +32,20 @@ def test_nothing_is_left_out_silently(outputs):
     assert found.unfinished == [outputs / "begun"]
     (problem,) = found.problems
     assert "run0/record.json is damaged" in problem
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"[1]", b"\xff\xfe", b"[" * 100_000])
+def test_no_damage_is_fatal(outputs, content):
+    (outputs / "run0" / "record.json").write_bytes(content)
+    (problem,) = collect(outputs).problems
+    assert "run0/record.json is damaged" in problem
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": "0"}, {"config": None}, {"top1_last": "high"}, {"command": "x"}, {"started": None}],
+)
+def test_fields_of_other_types(outputs, change):
+    make_record(**change).write(outputs / "run0")
+    (problem,) = collect(outputs).problems
+    assert f"run0/record.json is damaged: {next(iter(change))} is" in problem

@@ -36,11 +36,19 @@ def test_every_metric_is_a_number_of_a_record():
 
 def test_names_and_units():
     assert find_metric("nll").title == "negative log-likelihood, nats"
-    assert find_metric("epochs_to.60").title == "epochs to 60 %, epochs"
-    assert find_metric("seconds").write(12.6) == "13"
+    assert find_metric("epochs_to.60").title == "time to 60 %, epochs"
+    assert find_metric("seconds").write(12.61) == "12.6"
     assert find_metric("top1_last").write(0.5, sign=True) == "+0.50"
 
 
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(ConfigError, match="is it 'top1_last'"):
         find_metric("top1_lst")
+    with pytest.raises(ConfigError, match="is it 'agreement'"):
+        find_metric("agrement")
+
+
+@pytest.mark.parametrize("level", ["", "abc", "62", "60.0"])
+def test_only_levels_that_records_have(level):
+    with pytest.raises(ConfigError, match="with a level of 10, 20, 30"):
+        find_metric(f"epochs_to.{level}")

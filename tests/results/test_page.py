@@ -71,6 +71,13 @@ def make_page(outputs, place=None, **options):
     return path.read_text()
 
 
+def test_files_without_curves_are_returned(study, tmp_path):
+    found = collect(study)
+    table = build_table(found.runs, found.unfinished, Options())
+    (problem,) = write_page(tmp_path / "report.html", found, table)
+    assert "kd-step/seed93/metrics.csv cannot be read" in problem
+
+
 def check_safe(text):
     """Runs nothing, asks nobody, and every link leads somewhere."""
     page = Page(text)
@@ -192,7 +199,18 @@ def test_runs_without_curves(tmp_path):
     (folder / "timings.csv").unlink()
     said = check_safe(make_page(tmp_path)).text
     assert "No run of this column has a learning curve." in said
+    assert "in no figure, because of their metrics" in said
     assert "metrics.csv cannot be read" in said
+
+
+def test_one_epoch_can_be_seen(tmp_path):
+    for temperature in ("constant", "dtkd"):
+        write_run(tmp_path, Study(epochs=1), "a_b", "kd", temperature, 0)
+    text = make_page(tmp_path)
+    check_safe(text)
+    assert "1 epochs" not in text
+    drawn = re.findall(r'<path class="line (?!level)[^"]*" d="([^"]*)"', text)
+    assert all(" " in path or path == "M0,5h30" for path in drawn)  # the latter are swatches
 
 
 def test_numbers_that_are_not_finite(tmp_path):

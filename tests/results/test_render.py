@@ -46,11 +46,17 @@ def test_text_has_everything(table):
     assert order == ["teacher", "scratch", "kd", "ctkd", "dkd"]
 
 
+def test_names_do_not_rule_the_terminal():
+    text = write_text(build([run("kd", dataset="a\x1b[2J\nb")]))
+    assert "a\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}b" in text
+    assert "\x1b" not in text
+
+
 def test_columns_without_anything_are_left_out():
     (block,) = layout_blocks(build([run("kd", temperature="cosine", top1_best=None)]))
     assert block.rows[0] == ["method", "mean ± std", "seeds", "published", "difference"]
     (block,) = layout_blocks(build([run("kd")], metric="seconds"))
-    assert block.rows == [["method", "mean ± std", "seeds"], ["kd", "2", "1"]]
+    assert block.rows == [["method", "mean ± std", "seeds"], ["kd", "1.5", "1"]]
 
 
 def test_several_columns_have_an_overview(table):

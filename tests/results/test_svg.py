@@ -64,6 +64,20 @@ def test_line_has_gaps():
     assert [len(part.split()) for part in path.split("M")[1:]] == [2, 2]
 
 
+def test_a_single_point_can_be_seen():
+    chart = make_chart(x=Scale(0.5, 1.5))
+    chart.line(np.array([1]), np.array([1.0]), "c1")
+    chart.band(np.array([1]), np.array([0.0]), np.array([1.0]), "c1")
+    middle, height = chart.plot[0] / 2, chart.plot[1]
+    assert paths(chart, "line") == [f"M{middle - 3:g},0 {middle + 3:g},0"]
+    left, right = f"{middle - 3:g}", f"{middle + 3:g}"
+    assert paths(chart, "band") == [f"M{left},{height} {right},{height} {right},0 {left},0Z"]
+
+
+def test_negative_ticks_have_a_minus_sign():
+    assert ">\N{MINUS SIGN}5</text>" in make_chart(y=Scale(-6, 6)).render()
+
+
 def test_band_is_a_ring():
     chart = make_chart()
     low, high = np.array([0.0, 0.0, np.nan]), np.array([1.0, 1.0, 1.0])
@@ -101,5 +115,5 @@ def test_strip():
 def test_labels_of_strips_do_not_overlap(low, high):
     drawn = draw_strip_axis(fit_scale([low, high]))
     labels = re.findall(r'<text x="([\d.]+)"[^>]*>([^<]*)<', drawn)
-    ends = [(float(x) - 3 * len(t), float(x) + 3 * len(t)) for x, t in labels]
-    assert all(a[1] < b[0] for a, b in pairwise(ends))
+    ends = [(float(x) - 3.5 * len(t), float(x) + 3.5 * len(t)) for x, t in labels]
+    assert all(a[1] + 4 < b[0] for a, b in pairwise(ends))

@@ -196,13 +196,33 @@ def test_a_run_that_is_there_twice_counts_once():
     first, second = run(top1=50.0), run(top1=51.0, finished="2026-02-01")
     table = build([second, first])
     assert table.cells["kd", PAIR].values == {0: 51.0}
-    assert any(note.startswith("1 run too many") for note in table.notes)
+    assert any(note.endswith("finished last is shown; 1 run is not.") for note in table.notes)
 
 
 def test_a_baseline_that_is_not_there_is_said():
     (note,) = build([run("kd"), run("dkd")], baseline="scratch").notes
-    assert "no row is called 'scratch'" in note
+    assert "no row with values is called 'scratch': choose" in note
     assert build([run("dkd")]).notes == []
+
+
+def test_settings_that_failed_do_not_cost_the_baseline():
+    wild = run(config={"optim": {"lr": 1e30}}, status="failed")
+    table = build([run(config={"optim": {"lr": 0.1}}), wild, run("dkd")])
+    assert table.baseline == table.rows[0] == "kd, optim.lr=0.1"
+    assert table.cells["dkd", PAIR].comparison.n == 1
+    assert any(note.startswith("kd is kd, optim.lr=0.1 here") for note in table.notes)
+
+
+def test_of_several_settings_none_is_the_baseline():
+    table = build([run(config={"optim": {"lr": lr}}) for lr in (0.1, 0.2)])
+    assert table.baseline is None
+    assert any("there are 'kd, optim.lr=0.1', 'kd, optim.lr=0.2'" in note for note in table.notes)
+
+
+def test_a_selection_is_said():
+    filters = parse_conditions(["method=kd,dkd", "seed<5"])
+    (note,) = build([run("kd")], filters=filters, protocol="paper").notes
+    assert note == "Only runs with method=kd,dkd and seed<5 and protocol=paper are shown."
 
 
 def test_unfinished_runs_are_said():

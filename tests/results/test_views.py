@@ -74,7 +74,10 @@ def test_faster_slower_or_neither():
         "Slower than kd here, by points of mean accuracy: dtkd \N{MINUS SIGN}1.35."
     )
     assert said[2] == "Not distinguishable from kd in speed: 1 row."
-    assert said[3] == ("To 50 % kd needs 20.0 epochs on average; the fewest are 12.0 (ctkd).")
+    assert said[3] == (
+        "To 50 % kd needs 20.0 epochs on average; the fewest are 12.0 (ctkd); the "
+        "metric epochs_to.50 tests that."
+    )
     assert not any("scratch" in sentence for sentence in said)
 
 
@@ -87,10 +90,21 @@ def test_too_few_seeds():
     assert said[1] == "To 50 % nothing needs fewer epochs than kd (9.0)."
 
 
+def test_many_rows_need_more_seeds():
+    rows = {f"row{i}": [(51 + seed, 9) for seed in range(6)] for i in range(5)}
+    said = judge_speed(make_groups(kd=[(50, 9)] * 6, **rows), "kd")
+    assert "(5 rows with at most 6 shared seeds; 8 are the least)" in said[0]
+
+
 @pytest.mark.parametrize("baseline", [None, "missing", "scratch"])
 def test_no_baseline(baseline):
     groups = make_groups(scratch=[(1, 1)], kd=[(1, 1)])
     assert judge_speed(groups, baseline) == ["There is no baseline to be faster than."]
+
+
+def test_nothing_but_the_baseline():
+    said = judge_speed(make_groups(scratch=[(1, 1)], kd=[(1, 1)]), "kd")
+    assert said == ["There is nothing beside kd to be faster or slower."]
 
 
 def test_convergence():
@@ -105,8 +119,8 @@ def test_convergence():
     assert [entry.text for entry in entries(view, "kd")] == [
         "50.50 ± 0.71",
         "baseline",
-        "1.0",
-        "9.5",
+        "1.0 ± 0.0",
+        "9.5 ± 0.7",
     ]
     area, lead, _, epochs = entries(view, "dtkd")
     assert area.strip.count("<circle") == 2
@@ -128,11 +142,21 @@ def test_distillation_and_cost(groups):
     assert all(entry.strip for entry in entries(view, "kd"))
     cost = view_cost(groups, styles)
     assert cost.heads[-1].title == "share of the teacher, % of the time"
-    assert entries(cost, "kd")[-1].text == "31 ± 0"
+    assert entries(cost, "kd")[-1].text == "31.0 ± 0.0"
     records = [run.record for group in groups for run in group.runs.values()]
     assert (
         describe_hardware(records) == "Trained on cpu, 2 threads, fp32; 4 at once with one teacher."
     )
+
+
+def test_cohorts_of_different_sizes_are_said(tmp_path):
+    for temperature, size in (("constant", 1), ("constant", 3), ("dtkd", 6)):
+        write_run(tmp_path, ONE, "a_b", "kd", temperature, size, cohort_size=size)
+    found = collect(tmp_path)
+    groups, _ = group_runs(found.runs, build_table(found.runs, [], Options()))
+    cost = view_cost(groups, choose_styles([group.row for group in groups], "kd", []))
+    assert cost.heads[-1].title == "trained at once, runs"
+    assert [found[-1].text for _, _, found in cost.rows] == ["1 to 3", "6"]
 
 
 def test_a_column_that_nobody_has_is_left_out(groups):

@@ -96,8 +96,13 @@ def test_an_offline_run_reads_back_with_curves_axis_and_config(tmp_path, caplog)
         m.get("name", m.get("glob_name")): m.get("step_metric") for m in pick(records, "metric")
     }
     assert axes == {"epoch": None, "step": None, "*": "epoch"}
-    (page,) = tmp_path.glob("wandb/offline-run-*/files/media/html/figures/*.html")
-    assert "<svg" in page.read_text()
+    pages = {
+        path.parent.name + "/" + path.name.split("_")[0]: path.read_text()
+        for path in tmp_path.glob("wandb/offline-run-*/files/media/html/*/*.html")
+    }
+    assert pages.keys() == {"figures/accuracy", "figures/temperature", "table/result"}
+    assert "<svg" in pages["figures/temperature"]
+    assert "<th>top1_last</th><td>52</td>" in pages["table/result"]
     summary = {k: v for s in pick(records, "summary") for k, v in s["update"].items()}
     assert (summary["top1_last"], summary["status"]) == (52.0, "done")
     assert f"wandb sync {tmp_path / 'wandb' / 'offline-run-'}" in caplog.text
