@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,13 +99,12 @@ def _refuse(options: argparse.Namespace) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> Setting:
-    from kdbench.engine.device import choose_compute, set_threads
+    from kdbench.engine.device import configure_compute, set_threads
 
     run = open_run(options.network) if options.network.is_dir() else None
     cfg = _choose_config(run, options.overrides)
     set_threads(cfg.run.threads)
-    precision = run.record.precision if run else cfg.run.precision
-    compute = choose_compute(cfg.run.device, precision, cfg.run.channels_last)
+    compute = configure_compute(cfg, precision=run.record.precision if run else None)
     data = build(cfg.dataset).open(
         cache=Path(cfg.paths.cache),
         device=compute.device,
@@ -153,13 +153,16 @@ def _choose_weights(setting: Setting) -> "WeightFile":
 def _measure(setting: Setting, trained: "Trained") -> Evaluation:
     import torch
 
-    from kdbench.engine.evaluation import count_confusions, split_logits
+    from kdbench.engine.answers import ask_split
+    from kdbench.engine.evaluation import count_confusions
     from kdbench.engine.metrics import evaluate_logits
     from kdbench.engine.teacher import Teacher
 
     options, data, compute = setting.options, setting.data, setting.compute
     teacher, teacher_missing = _find_teacher(setting)
-    logits, targets = split_logits(trained.network, data, options.split, compute)
+    with torch.no_grad():  # as a learner evaluates its student
+        network = partial(compute.forward, compute.fuse(trained.network))
+        logits, targets = ask_split(network, data, options.split)
     answers, teacher_facts = None, None
     if teacher is not None:
         frozen = Teacher(teacher.network, compute, teacher.digest)

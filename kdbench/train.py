@@ -11,7 +11,7 @@ import hydra
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from kdbench.config.compose import CONF, CONFIG_NAME, hydra_context, prepare
 from kdbench.config.identity import run_key
@@ -53,8 +53,7 @@ def _train(cfg: DictConfig, folder: Path) -> float:
     if record is not None:
         log.info("already done: %s", record.summary())
     else:
-        # Imported here: a finished run is recognised without waiting for torch.
-        from kdbench.config.check import check
+        from kdbench.config.check import check  # as above
         from kdbench.engine.run import train_job
 
         check(cfg)
@@ -102,7 +101,10 @@ def _look_over(overrides: list[str], sweep: bool) -> None:
     with hydra_context():
         cfg = compose(CONFIG_NAME, overrides, return_hydra_config=True)
     if find_finished(Path(cfg.hydra.run.dir), run_key(cfg)) is None:
-        check_overrides(overrides)
+        # Imported here: a finished run is recognised without waiting for torch.
+        from kdbench.config.check import check
+
+        check(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
 
 
 def _explain(error: Exception, sweep: bool) -> int:

@@ -19,9 +19,8 @@ from kdbench.config.compose import compose_config
 from kdbench.config.overrides import check_overrides
 from kdbench.data.base import Batch, DataModule
 from kdbench.engine.assemble import load_teacher, open_data, open_memo, prepare_run
-from kdbench.engine.device import Compute, choose_compute, set_threads
+from kdbench.engine.device import Compute, configure_compute, cpu_model, set_threads
 from kdbench.engine.seed import RandomState
-from kdbench.engine.speed import cpu_model
 from kdbench.engine.teacher import Teacher
 from kdbench.engine.trainer import Trainer
 from kdbench.progress import Progress
@@ -100,7 +99,7 @@ def open_bench(overrides: Sequence[str], pairs: str) -> Bench:
     check_overrides([*overrides, f"pair={pairs}"])
     cfg = compose_config(overrides)
     threads = set_threads(cfg.run.threads)
-    compute = choose_compute(cfg.run.device, cfg.run.precision, cfg.run.channels_last)
+    compute = configure_compute(cfg)
     return Bench(cfg, compute, threads, open_data(cfg, compute))
 
 
@@ -132,7 +131,7 @@ def save_teacher(
     return cfg, path
 
 
-def make_trainer(teacher: Teacher, cfgs: Sequence[DictConfig], bench: Bench) -> Trainer:
+def make_trainer(teacher: Teacher | None, cfgs: Sequence[DictConfig], bench: Bench) -> Trainer:
     lead = cfgs[0]
     folder = Path(lead.paths.outputs) / "bench"
     runs = [prepare_run(cfg, folder, "bench", teacher, bench.compute) for cfg in cfgs]

@@ -57,6 +57,7 @@ def tiny(tmp_path):
     overrides = [
         *("dataset=fake", f"paths.outputs='{tmp_path}'", "tracker=csv", "run.epochs=240"),
         *("run.device=cpu", f"run.threads={torch.get_num_threads()}", *FAKE),
+        "speed=none",  # whose steps equal those of speed=full: see test_same_results.py
     ]
     return bench_common.open_bench(overrides, PAIR), [*overrides, f"pair={PAIR}"]
 

@@ -191,12 +191,12 @@ def _refused_values(cfg: DictConfig, wrong: set[str]) -> list[str]:
     """
     import torch
 
-    from kdbench.engine.device import choose_compute
+    from kdbench.engine.device import configure_compute
     from kdbench.temperature.constant import Constant
 
     parameter = [{"params": [torch.zeros(1, requires_grad=True)]}]
     parts: dict[str, Callable[[], Any]] = {
-        "run": lambda: choose_compute(cfg.run.device, cfg.run.precision, cfg.run.channels_last),
+        "run": lambda: configure_compute(cfg),
         "dataset": lambda: build(cfg.dataset),
         "student": lambda: build(cfg.student),
         "objective": lambda: build(cfg.objective, temperature=Constant(tau=1.0)),

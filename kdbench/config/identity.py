@@ -20,7 +20,7 @@ from kdbench.errors import CheckpointError, KdbenchError
 from kdbench.tracker.base import RunIdentity
 
 # Raised by hand when a change of the code changes the numbers of a run.
-NUMERICS_VERSION = 1
+NUMERICS_VERSION = 2
 
 # Where and by whom, not what: these do not change the result of a run.
 VOLATILE = (
@@ -60,7 +60,8 @@ class CohortKey(NamedTuple):
     """What runs must agree in to be trained in one pass.
 
     Attributes:
-        shared: digest of dataset, augmentation, batch size, protocol, device and all of ``run``.
+        shared: digest of dataset, augmentation, batch size, protocol, device and all of ``run``
+            and ``speed``.
         teacher: digest of the teacher and how it is obtained; None goes with any.
     """
 
@@ -89,7 +90,8 @@ def run_key(cfg: AnyConfig) -> str:
 def cohort_key(cfg: AnyConfig) -> CohortKey:
     """Runs with one key see the same batches and, if they ask a teacher, hear the same answers."""
     plain = resolve_config(cfg)
-    shared = _without({name: plain[name] for name in ("dataset", "run", "paths")}, OWN_IN_COHORT)
+    sections = {name: plain[name] for name in ("dataset", "run", "speed", "paths")}
+    shared = _without(sections, OWN_IN_COHORT)
     teacher = None
     if needs_teacher(plain):
         teacher = _digest([plain["teacher"], _teacher_identity(plain)])

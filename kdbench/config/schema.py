@@ -22,11 +22,20 @@ class RunConf:
     precision: str = MISSING
     device: str = MISSING
     threads: int | None = MISSING
-    channels_last: bool = MISSING
     data_seed: int = MISSING
     checkpoint_epochs: int = MISSING
     checkpoint_minutes: float = MISSING
     keep_checkpoints: int = MISSING
+
+
+@dataclass
+class SpeedConf:
+    """What makes training faster and changes no more than rounding."""
+
+    channels_last: bool = MISSING
+    fold_teacher: bool = MISSING
+    fused_norm: bool = MISSING
+    fused_optimizer: bool = MISSING
 
 
 @dataclass
@@ -76,6 +85,7 @@ class Config:
     optim: OptimConf = MISSING
     tracker: Any = MISSING
     run: RunConf = MISSING
+    speed: SpeedConf = MISSING
     paths: PathsConf = MISSING
     seed: int = MISSING
     method: str = MISSING

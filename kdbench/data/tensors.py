@@ -1,4 +1,4 @@
-"""A small dataset as one uint8 tensor per split on the device, augmented by one gather a batch."""
+"""A small dataset as one uint8 tensor per split on the device, augmented batch by batch."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdbench.data.augmentation import CropFlip
 from kdbench.data.base import Batch, Content
 from kdbench.data.normalise import Normalise
 from kdbench.data.plan import Plan
@@ -49,7 +48,8 @@ class TensorData:
         self._strong = StrongAugmentation(dataset.strong_augmentation)
         self._data_seed, self._eval_batch_size = data_seed, dataset.eval_batch_size
         self._device = device
-        self._crops = _all_crops(torch.from_numpy(train.images).to(device), dataset.crop_flip)
+        images = torch.from_numpy(train.images).to(device)
+        self._crops = _all_crops(images, dataset.crop_flip.pad)
         self._test_images = torch.from_numpy(test.images).to(device)
         self._train_targets = torch.from_numpy(train.targets).to(device)
         self._test_targets = torch.from_numpy(test.targets).to(device)
@@ -59,11 +59,13 @@ class TensorData:
         """Augmented batches of one epoch (0-based) from step ``start`` on."""
         order = self._plan.order(epoch)
         views = self._augmentation.draw(self._data_seed, epoch, order)
-        # The whole epoch at once: a batch then costs the device a gather and nothing else.
-        addresses = [self._to_device(part) for part in self._addresses(order, views)]
+        # The whole epoch at once: a batch then costs the device few and large operations.
+        dy, dx, flip = map(self._to_device, self._augmentation.decode(views))
+        flip = flip.view(-1, 1, 1, 1) == 1
         index, view = self._to_device(order), self._to_device(views)
         for part in self._plan.slices(start):
-            images = self._crops[tuple(address[part] for address in addresses)]
+            images = self._crops[index[part], dy[part], dx[part]]
+            images = torch.where(flip[part], images.flip(2), images)
             targets = self._train_targets[index[part]]
             second = self._second_view(images, epoch, index[part]) if strong else None
             yield Batch(self._normalise(images), targets, index[part], view[part], second)
@@ -76,38 +78,28 @@ class TensorData:
             images = self._test_images[index] if is_test else self._unaugmented(index)
             yield Batch(self._normalise(images), targets[index], index, None)
 
-    def _addresses(self, index: np.ndarray, views: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Where ``_crops`` has the given view of each sample."""
-        dy, dx, flip = self._augmentation.decode(views)
-        # A flipped crop is the crop of the flipped image, counted from the other side.
-        return index, flip, dy, np.where(flip == 1, 2 * self._augmentation.pad - dx, dx)
+    def _unaugmented(self, index: Tensor) -> Tensor:
+        pad = self._augmentation.pad
+        return self._crops[index, pad, pad]
 
     def _second_view(self, images: Tensor, epoch: int, index: Tensor) -> Tensor:
         return self._normalise(self._strong(images, self._data_seed, epoch, index))
-
-    def _unaugmented(self, index: Tensor) -> Tensor:
-        pad = self._augmentation.pad
-        return self._crops[index, 0, pad, pad]
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self._device)
 
 
-def _all_crops(images: Tensor, augmentation: CropFlip) -> Tensor:
-    """All crops of all images and of their mirror images, without a copy for each.
+def _all_crops(images: Tensor, pad: int) -> Tensor:
+    """All crops of all images, without a copy for each.
 
     Args:
         images: [N, H, W, C] uint8.
-        augmentation: padding, and whether there are mirror images.
+        pad: rows and columns of zeros on each side.
 
     Returns:
-        [N, flips, 2 pad + 1, 2 pad + 1, H, W, C] uint8, a view of the padded images.
+        [N, 2 pad + 1, 2 pad + 1, H, W, C] uint8, a view of the padded images.
     """
     count, height, width, channels = images.shape
-    pad, flips = augmentation.pad, 1 + augmentation.flip
-    padded = images.new_zeros(count, flips, height + 2 * pad, width + 2 * pad, channels)
-    rows, columns = slice(pad, pad + height), slice(pad, pad + width)
-    padded[:, 0, rows, columns] = images
-    if augmentation.flip:
-        padded[:, 1, rows, columns] = images.flip(2)
-    return padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 1, 2, 3, 5, 6, 4)
+    padded = images.new_zeros(count, height + 2 * pad, width + 2 * pad, channels)
+    padded[:, pad : pad + height, pad : pad + width] = images
+    return padded.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)

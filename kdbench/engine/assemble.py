@@ -9,7 +9,8 @@ from kdbench.config.build import build, build_objective, build_optimizer
 from kdbench.config.identity import describe, stable_config
 from kdbench.data.base import DataModule
 from kdbench.digest import state_digest
-from kdbench.engine.device import Compute
+from kdbench.engine.answers import AnswerFiles
+from kdbench.engine.device import Compute, describe_machine
 from kdbench.engine.journal import Journal
 from kdbench.engine.learner import Learner
 from kdbench.engine.memo import Memo, MemoIdentity, MemoryStore, Store
@@ -46,6 +47,20 @@ def load_teacher(cfg: DictConfig, file: Path, compute: Compute) -> tuple[Teacher
     network = build(cfg.teacher.model)
     fit_weights(network, weights, file, cfg.teacher.model.arch)
     return Teacher(network, compute, state_digest(network.state_dict())), weights
+
+
+def open_answers(
+    cfg: DictConfig, teacher_digest: str, data: DataModule, compute: Compute, threads: int
+) -> AnswerFiles:
+    """What keeps the teacher's answers to evaluation splits."""
+    dataset = stable_config(cfg)["dataset"]
+    identity = {
+        "teacher": teacher_digest,
+        "data": data.digest,
+        "dataset": dataset,
+        "machine": describe_machine(compute, threads),
+    }
+    return AnswerFiles(Path(cfg.paths.cache) / "answers", identity)
 
 
 def open_memo(
@@ -88,7 +103,7 @@ def _identify_memo(
         num_classes=data.num_classes,
         preprocessing={key: dataset[key] for key in PREPROCESSING},
         precision=compute.precision,
-        memory_format=str(compute.memory_format),
+        layout=compute.layout,
         device_type=compute.device.type,
     )
 

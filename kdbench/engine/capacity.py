@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from kdbench.config.build import build, build_objective
-from kdbench.engine.device import Compute, choose_compute
+from kdbench.engine.device import Compute, configure_compute
 
 SAFETY = 0.8  # part of the free memory that is used: allocators, teacher and data need some too
 STATE_COPIES = 5  # weights, gradients, two optimizer buffers, and one more while a state is saved
@@ -24,7 +24,7 @@ def count_fitting(cfgs: Sequence[DictConfig], share: float) -> int:
     """
     if len(cfgs) < 2:
         return len(cfgs)
-    compute = choose_compute(cfgs[0].run.device, cfgs[0].run.precision, cfgs[0].run.channels_last)
+    compute = configure_compute(cfgs[0])
     room = SAFETY * share * free_bytes(compute.device)
     sizes: dict[tuple[str, str], tuple[int, int]] = {}
     states, activations = 0, 0
@@ -49,6 +49,7 @@ def measure_learner(cfg: DictConfig, compute: Compute) -> tuple[int, int]:
     """
     with torch.random.fork_rng(devices=[]):
         student = compute.place(build(cfg.student))
+    network = compute.fuse(student)
     shape = (_PROBE, cfg.dataset.channels, cfg.dataset.image_size, cfg.dataset.image_size)
     kept: dict[int, int] = {}
 
@@ -58,7 +59,7 @@ def measure_learner(cfg: DictConfig, compute: Compute) -> tuple[int, int]:
 
     parameters = {p.data_ptr() for p in student.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = compute.forward(student, torch.zeros(shape, device=compute.device))
+        logits = compute.forward(network, torch.zeros(shape, device=compute.device))
     for pointer in parameters:
         kept.pop(pointer, None)
     del logits

@@ -1,14 +1,19 @@
 """Device, precision and threads of a process."""
 
 import os
+import platform
 import resource
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from kdbench.config.identity import AnyConfig
 from kdbench.errors import ConfigError
+from kdbench.model.fuse import fold_norms, fuse_norms
+from kdbench.model.fused_norm import load_kernel
 
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 
@@ -22,11 +27,22 @@ class Compute:
         precision: "fp32", "bf16" or "fp16"; what autocast uses inside the networks. Losses are
             float32 whatever it is.
         memory_format: of images and convolution weights.
+        folds: whether frozen networks have their batch norms folded into convolutions.
+        fuses: whether trained networks on a CPU have the batch norms of ``fused_norm.py``.
     """
 
     device: torch.device
     precision: str
     memory_format: torch.memory_format
+    folds: bool = False
+    fuses: bool = False
+
+    @property
+    def layout(self) -> str:
+        """Everything about how networks are computed that decides the last bits, in words."""
+        words = [str(self.memory_format).removeprefix("torch.")]
+        words += ["folded"] * self.folds + ["fused"] * self.fuses
+        return ", ".join(words)
 
     def forward(self, network: nn.Module, images: Tensor) -> Tensor:
         """[B, K] float32 logits of a network, computed in this precision and memory format."""
@@ -37,6 +53,19 @@ class Compute:
     def place(self, network: nn.Module) -> nn.Module:
         """Moves a network, in place, to the device and the memory format."""
         return network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+
+    def fold(self, network: nn.Module) -> nn.Module:
+        """What computes a frozen network: itself, or a folded copy."""
+        return fold_norms(network) if self.folds else network
+
+    def fuse(self, network: nn.Module) -> nn.Module:
+        """What computes a network that is being trained; it shares the network's parameters."""
+        return fuse_norms(network, load_kernel()) if self.fuses else network
+
+    @property
+    def batch_norm(self) -> str:
+        """Whose batch norm trains: a machine without a compiler has only that of torch."""
+        return "fused" if self.fuses and load_kernel() is not None else "torch"
 
     def scaler(self) -> torch.amp.GradScaler:
         """Loss scaling for fp16; passes everything through otherwise."""
@@ -66,6 +95,25 @@ def choose_compute(device: str, precision: str, channels_last: bool) -> Compute:
     return Compute(found, _find_precision(precision, found), memory_format)
 
 
+def configure_compute(cfg: AnyConfig, precision: str | None = None) -> Compute:
+    """What the sections ``run`` and ``speed`` of a config ask for.
+
+    Args:
+        cfg: of a run, composed or resolved.
+        precision: in place of the config's.
+
+    Raises:
+        ConfigError: see ``choose_compute``.
+    """
+    run, speed = cfg["run"], cfg["speed"]
+    compute = choose_compute(
+        run["device"], precision or run["precision"], channels_last=speed["channels_last"]
+    )
+    # The kernel knows one memory format, and cuDNN needs no help.
+    fuses = speed["fused_norm"] and speed["channels_last"] and compute.device.type == "cpu"
+    return replace(compute, folds=speed["fold_teacher"], fuses=fuses)
+
+
 def set_threads(threads: int | None) -> int:
     """Fixes the CPU threads of this process; None: OMP_NUM_THREADS, or the cores it may run on.
 
@@ -76,6 +124,22 @@ def set_threads(threads: int | None) -> int:
         threads = int(variable) if variable.isdecimal() else len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     return threads
+
+
+def describe_machine(compute: Compute, threads: int) -> str:
+    """Everything by which speed and last bits of one network differ from machine to machine."""
+    where = f"{cpu_model()}, {threads} threads"
+    if compute.device.type == "cuda":
+        where = torch.cuda.get_device_name(compute.device)
+    return f"{where}, {compute.precision}, {compute.layout}, torch {torch.__version__}"
+
+
+def cpu_model() -> str:
+    """The name of the processor."""
+    info = Path("/proc/cpuinfo")  # the platform module knows no more than the architecture
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor()
 
 
 def _find_device(name: str) -> torch.device:

@@ -88,16 +88,6 @@ def load_trained(source: WeightFile, data: DataModule, compute: Compute) -> Trai
     return Trained(compute.place(network.requires_grad_(False)).eval(), model, source.path, digest)
 
 
-@torch.no_grad()
-def split_logits(
-    network: nn.Module, data: DataModule, split: str, compute: Compute
-) -> tuple[Tensor, Tensor]:
-    """[N, K] float32 logits and [N] targets of all samples of a split, in order."""
-    batches = [(compute.forward(network, b.images), b.targets) for b in data.eval_batches(split)]
-    logits, targets = zip(*batches, strict=True)
-    return torch.cat(logits), torch.cat(targets)
-
-
 def count_confusions(logits: Tensor, targets: Tensor) -> list[list[int]]:
     """[K][K] samples of each class (row) that are taken for each class (column).
 

@@ -37,6 +37,7 @@ class Learner:
         self.student, self.objective, self.plugin = student, objective, plugin
         self.optimizer, self.schedule = optimizer, schedule
         self.random, self.compute = random, compute
+        self.network = compute.fuse(student)  # the student, computed with less work
         self.scaler = compute.scaler()
         self.guard = FiniteGuard(compute.device)
         self.meter = TrainMeter()
@@ -64,7 +65,7 @@ class Learner:
         with self.random.turn():
             self.lr = self.schedule.apply(self.optimizer, progress)
             self.student.train()
-            student_logits = self.compute.forward(self.student, batch.images)
+            student_logits = self.compute.forward(self.network, batch.images)
             strong = self._strong_view(batch, teacher_strong)
             terms = self.objective.from_logits(
                 teacher_logits, student_logits, batch.targets, progress, strong
@@ -82,13 +83,13 @@ class Learner:
             return None
         assert batch.strong is not None
         assert teacher_strong is not None
-        return StrongView(teacher_strong, self.compute.forward(self.student, batch.strong))
+        return StrongView(teacher_strong, self.compute.forward(self.network, batch.strong))
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """[B, K] float32 logits in evaluation mode."""
         self.student.eval()
-        return self.compute.forward(self.student, images)
+        return self.compute.forward(self.network, images)
 
     def state_bytes(self) -> int:
         """About how large a saved state is: weights, and as much again twice for the optimizer."""

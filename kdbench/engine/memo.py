@@ -31,7 +31,7 @@ class MemoIdentity:
         num_classes: K.
         preprocessing: what turns stored images into the network's input; JSON types only.
         precision: "fp32", "bf16" or "fp16".
-        memory_format: of images and convolutions.
+        layout: see ``Compute.layout``.
         device_type: "cpu" or "cuda".
     """
 
@@ -42,7 +42,7 @@ class MemoIdentity:
     num_classes: int
     preprocessing: Mapping[str, Any]
     precision: str
-    memory_format: str
+    layout: str
     device_type: str
 
     @property

@@ -26,11 +26,12 @@ from kdbench.data.base import DataModule
 from kdbench.digest import file_digest, state_digest
 from kdbench.engine.assemble import (
     load_teacher,
+    open_answers,
     open_data,
     open_memo,
     prepare_run,
 )
-from kdbench.engine.device import Compute, choose_compute, set_threads
+from kdbench.engine.device import Compute, configure_compute, set_threads
 from kdbench.engine.lock import run_lock
 from kdbench.engine.metrics import evaluate_logits
 from kdbench.engine.runlog import log_traceback, run_log
@@ -143,11 +144,11 @@ def _train(jobs: Sequence[Job]) -> dict[Path, Outcome]:
     taught = next((job.cfg for job in jobs if needs_teacher(job.cfg)), None)
     teacher_file = obtain_teacher_file(taught) if taught is not None else None
     threads = set_threads(lead.run.threads)
-    compute = choose_compute(lead.run.device, lead.run.precision, lead.run.channels_last)
+    compute = configure_compute(lead)
     data = open_data(lead, compute)
     teacher, teacher_top1 = None, None
     if taught is not None and teacher_file is not None:
-        teacher, teacher_top1 = _load_checked_teacher(taught, *teacher_file, data, compute)
+        teacher, teacher_top1 = _load_checked_teacher(taught, *teacher_file, data, compute, threads)
     fault.point("teacher:ready")
     runs, outcomes = _prepare_runs(jobs, teacher, compute)
     trainer = Trainer(
@@ -165,7 +166,7 @@ def _train(jobs: Sequence[Job]) -> dict[Path, Outcome]:
         "device": str(compute.device),
         "threads": threads,
         "started": started,
-        "environment": describe_environment(),
+        "environment": describe_environment() | {"batch_norm": compute.batch_norm},
         "dataset_digest": data.digest,
         "teacher_top1": teacher_top1,
         "test_samples": data.eval_sizes["test"],
@@ -196,7 +197,12 @@ def _prepare_runs(
 
 
 def _load_checked_teacher(
-    cfg: DictConfig, file: Path, digest: str | None, data: DataModule, compute: Compute
+    cfg: DictConfig,
+    file: Path,
+    digest: str | None,
+    data: DataModule,
+    compute: Compute,
+    threads: int,
 ) -> tuple[Teacher, float]:
     teacher, weights = load_teacher(cfg, file, compute)
     if digest is not None and teacher.digest != digest:
@@ -204,6 +210,7 @@ def _load_checked_teacher(
             f"{file} is damaged: its weights should have the digest {digest}, found "
             f"{teacher.digest}; remove {file.parent} to train the teacher again"
         )
+    teacher.files = open_answers(cfg, teacher.digest, data, compute, threads)
     logits, targets = teacher.split_logits(data, "test")
     top1 = evaluate_logits(logits, targets, None)["top1"]
     expected = weights.top1 if cfg.teacher.expected_top1 is None else cfg.teacher.expected_top1

@@ -6,7 +6,6 @@ every network has its own.
 """
 
 import json
-import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from kdbench.config.build import build
 from kdbench.config.identity import teacher_config
 from kdbench.data.base import Batch
 from kdbench.engine.assemble import build_learner
-from kdbench.engine.device import Compute, choose_compute, set_threads
+from kdbench.engine.device import Compute, configure_compute, describe_machine, set_threads
 from kdbench.engine.teacher import Teacher
 from kdbench.files import write_atomic
 from kdbench.model.profile import count_macs
@@ -60,7 +59,7 @@ class Speeds:
         run = config["run"]
         self.config, self.note = config, note
         self.threads = set_threads(run["threads"])
-        self.compute = choose_compute(run["device"], run["precision"], run["channels_last"])
+        self.compute = configure_compute(config)
         self.machine = describe_machine(self.compute, self.threads)
         self.path = Path(config["paths"]["cache"]) / FILE
         self.known = self._read().get(self.machine, {})
@@ -115,20 +114,3 @@ def time_work(work: Callable[[], Any], compute: Compute) -> float:
             torch.cuda.synchronize(compute.device)
         seconds.append(time.perf_counter() - began)
     return min(seconds[1:])
-
-
-def describe_machine(compute: Compute, threads: int) -> str:
-    """Everything by which the speed of one network differs from machine to machine."""
-    where = f"{cpu_model()}, {threads} threads"
-    if compute.device.type == "cuda":
-        where = torch.cuda.get_device_name(compute.device)
-    layout = str(compute.memory_format).removeprefix("torch.")
-    return f"{where}, {compute.precision}, {layout}, torch {torch.__version__}"
-
-
-def cpu_model() -> str:
-    """The name of the processor."""
-    info = Path("/proc/cpuinfo")  # the platform module knows no more than the architecture
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor()

@@ -1,12 +1,14 @@
 """The teacher: frozen, and asked once per batch."""
 
 import logging
+from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.data.base import Batch, DataModule
+from kdbench.engine.answers import AnswerFiles, ask_split
 from kdbench.engine.device import Compute
 from kdbench.engine.memo import Memo
 from kdbench.errors import CheckpointError
@@ -24,13 +26,15 @@ class Teacher(nn.Module):
 
     Attributes:
         memo: remembers answers to numbered views; None asks the network every time.
+        files: keep the answers to evaluation splits; None asks the network once.
     """
 
     def __init__(self, network: nn.Module, compute: Compute, digest: str) -> None:
         super().__init__()
-        self.network = compute.place(network.requires_grad_(False))
+        self.network = compute.place(compute.fold(network.requires_grad_(False).eval()))
         self.compute, self.digest = compute, digest
         self.memo: Memo | None = None
+        self.files: AnswerFiles | None = None
         self._answers: dict[str, tuple[Tensor, Tensor]] = {}
         self.eval()
 
@@ -60,10 +64,11 @@ class Teacher(nn.Module):
 
     def split_logits(self, data: DataModule, split: str) -> tuple[Tensor, Tensor]:
         """[N, K] logits and [N] targets of a whole evaluation split, computed once."""
+        ask = partial(ask_split, self, data, split)
         if split not in self._answers:
-            batches = [(self(b.images), b.targets) for b in data.eval_batches(split)]
-            logits, targets = zip(*batches, strict=True)
-            self._answers[split] = torch.cat(logits), torch.cat(targets)
+            logits, targets = self.files.get(split, ask) if self.files is not None else ask()
+            device = self.compute.device
+            self._answers[split] = logits.to(device), targets.to(device)
         return self._answers[split]
 
 

@@ -66,7 +66,7 @@ def _complete(run: RunFolder) -> dict[str, Any]:
     found = _plain(OmegaConf.load(saved)) if saved.is_file() else {}
     found = {**found, "teacher": record.teacher_config or found.get("teacher", {})}
     # Sections with fixed keys: what an older version did not know yet is as it is by default.
-    for name in ("run", "paths", "teacher"):
+    for name in ("run", "speed", "paths", "teacher"):
         found[name] = {**cfg[name], **found.get(name, {})}
     cfg |= found
     for name, section in record.config.items():

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+import kdbench.engine.device
 import kdbench.engine.speed
 from kdbench.config.compose import compose_config
 from kdbench.config.identity import resolve_config
-from kdbench.engine.device import choose_compute
-from kdbench.engine.speed import FILE, Speed, Speeds, describe_machine, time_work
+from kdbench.engine.device import choose_compute, describe_machine
+from kdbench.engine.speed import FILE, Speed, Speeds, time_work
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_another_machine_or_network_is_timed_anew(speeds, config, monkeypatch):
     monkeypatch.setattr(kdbench.engine.speed, "measure", lambda *_: Speed(1, 2.0, 3.0))
     speeds.of(config["student"])
     speeds.of({**config["student"], "image_size": 16})
-    monkeypatch.setattr(kdbench.engine.speed, "cpu_model", lambda: "another one")
+    monkeypatch.setattr(kdbench.engine.device, "cpu_model", lambda: "another one")
     other = Speeds(config, speeds.notes.append)
     other.of(config["student"])
     assert len(speeds.notes) == 3

@@ -1,0 +1,107 @@
+"""Networks rewritten to compute the same with less work.
+
+The rewritten network shares its parameters with the original, which stays as it is: it is what
+checkpoints, features and exports know. Only its calls differ.
+"""
+
+import logging
+import operator
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.fx.experimental.optimization import fuse
+
+from kdbench.model.features import FeatureNetwork
+from kdbench.model.fused_norm import Kernel, NormReLU, is_fusible
+
+log = logging.getLogger(__name__)
+
+_ADDITIONS = (operator.add, operator.iadd, torch.add)
+_RELUS = (F.relu, torch.relu, torch.relu_)
+
+
+def fold_norms(network: nn.Module) -> nn.Module:
+    """A frozen network whose batch norms are part of the convolutions before them.
+
+    In evaluation mode a batch norm is a scale and a shift of each channel, which the weights of a
+    convolution can take over: (W x - mean) / std * gamma + beta is another W' x + b'.
+
+    Args:
+        network: in evaluation mode; stays as it is.
+
+    Returns:
+        The folded network, or the same one where its forward pass cannot be traced.
+    """
+    try:
+        return fuse(network)  # a copy; leaves alone what has a second reader
+    except Exception as error:  # anything that a forward pass may do
+        log.info("the batch norms of %s stay apart: %s", type(network).__name__, error)
+        return network
+
+
+def fuse_norms(network: nn.Module, kernel: Kernel | None) -> nn.Module:
+    """A network whose batch norms also add the shortcut and rectify: see ``NormReLU``.
+
+    Args:
+        network: in any mode, which may change later.
+        kernel: from ``load_kernel``; None changes nothing.
+
+    Returns:
+        The rewritten network, or the same one if it is not of this project: what depends on the
+        mode of other networks would be fixed as it is now.
+    """
+    if kernel is None or not isinstance(network, FeatureNetwork):
+        return network
+    try:
+        traced = fx.symbolic_trace(network)
+    except fx.proxy.TraceError as error:
+        log.info("the batch norms of %s stay as they are: %s", type(network).__name__, error)
+        return network
+    for number, node in enumerate(list(_norms(traced))):
+        _fuse_norm(traced, node, f"fused_norm{number}", kernel)
+    traced.graph.lint()
+    traced.recompile()
+    return traced
+
+
+def _norms(traced: fx.GraphModule) -> Iterator[fx.Node]:
+    for node in traced.graph.nodes:
+        if node.op == "call_module" and is_fusible(traced.get_submodule(node.target)):
+            yield node
+
+
+def _fuse_norm(traced: fx.GraphModule, node: fx.Node, name: str, kernel: Kernel) -> None:
+    """Replaces a batch norm, and the addition and ReLU after it where nobody else reads them."""
+    norm = traced.get_submodule(str(node.target))
+    assert isinstance(norm, nn.BatchNorm2d)
+    replaced, shortcut = [node], None
+    addition = _only_reader(node)
+    if addition is not None and addition.target in _ADDITIONS:
+        operands = [arg for arg in addition.args if isinstance(arg, fx.Node) and arg is not node]
+        if len(operands) == 1:
+            shortcut = operands[0]
+            replaced.append(addition)
+    activation = _only_reader(replaced[-1])
+    relu = activation is not None and _is_relu(traced, activation)
+    if activation is not None and relu:
+        replaced.append(activation)
+    traced.add_submodule(name, NormReLU(norm, relu, kernel))
+    arguments = node.args if shortcut is None else (*node.args, shortcut)
+    with traced.graph.inserting_before(replaced[-1]):
+        fused = traced.graph.call_module(name, arguments)
+    replaced[-1].replace_all_uses_with(fused)
+    for old in reversed(replaced):
+        traced.graph.erase_node(old)
+
+
+def _only_reader(node: fx.Node) -> fx.Node | None:
+    readers = list(node.users)
+    return readers[0] if len(readers) == 1 else None
+
+
+def _is_relu(traced: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return type(traced.get_submodule(str(node.target))) is nn.ReLU
+    return node.op == "call_function" and node.target in _RELUS
