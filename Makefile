@@ -62,9 +62,10 @@ table: setup ## a paper's table: make table TABLE=ttm_cifar100; DRY=1 only says 
 ifdef DRY
 	@$(BIN)/python -m kdbench.results.forecast $(TABLE) paths.outputs=$(OUTPUTS) $(ARGS)
 else
-	@$(BIN)/kdbench-train -m table=$(TABLE) paths.outputs=$(OUTPUTS) $(ARGS) || failed=$$?; \
-	$(BIN)/kdbench-report $(OUTPUTS)/runs --out $(OUTPUTS)/tables/$(TABLE) --table $(TABLE) $(ARGS) || exit $${failed:-$$?}; \
-	exit $${failed:-0}
+	@$(BIN)/kdbench-train -m table=$(TABLE) paths.outputs=$(OUTPUTS) $(ARGS); code=$$?; \
+	case $$code in 0|9) ;; *) exit $$code;; esac; \
+	$(BIN)/kdbench-report $(OUTPUTS)/runs --out $(OUTPUTS)/tables/$(TABLE) --table $(TABLE) $(ARGS) || exit $$?; \
+	exit $$code
 endif
 
 wandb-sync: setup ## upload to W&B what was trained offline below OUTPUTS; again changes nothing
