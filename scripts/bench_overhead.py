@@ -213,7 +213,7 @@ def prepare(bench: Bench, overrides: Sequence[str]) -> Trainer:
 
 def go_to(run: Run, epoch: int, steps: int) -> None:
     """The state of a run that has got to an epoch, with as many rows as it would have written."""
-    notes, count = run.journal, range(epoch)
+    notes, count = run.journal, range(1, epoch + 1)
     notes.rows = [notes.rows[-1] | {"epoch": i} for i in count]
     notes.timings = [notes.timings[-1] | {"epoch": i} for i in count]
     run.learner.step = epoch * steps

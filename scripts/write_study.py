@@ -20,7 +20,6 @@ from kdbench.files import write_atomic
 from kdbench.results.collect import RunFolder, collect
 from kdbench.results.curves import Group, group_runs
 from kdbench.results.figures import write_figure
-from kdbench.results.record import METRICS
 from kdbench.results.render import write_markdown
 from kdbench.results.svg import Scale, fit_scale
 from kdbench.results.table import Options, build_table, select
@@ -67,21 +66,15 @@ def list_runs(runs: Sequence[RunFolder]) -> str:
 def list_epochs(runs: Sequence[RunFolder]) -> str:
     rows = []
     for run in sorted(runs, key=lambda run: (run.record.temperature, run.record.seed)):
-        with (run.folder / METRICS).open() as file:
-            for epoch in csv.DictReader(file):
-                rows.append(
-                    {"temperature": run.record.temperature, "seed": run.record.seed} | epoch
-                )
+        who = {"temperature": run.record.temperature, "seed": run.record.seed}
+        rows += [who | epoch for epoch in run.metrics]
     names = list(dict.fromkeys(name for row in rows for name in row))
     return write_rows(names, [[shorten(row.get(name, "")) for name in names] for row in rows])
 
 
-def shorten(text: str) -> str:
+def shorten(value: str | float) -> str:
     """Seven digits; the rest is in no figure."""
-    try:
-        return f"{float(text):.7g}"
-    except ValueError:
-        return text
+    return value if isinstance(value, str) else f"{value:.7g}"
 
 
 def write_rows(names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

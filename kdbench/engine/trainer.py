@@ -131,7 +131,7 @@ class Trainer:
                 run.learner.train_step(own, *own_answers, progress)
 
     def end_epoch(self, epoch: int, runs: Sequence[Run]) -> None:
-        """Measures every run and lets its journal write the epoch down."""
+        """Measures every run and lets its journal write the epoch (0-based) down."""
         if not runs:
             return
         seconds = max(time.monotonic() - self._clock, 1e-9)
@@ -140,7 +140,7 @@ class Trainer:
         for run, metrics in zip(runs, self.evaluate(self.split, runs), strict=True):
             learner, name = run.learner, run.name
             rows[name] = row = {
-                "epoch": epoch,
+                "epoch": epoch + 1,  # as people count: epochs that are finished
                 "step": learner.step,
                 "optim/lr": learner.lr,
                 **learner.meter.compute(),
@@ -207,7 +207,7 @@ class Trainer:
 
     def _timing(self, epoch: int, seconds: float) -> dict[str, float]:
         timing = {
-            "epoch": epoch,
+            "epoch": epoch + 1,
             "perf/seconds": seconds,
             "perf/images_per_s": self.data.num_train / seconds,
             "perf/peak_memory_mb": self.compute.peak_memory_mb(),

@@ -114,7 +114,7 @@ class Tracker(Protocol):
         ...
 
     def log(self, row: Mapping[str, float | int]) -> None:
-        """One row an epoch; ``row["epoch"]`` (0-based) and ``row["step"]`` are present."""
+        """One row an epoch; ``row["epoch"]`` and ``row["step"]`` are how many are done, from 1."""
         ...
 
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:

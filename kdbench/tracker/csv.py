@@ -1,4 +1,8 @@
-"""``metrics.csv``: one row an epoch, always written, the file that reports are built from."""
+"""``metrics.csv``: one row an epoch, always written, the file that reports are built from.
+
+Its column "epoch" counts epochs that are finished: 1 to N, as the log, W&B and the page do. Files
+of earlier versions count from 0; they are read as if they counted from 1.
+"""
 
 import csv
 import io
@@ -39,19 +43,32 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     """The rows of a ``metrics.csv``, each without the cells that are empty.
 
     Raises:
-        DataError: the file is missing, or a cell is not a number.
+        DataError: the file is missing, a cell is not a number, or epochs are missing.
     """
     try:
         with path.open(newline="") as file:
-            return [
-                {name: float(cell) for name, cell in row.items() if cell}
-                for row in csv.DictReader(file, strict=True)
-            ]
+            return _count_from_one(
+                [
+                    {name: float(cell) for name, cell in row.items() if cell}
+                    for row in csv.DictReader(file, strict=True)
+                ]
+            )
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise DataError(
             f"{path} cannot be read as a table of numbers: {error}; it is written again when "
             f"its run is resumed"
         ) from error
+
+
+def _count_from_one(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    if not any("epoch" in row for row in rows):
+        return rows
+    found = [row.get("epoch") for row in rows]
+    for first in (1, 0):
+        if found == list(range(first, first + len(rows))):
+            return [{**row, "epoch": float(done)} for done, row in enumerate(rows, 1)]
+    shown = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
+    raise ValueError(f"its epochs are {shown}, and should be 1, 2, 3, ...")
 
 
 def _columns(rows: Iterable[Mapping[str, float | int]]) -> list[str]:

@@ -138,7 +138,7 @@ class Display:
 
     def _describe(self, row: Mapping[str, float]) -> str:
         values = [text.format(row[key]) for key, text in _FIELDS.items() if key in row]
-        return "  ".join([f"epoch {int(row['epoch']) + 1}/{self.epochs}", *values])
+        return "  ".join([f"epoch {int(row['epoch'])}/{self.epochs}", *values])
 
     def _speed(self) -> str:
         """Training only: from the begin of the epoch to the end of its last step."""

@@ -100,7 +100,7 @@ class WandbTracker:
         self._run: Any = None
         self._id = ""
         self._is_new = True
-        self._epoch = -1  # the last one that W&B has
+        self._epoch = 0  # the last one that W&B has
         self._rows: dict[int, dict[str, float | int]] = {}  # by epoch
         self._warned = False
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from harness import STATEFUL, TINY
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from kdbench.config.compose import compose_config
@@ -132,7 +133,13 @@ def test_one_batch_is_learnt_by_heart(tmp_path):
 def test_a_row_an_epoch_with_everything_in_it(tmp_path):
     record = train_job(job(tmp_path, "run", "temperature=linear").cfg, tmp_path / "run")
     rows = read_metrics(tmp_path / "run" / "metrics.csv")
-    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    timings = read_metrics(tmp_path / "run" / "timings.csv")
+    for written in ("metrics.csv", "timings.csv"):  # as they stand there, not as they are read
+        lines = (tmp_path / "run" / written).read_text().splitlines()[1:]
+        assert [line.split(",")[0] for line in lines] == ["1", "2", "3"]
+    assert [row["epoch"] for row in rows] == [row["epoch"] for row in timings] == [1, 2, 3]
+    with safe_open(tmp_path / "run" / "checkpoint" / "best.safetensors", "pt") as best:
+        assert 1 <= int(best.metadata()["epoch"]) <= 3
     assert [row["step"] for row in rows] == [5, 10, 15]
     names = "loss ce kd top1"
     assert {f"train/{name}" for name in names.split()} <= rows[0].keys()

@@ -16,7 +16,7 @@ from kdbench.tracker.display import Display
 
 ROOT = Path(__file__).parents[2]
 ROW = {
-    "epoch": 2,
+    "epoch": 3,
     "train/loss": 1.2341,
     "train/top1": 45.61,
     "test/top1": 50.1,
@@ -67,9 +67,9 @@ def test_speed_is_of_the_epoch_and_the_end_has_nothing_left(clock, lines):
     display = Display(2, 4, ["kd"], io.StringIO())
     with display:
         train(display, clock, steps=4)
-        display.epoch({"kd": {"epoch": 0}})
-        train(display, clock, steps=4, seconds=0.5)
         display.epoch({"kd": {"epoch": 1}})
+        train(display, clock, steps=4, seconds=0.5)
+        display.epoch({"kd": {"epoch": 2}})
     assert lines() == ["epoch 1/2  100 img/s  left 0:00:04", "epoch 2/2  200 img/s  left 0:00:00"]
 
 
@@ -77,7 +77,7 @@ def test_several_learners_have_a_line_each_and_a_failed_one_none(clock, lines):
     display = Display(3, 1, ["kd", "ctkd", "dtkd"], io.StringIO())
     with display:
         train(display, clock, steps=1)
-        display.epoch({"kd": {"epoch": 0, "val/top1": 10.0}, "dtkd": {"epoch": 0}})
+        display.epoch({"kd": {"epoch": 1, "val/top1": 10.0}, "dtkd": {"epoch": 1}})
     assert [line.split("  ")[:3] for line in lines()] == [
         ["kd", "epoch 1/3", "val 10.0 %"],
         ["dtkd", "epoch 1/3", "100 img/s"],
@@ -151,7 +151,7 @@ def test_on_a_terminal_the_bar_moves_and_lines_are_not_torn():
                     time.sleep(0.015)
                     display.step(64, lambda: 1.5)
                 logging.getLogger("other").warning("a warning from elsewhere")
-                display.epoch({"kd": {"epoch": epoch, "test/top1": 51.25}})
+                display.epoch({"kd": {"epoch": epoch + 1, "test/top1": 51.25}})
         assert logging.getLogger().handlers == before
         """
     )
