@@ -39,9 +39,19 @@ class CropFlip:
         """Number of views of an image."""
         return (2 * self.pad + 1) ** 2 * (1 + self.flip)
 
-    def draw(self, data_seed: int, epoch: int, index: np.ndarray) -> np.ndarray:
-        """The views [N] int64 of the samples ``index`` [N] in one epoch, uniform over all views."""
-        return (hash64(data_seed, epoch, VIEW, index) % np.uint64(self.num_views)).astype(np.int64)
+    def draw(
+        self, data_seed: int, epoch: int, index: np.ndarray, purpose: int = VIEW
+    ) -> np.ndarray:
+        """The views [N] int64 of the samples ``index`` [N] in one epoch, uniform over all views.
+
+        Args:
+            data_seed: with epoch and index, all that the views depend on.
+            epoch: 0-based.
+            index: the samples.
+            purpose: which of a sample's views: one of the constants in ``randomness``.
+        """
+        bits = hash64(data_seed, epoch, purpose, index)
+        return (bits % np.uint64(self.num_views)).astype(np.int64)
 
     def decode(self, view: Any) -> tuple[Any, Any, Any]:
         """(dy, dx, flip) of views: an int, or an integer array or tensor of any shape."""

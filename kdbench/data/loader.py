@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
@@ -18,8 +19,7 @@ from kdbench.data.image import read_image
 from kdbench.data.imagenet import ImageNet
 from kdbench.data.normalise import Normalise
 from kdbench.data.plan import Plan
-from kdbench.data.randomness import TRANSFORM, hash64
-from kdbench.data.strong import StrongAugmentation
+from kdbench.data.randomness import STRONG_VIEW, TRANSFORM, hash64
 from kdbench.errors import DataError
 
 
@@ -54,7 +54,7 @@ class LoaderData:
         self._splits = {"train": train, "val": train, "test": test}
         self._transforms = _train_transform(dataset), _eval_transform(dataset)
         self._dataset, self._data_seed, self._device = dataset, data_seed, device
-        self._strong = StrongAugmentation(dataset.strong_augmentation)
+        self._strong = dataset.strong_augmentation
         cores = len(os.sched_getaffinity(0))
         self._workers = cores if dataset.workers is None else dataset.workers
         self._normalise = Normalise(dataset.mean, dataset.std, dataset.image_size, device)
@@ -83,7 +83,9 @@ class LoaderData:
         seed: tuple[int, int],
         strong: bool = False,
     ) -> Iterator[Batch]:
-        samples = _Samples(self._splits[split], transform, seed, self.image_shape[0])
+        own = strong and self._strong.own_crop
+        purposes = (TRANSFORM, STRONG_VIEW) if own else (TRANSFORM,)
+        samples = _Samples(self._splits[split], transform, seed, self.image_shape[0], purposes)
         loader = DataLoader(
             samples,
             batch_sampler=batches,
@@ -95,33 +97,47 @@ class LoaderData:
         for loaded in loader:
             if isinstance(loaded, DataError):
                 raise loaded
-            pixels, targets, index = (part.to(self._device, non_blocking=True) for part in loaded)
-            second = self._normalise(self._strong(pixels, *seed, index)) if strong else None
-            yield Batch(self._normalise(pixels), targets, index, None, second)
+            sample = loaded[1].numpy()
+            targets, index, *views = (p.to(self._device, non_blocking=True) for p in loaded)
+            second = self._normalise(self._strong(views[-1], *seed, sample)) if strong else None
+            yield Batch(self._normalise(views[0]), targets, index, None, second)
 
 
 class _Samples(TorchDataset):
-    """Batches of samples; the randomness of each comes from (seed, index) alone."""
+    """Batches of samples; the randomness of each comes from (seed, purpose, index) alone."""
 
     def __init__(
-        self, split: ImageFolder, transform: v2.Transform, seed: tuple[int, int], channels: int
+        self,
+        split: ImageFolder,
+        transform: v2.Transform,
+        seed: tuple[int, int],
+        channels: int,
+        purposes: tuple[int, ...],
     ) -> None:
         self._split, self._transform, self._seed, self._channels = split, transform, seed, channels
+        self._purposes = purposes
 
     def __getitems__(self, index: list[int]) -> list[Tensor] | DataError:
-        """(pixels [B, H, W, C] uint8, targets [B], index [B]), or what is wrong with an image."""
+        """Targets [B], index [B], and for each purpose pixels [B, H, W, C] uint8.
+
+        Or what is wrong with an image.
+        """
         try:
-            pixels = np.stack([self._pixels(position) for position in index])
+            views = zip(*(self._views(position) for position in index), strict=True)
         except DataError as error:
             return error  # raised in a worker it would arrive buried in the worker's traceback
-        return [torch.from_numpy(a) for a in (pixels, self._split.targets[index], np.array(index))]
+        arrays = (self._split.targets[index], np.array(index), *map(np.stack, views))
+        return [torch.from_numpy(array) for array in arrays]
 
-    def _pixels(self, index: int) -> np.ndarray:
+    def _views(self, index: int) -> list[np.ndarray]:
         file = self._split.files[index]
         image = read_image(file, str(file), self._channels)
+        return [self._pixels(image, purpose, index) for purpose in self._purposes]
+
+    def _pixels(self, image: Image, purpose: int, index: int) -> np.ndarray:
         # Transforms draw from torch's global generator; it is put back for whoever needs it next.
         with torch.random.fork_rng(devices=[]):
-            seed = int(hash64(*self._seed, TRANSFORM, index)[0] >> np.uint64(1))
+            seed = int(hash64(*self._seed, purpose, index)[0] >> np.uint64(1))
             torch.default_generator.manual_seed(seed)
             image = self._transform(image)
         return np.asarray(image).reshape(image.height, image.width, self._channels)

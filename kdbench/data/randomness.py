@@ -13,7 +13,7 @@ _FACTOR_1 = np.uint64(0xBF58476D1CE4E5B9)
 _FACTOR_2 = np.uint64(0x94D049BB133111EB)
 
 # What a number is for: order and views of the same sample are unrelated.
-ORDER, VIEW, TRANSFORM, STRONG = 1, 2, 3, 4
+ORDER, VIEW, TRANSFORM, STRONG, STRONG_VIEW = 1, 2, 3, 4, 5
 
 
 def hash64(*words: int | np.ndarray) -> np.ndarray:
@@ -31,6 +31,11 @@ def hash64(*words: int | np.ndarray) -> np.ndarray:
         number = word if isinstance(word, np.ndarray) else np.array([word % 2**64])
         state = _mix((state + _STEP) ^ number.astype(np.uint64))
     return state
+
+
+def uniform(*words: int | np.ndarray) -> np.ndarray:
+    """Uniform float64 in [0, 1) of counters; arguments as for ``hash64``."""
+    return (hash64(*words) >> np.uint64(11)) * 2.0**-53
 
 
 def _mix(bits: np.ndarray) -> np.ndarray:

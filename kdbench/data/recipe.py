@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kdbench.data.strong import StrongAugmentation
 from kdbench.errors import ConfigError
 
 
@@ -19,8 +20,7 @@ class Recipe:
         mean: of each channel, for pixels in [0, 1].
         std: of each channel, for pixels in [0, 1], > 0.
         augmentation: its keys depend on the dataset.
-        strong_augmentation: ``num_ops`` and ``magnitude`` of the RandAugment that makes the second
-            view, for methods that need one.
+        strong_augmentation: makes the second view, for methods that need one (``conf/view``).
         batch_size: training images of a step.
         eval_batch_size: images of an evaluation batch; results do not depend on it.
         epochs: length of the field's recipe; ``run.epochs`` refers to it.
@@ -35,7 +35,7 @@ class Recipe:
     mean: Sequence[float]
     std: Sequence[float]
     augmentation: Mapping[str, Any]
-    strong_augmentation: Mapping[str, int]
+    strong_augmentation: StrongAugmentation
     batch_size: int
     eval_batch_size: int
     epochs: int

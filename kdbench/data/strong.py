@@ -1,35 +1,35 @@
-"""The strongly augmented view of a batch, for methods that compare two views."""
+"""The interface of a strong augmentation: the second view, for methods that compare two views.
 
-from collections.abc import Mapping
+``view=NAME`` is ``conf/view/NAME.yaml``, is a class in ``kdbench/data/NAME.py``.
+"""
 
-import numpy as np
-import torch
-from torch import Tensor
-from torchvision.transforms import v2
+from typing import TYPE_CHECKING, Protocol
 
-from kdbench.data.randomness import STRONG, hash64
+if TYPE_CHECKING:  # constructing one needs no torch: a run is named without it
+    import numpy as np
+    from torch import Tensor
 
 
-class StrongAugmentation:
-    """RandAugment on top of the usual augmentation.
+class StrongAugmentation(Protocol):
+    """What ``conf/view/*.yaml`` instantiates."""
 
-    Source: Cubuk et al., "RandAugment", NeurIPS 2020, as MLKD uses it (2 operations, magnitude 10).
+    @property
+    def own_crop(self) -> bool:
+        """Whether crop and flip are drawn independently of the weak view's."""
+        ...
 
-    Args:
-        recipe: ``num_ops`` and ``magnitude`` (of 30).
-    """
+    def __call__(
+        self, images: "Tensor", data_seed: int, epoch: int, index: "np.ndarray"
+    ) -> "Tensor":
+        """Augments images that are cropped and flipped.
 
-    def __init__(self, recipe: Mapping[str, int]) -> None:
-        self._transform = v2.RandAugment(recipe["num_ops"], recipe["magnitude"])
+        Args:
+            images: [B, H, W, C] uint8, on any device.
+            data_seed: with epoch and index, all that randomness depends on.
+            epoch: 0-based.
+            index: [B] int64, the samples.
 
-    def __call__(self, pixels: Tensor, data_seed: int, epoch: int, index: Tensor) -> Tensor:
-        """[B, H, W, C] uint8; the randomness of each image comes from its own counters."""
-        seeds = hash64(data_seed, epoch, STRONG, index.cpu().numpy()) >> np.uint64(1)
-        images = pixels.permute(0, 3, 1, 2).cpu()
-        with torch.random.fork_rng(devices=[]):
-            augmented = [self._one(*each) for each in zip(images, seeds.tolist(), strict=True)]
-        return torch.stack(augmented).permute(0, 2, 3, 1).to(pixels.device)
-
-    def _one(self, image: Tensor, seed: int) -> Tensor:
-        torch.default_generator.manual_seed(seed)
-        return self._transform(image)
+        Returns:
+            [B, H, W, C] uint8 on the same device.
+        """
+        ...

@@ -1,6 +1,7 @@
 """A small dataset as one uint8 tensor per split on the device, augmented batch by batch."""
 
 from collections.abc import Iterator
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -9,9 +10,11 @@ from torch import Tensor
 from kdbench.data.base import Batch, Content
 from kdbench.data.normalise import Normalise
 from kdbench.data.plan import Plan
+from kdbench.data.randomness import STRONG_VIEW, VIEW
 from kdbench.data.small import SmallDataset
 from kdbench.data.split import image_keys
-from kdbench.data.strong import StrongAugmentation
+
+_STRONG_AT_ONCE = 1024  # images
 
 
 class TensorData:
@@ -45,8 +48,9 @@ class TensorData:
         self.steps_per_epoch, self.eval_sizes = self._plan.steps_per_epoch, self._plan.eval_sizes
         self.image_shape = (dataset.channels, dataset.image_size, dataset.image_size)
         self._augmentation, self.num_views = dataset.crop_flip, dataset.crop_flip.num_views
-        self._strong = StrongAugmentation(dataset.strong_augmentation)
+        self._strong = dataset.strong_augmentation
         self._data_seed, self._eval_batch_size = data_seed, dataset.eval_batch_size
+        self._batch_size = dataset.batch_size
         self._device = device
         images = torch.from_numpy(train.images).to(device)
         self._crops = _all_crops(images, dataset.crop_flip.pad)
@@ -58,17 +62,11 @@ class TensorData:
     def train_batches(self, epoch: int, start: int = 0, strong: bool = False) -> Iterator[Batch]:
         """Augmented batches of one epoch (0-based) from step ``start`` on."""
         order = self._plan.order(epoch)
-        views = self._augmentation.draw(self._data_seed, epoch, order)
-        # The whole epoch at once: a batch then costs the device few and large operations.
-        dy, dx, flip = map(self._to_device, self._augmentation.decode(views))
-        flip = flip.view(-1, 1, 1, 1) == 1
-        index, view = self._to_device(order), self._to_device(views)
-        for part in self._plan.slices(start):
-            images = self._crops[index[part], dy[part], dx[part]]
-            images = torch.where(flip[part], images.flip(2), images)
-            targets = self._train_targets[index[part]]
-            second = self._second_view(images, epoch, index[part]) if strong else None
-            yield Batch(self._normalise(images), targets, index[part], view[part], second)
+        views, parts = self._views(epoch, order, VIEW), list(self._plan.slices(start))
+        seconds = self._strong_views(epoch, order, parts) if strong else repeat(None)
+        for part, second in zip(parts, seconds, strict=False):
+            images, index, view = views.cut(part), views.index[part], views.view[part]
+            yield Batch(self._normalise(images), self._train_targets[index], index, view, second)
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
         """All samples of "test", "val" or "train" once, in order, without augmentation."""
@@ -82,11 +80,38 @@ class TensorData:
         pad = self._augmentation.pad
         return self._crops[index, pad, pad]
 
-    def _second_view(self, images: Tensor, epoch: int, index: Tensor) -> Tensor:
-        return self._normalise(self._strong(images, self._data_seed, epoch, index))
+    def _strong_views(self, epoch: int, order: np.ndarray, parts: list[slice]) -> Iterator[Tensor]:
+        """One for each batch, computed for many at once: an operation costs more than its work."""
+        views = self._views(epoch, order, STRONG_VIEW if self._strong.own_crop else VIEW)
+        batches = max(1, _STRONG_AT_ONCE // self._batch_size)
+        for first in range(0, len(parts), batches):
+            whole = slice(parts[first].start, parts[first : first + batches][-1].stop)
+            pixels = self._strong(views.cut(whole), self._data_seed, epoch, order[whole])
+            yield from map(self._normalise, pixels.split(self._batch_size))
+
+    def _views(self, epoch: int, order: np.ndarray, purpose: int) -> "_Views":
+        views = self._augmentation.draw(self._data_seed, epoch, order, purpose)
+        decoded = self._augmentation.decode(views)
+        return _Views(self._crops, *map(self._to_device, (order, views, *decoded)))
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self._device)
+
+
+class _Views:
+    """The drawn views of a whole epoch: a batch then costs the device few and large operations."""
+
+    def __init__(
+        self, crops: Tensor, index: Tensor, view: Tensor, dy: Tensor, dx: Tensor, flip: Tensor
+    ) -> None:
+        self.index, self.view = index, view
+        self._crops, self._dy, self._dx = crops, dy, dx
+        self._flip = flip.view(-1, 1, 1, 1) == 1
+
+    def cut(self, part: slice) -> Tensor:
+        """[B, H, W, C] uint8: the images of one batch."""
+        images = self._crops[self.index[part], self._dy[part], self._dx[part]]
+        return torch.where(self._flip[part], images.flip(2), images)
 
 
 def _all_crops(images: Tensor, pad: int) -> Tensor:

@@ -9,19 +9,25 @@ from PIL import Image
 
 from kdbench.data.base import Arrays
 
-CONF = Path(__file__).parents[2] / "conf" / "dataset"
+CONF = Path(__file__).parents[2] / "conf"
 
 
 @pytest.fixture
 def make_dataset():
     """The dataset of a file in conf/dataset, with some of its keys replaced."""
 
-    def make(stem, **changes):
-        keys = yaml.safe_load((CONF / f"{stem}.yaml").read_text())
-        module, _, owner = keys.pop("_target_").rpartition(".")
-        return getattr(import_module(module), owner)(**{**keys, **changes})
+    def make(stem, view="fixmatch", **changes):
+        strong = _construct(CONF / "view" / f"{view}.yaml")
+        changes = {"strong_augmentation": strong, **changes}
+        return _construct(CONF / "dataset" / f"{stem}.yaml", **changes)
 
     return make
+
+
+def _construct(file, **changes):
+    keys = {**yaml.safe_load(file.read_text()), **changes}
+    module, _, owner = keys.pop("_target_").rpartition(".")
+    return getattr(import_module(module), owner)(**keys)
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,6 +7,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from kdbench.data import loader
+from kdbench.data.fixmatch import FixMatch
 from kdbench.errors import ConfigError, DataError
 
 SMALL = {
@@ -196,3 +199,25 @@ def test_a_flat_folder_of_real_photographs(shared, make_dataset, open_dataset):
     assert all(batch.images.shape[1:] == (3, 224, 224) for batch in batches)
     alone = next(data.train_batches(0, start=2))
     assert _same([batches[2]], [alone])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_strong_views_have_their_own_crop(open_photos, workers):
+    whole = FixMatch(num_ops=0, cutout=0.0, own_crop=True)
+    own = open_photos(workers=workers, strong_augmentation=whole)
+    batches = list(own.train_batches(0, strong=True))
+    assert _same(batches, open_photos().train_batches(0))
+    assert not any(
+        torch.equal(x, y) for b in batches for x, y in zip(b.images, b.strong, strict=True)
+    )
+    shared = open_photos(strong_augmentation=replace(whole, own_crop=False))
+    assert all(torch.equal(b.images, b.strong) for b in shared.train_batches(0, strong=True))
+
+
+def test_strong_views_do_not_depend_on_workers_or_batches(open_photos):
+    def views(**changes):
+        batches = open_photos(**changes).train_batches(0, strong=True)
+        return {int(i): s for b in batches for i, s in zip(b.index, b.strong, strict=True)}
+
+    first, second = views(), views(workers=2, batch_size=7)
+    assert all(torch.equal(first[i], second[i]) for i in first)
