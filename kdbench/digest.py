@@ -4,6 +4,7 @@ Importing this module needs no torch; ``state_digest`` loads it when a tensor is
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,4 +39,37 @@ def state_digest(state_dict: "Mapping[str, Tensor]") -> str:
         digest.update(f"{key}\0{dtype}\0{tuple(tensor.shape)}\0".encode())
         bits = tensor.contiguous().flatten().view(integers[tensor.itemsize]).numpy()
         digest.update(bits.astype(bits.dtype.newbyteorder("<"), copy=False).tobytes())
+    return digest.hexdigest()
+
+
+# safetensors' names of dtypes -> torch's
+_DTYPES = {
+    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "BOOL": "bool"},
+    **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8"},
+}
+
+
+def safetensors_digest(path: str | Path) -> str:
+    """``state_digest`` of the tensors in a safetensors file, without torch and without a copy.
+
+    Raises:
+        ValueError: not a sound safetensors file, or a dtype that no network has.
+        OSError: it cannot be read.
+    """
+    payload = memoryview(Path(path).read_bytes())
+    try:
+        length = int.from_bytes(payload[:8], "little")
+        header = json.loads(bytes(payload[8 : 8 + length]))
+        header.pop("__metadata__", None)
+        digest = hashlib.sha256()
+        for key in sorted(header):
+            entry = header[key]
+            start, end = (8 + length + offset for offset in entry["data_offsets"])
+            if not 0 <= start <= end <= len(payload):
+                raise ValueError("shorter than it says")
+            shape, dtype = tuple(entry["shape"]), _DTYPES[entry["dtype"]]
+            digest.update(f"{key}\0{dtype}\0{shape}\0".encode())
+            digest.update(payload[start:end])  # little-endian, and in the order of the shape
+    except (KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
+        raise ValueError(f"no sound safetensors file: {error}") from error
     return digest.hexdigest()

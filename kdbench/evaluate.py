@@ -13,7 +13,9 @@ from omegaconf import DictConfig
 from kdbench.command import run_command
 from kdbench.config.build import build
 from kdbench.config.identity import resolve_config, teacher_job
+from kdbench.digest import file_digest
 from kdbench.errors import CheckpointError, ConfigError, KdbenchError
+from kdbench.files import refuse_links
 from kdbench.results.card import ONNX, SAFETENSORS, collect_facts, write_card
 from kdbench.results.collect import RunFolder
 from kdbench.results.environment import describe_environment
@@ -72,6 +74,8 @@ def evaluate(options: argparse.Namespace) -> int:
     trained = load_trained(_choose_weights(setting), setting.data, setting.compute)
     evaluation = _measure(setting, trained)
     folder = options.out or _choose_folder(setting, trained)
+    if setting.run is not None and options.out is None:
+        refuse_links(setting.run.folder, folder, folder / "export")
     evaluation.write(folder)
     print(evaluation.describe())
     print(f"\nwritten: {folder}")
@@ -141,13 +145,23 @@ def _choose_weights(setting: Setting) -> "WeightFile":
         return WeightFile(options.network, options.role or "student", arch=options.arch)
     record, model = run.record, run.record.config["student"]
     if setting.which == "best":
-        return WeightFile(run.folder / "checkpoint" / BEST_WEIGHTS, model=model)
+        path = run.folder / "checkpoint" / BEST_WEIGHTS
+        _require_best(path, record.best_digest)
+        return WeightFile(path, model=model)
     if record.status != "done":
         raise CheckpointError(
             f"{run.folder} has no final weights, it failed: {record.reason}; choose another run, "
             f"or --which best"
         )
     return WeightFile(run.folder / WEIGHTS, model=model, digest=record.weights_digest)
+
+
+def _require_best(path: Path, digest: str | None) -> None:
+    if digest is not None and path.is_file() and file_digest(path) != digest:
+        raise CheckpointError(
+            f"{path} is not what its run wrote: it should have the digest {digest}, found "
+            f"{file_digest(path)}; put the right file back, or choose --which last"
+        )
 
 
 def _measure(setting: Setting, trained: "Trained") -> Evaluation:

@@ -3,11 +3,20 @@
 import os
 import secrets
 import shutil
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 from kdbench import fault
 from kdbench.errors import ResourceError
+
+# What a run writes into its folder.
+_FOLDERS = (".hydra", "checkpoint", "wandb", "evaluation", "export")
+_FILES = (
+    *("run.lock", "run.owner.json", "train.log", "record.json", "repetition.json"),
+    *("metrics.csv", "timings.csv", "student.safetensors"),
+)
+_SAVED = ("config.yaml", "hydra.yaml", "overrides.yaml")
 
 
 def write_atomic(path: Path, payload: bytes) -> None:
@@ -52,6 +61,35 @@ def _write_new(path: Path, payload: bytes) -> None:
         fault.point("write:synced")
     finally:
         os.close(descriptor)
+
+
+def refuse_links(folder: Path, *inside: Path) -> None:
+    """Refuses a run's folder in which links or folders stand where kdbench writes files.
+
+    Who can plant a link there could have any file of the user's overwritten. That the folder
+    itself lies behind a link is the user's own arrangement.
+
+    Args:
+        folder: of a run.
+        inside: further folders in it that are written.
+
+    Raises:
+        ResourceError: names what is in the way.
+    """
+    folders = [*(folder / name for name in _FOLDERS), *inside]
+    files = [folder / name for name in (*_FILES, *(f".hydra/{name}" for name in _SAVED))]
+    for path in (*folders, *files):
+        try:
+            mode = path.lstat().st_mode
+        except OSError:  # not there, and neither is what it would hide
+            continue
+        wanted = "a folder" if path in folders else "a file"
+        if not (stat.S_ISDIR(mode) if path in folders else stat.S_ISREG(mode)):
+            found = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder", stat.S_IFREG: "a file"}
+            raise ResourceError(
+                f"{path} is {found.get(stat.S_IFMT(mode), 'something else')}, where kdbench writes "
+                f"{wanted} of its own; remove it, or choose another folder"
+            )
 
 
 def require_room(folder: Path, needed: int, what: str) -> None:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from kdbench.command import run_command
 from kdbench.config.build import build
 from kdbench.config.compose import save_config
-from kdbench.config.identity import describe, run_key
+from kdbench.config.identity import describe, initial_weights_digest, run_key
 from kdbench.engine.runlog import run_log
 from kdbench.errors import CheckpointError, ConfigError, DataError
 from kdbench.results.collect import RunFolder
@@ -43,6 +43,7 @@ def rerun(options: argparse.Namespace) -> int:
         raise ConfigError(f"--out={folder} is the run itself; choose another folder")
     _require_same_data(run.record, cfg)
     _require_same_teacher(run.record, cfg)
+    _require_same_start(run.record, cfg)
     record = _train(run, cfg, folder)
     found = compare_runs(run, RunFolder(folder, record), options.tolerance)
     found.write(folder)
@@ -99,6 +100,19 @@ def _require_same_teacher(record: RunRecord, cfg: DictConfig) -> None:
         raise CheckpointError(
             f"{file} is not the teacher of the run: its weights have the digest {digest}, the "
             f"record says {record.teacher_digest}; give the right file as teacher.weights=FILE"
+        )
+
+
+def _require_same_start(record: RunRecord, cfg: DictConfig) -> None:
+    """A student that started from a file must start from the same one."""
+    if record.initial_digest is None:
+        return
+    digest = initial_weights_digest(cfg)
+    if digest != record.initial_digest:
+        raise CheckpointError(
+            f"{cfg.student.get('weights')} is not the file that the student of the run started "
+            f"from: its digest is {digest}, the record says {record.initial_digest}; give the "
+            f"right one as student.weights=FILE"
         )
 
 

@@ -9,15 +9,18 @@ from pathlib import Path
 
 import hydra
 from hydra import compose
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from kdbench.config.compose import CONF, CONFIG_NAME, hydra_context, prepare
+from kdbench.config.compose import CONF, CONFIG_NAME, Source, hydra_context, prepare
 from kdbench.config.identity import run_key
-from kdbench.config.overrides import check_overrides
+from kdbench.config.nodes import guard_composition
+from kdbench.config.overrides import check_overrides, with_searchpath
 from kdbench.engine.runlog import log_traceback
 from kdbench.errors import ConfigError, Preempted, SweepError, describe_error, known_error
+from kdbench.files import refuse_links
 from kdbench.results.record import FILE, find_finished
 
 log = logging.getLogger("kdbench")
@@ -25,11 +28,12 @@ log = logging.getLogger("kdbench")
 # With these, Hydra answers by itself and nothing is composed for a run.
 _QUESTIONS = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"}
 _QUESTIONS |= {"--shell-completion", "-sc"}
-# With these, the config is not the one of conf/, and only the composed result can be checked.
-_OTHER_CONFIG = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
 _FLAGS = {"-m", "--multirun", "-r", "--run"}
 # `interval(1,8)`, which only some sweepers know, is checked by its two ends.
 _INTERVAL = re.compile(r"\binterval\((?:start=)?([^,()]+),\s*(?:end=)?([^,()]+)\)")
+
+# Here and not in `main`: Hydra's launchers import this module in the processes that they start.
+guard_composition()
 
 
 def train(cfg: DictConfig) -> float:
@@ -76,8 +80,11 @@ def main() -> None:
     try:
         if sweep and _QUESTIONS & set(arguments):
             raise ConfigError("-m starts a sweep, and questions such as --cfg are about one run")
-        if not (_QUESTIONS | _OTHER_CONFIG) & {a.split("=")[0] for a in arguments}:
-            _look_over([a for a in arguments if a not in _FLAGS], sweep)
+        if not _QUESTIONS & {a.split("=")[0] for a in arguments}:
+            source, overrides = _split(arguments)
+            # Hydra's parser wants its options before the overrides, too.
+            sys.argv[1:] = [a for a in arguments if a not in overrides] + overrides
+            _look_over(source, overrides, sweep)
         hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base="1.3")(train)()
     except Preempted as stop:
         _say(str(stop))
@@ -92,14 +99,31 @@ def main() -> None:
         sys.exit(_explain(error, sweep))
 
 
-def _look_over(overrides: list[str], sweep: bool) -> None:
+def _split(arguments: list[str]) -> tuple[Source, list[str]]:
+    """Where the configs come from, as Hydra will understand the command line; and the overrides."""
+    known, _ = get_args_parser().parse_known_intermixed_args(arguments)
+    if known.experimental_rerun is not None:
+        raise ConfigError(
+            "--experimental-rerun opens a pickle, which can run code; use kdbench-rerun RUN"
+        )
+    source = Source(
+        conf=Path(known.config_path or CONF).absolute(),
+        name=known.config_name or CONFIG_NAME,
+        folder=Path(known.config_dir) if known.config_dir else None,
+    )
+    return source, known.overrides
+
+
+def _look_over(source: Source, overrides: list[str], sweep: bool) -> None:
     """Refuses a command line with mistakes before Hydra makes a folder for it."""
     if sweep:  # values are checked run by run: one that is wrong does not cost the others
-        check_overrides([_INTERVAL.sub(r"choice(\1,\2)", o) for o in overrides], values=False)
+        single = [_INTERVAL.sub(r"choice(\1,\2)", override) for override in overrides]
+        check_overrides(single, values=False, source=source)
         return
-    check_overrides(overrides, values=False)
-    with hydra_context():
-        cfg = compose(CONFIG_NAME, overrides, return_hydra_config=True)
+    check_overrides(overrides, values=False, source=source)
+    with hydra_context(with_searchpath(source, overrides)):
+        cfg = compose(source.name, overrides, return_hydra_config=True)
+    refuse_links(Path(cfg.hydra.run.dir))
     if find_finished(Path(cfg.hydra.run.dir), run_key(cfg)) is None:
         # Imported here: a finished run is recognised without waiting for torch.
         from kdbench.config.check import check

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from kdbench.digest import file_digest, state_digest
+from kdbench.digest import file_digest, safetensors_digest, state_digest
 
 
 def test_file_digest_is_sha256_of_the_bytes(tmp_path):
@@ -52,3 +52,26 @@ def test_narrow_dtypes(dtype):
 def test_importing_needs_no_torch():
     code = "import sys, kdbench.digest; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_file_has_the_digest_of_its_tensors(tmp_path):
+    from safetensors.torch import save_file
+
+    state = {
+        "b": torch.randn(2, 3),
+        "a": torch.tensor(3),
+        "half": torch.randn(4).half(),
+        "brain": torch.randn(3, 1).bfloat16(),
+        "flags": torch.tensor([True, False]),
+        "bytes": torch.arange(5, dtype=torch.uint8),
+        "none": torch.zeros(0, 3),
+    }
+    save_file(state, tmp_path / "file", {"arch": "net"})
+    assert safetensors_digest(tmp_path / "file") == state_digest(state)
+
+
+@pytest.mark.parametrize("content", [b"", b"1234567", b"\xff" * 64, b"\2" + b"\0" * 7 + b"[]"])
+def test_what_is_no_safetensors_file_has_none(tmp_path, content):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(ValueError, match="no sound safetensors file"):
+        safetensors_digest(tmp_path / "file")

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from kdbench.errors import ResourceError
-from kdbench.files import require_room, write_atomic
+from kdbench.files import refuse_links, require_room, write_atomic
 
 
 def test_makes_folders_and_replaces(tmp_path):
@@ -74,3 +74,62 @@ def test_room_is_asked_for_before_anything_is_written(tmp_path):
     require_room(tmp_path / "not" / "there", 1000, "the checkpoints")
     with pytest.raises(ResourceError, match=r"free, and the checkpoints need 1,0+"):
         require_room(tmp_path, 10**18, "the checkpoints")
+
+
+PLANTED = ["run.lock", "run.owner.json", "train.log", "record.json", "metrics.csv"]
+PLANTED += [".hydra", ".hydra/config.yaml", ".hydra/overrides.yaml", "checkpoint", "wandb"]
+
+
+@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("dangling", [True, False])
+def test_links_in_a_run_folder_are_not_followed(tmp_path, name, dangling):
+    from kdbench.config.compose import write_config
+    from kdbench.engine.lock import run_lock
+    from kdbench.engine.runlog import LogFile, log_traceback, run_log
+
+    folder, victim = tmp_path / "run", tmp_path / "victim"
+    path = folder / name
+    path.parent.mkdir(parents=True)
+    if not dangling:
+        victim.write_text("precious")
+    path.symlink_to(victim)
+
+    def log_into():
+        with run_log(folder, "x"):
+            pass
+
+    def lock():
+        with run_lock(folder):
+            pass
+
+    for write in (
+        log_into,
+        lock,
+        lambda: LogFile(folder / "train.log"),
+        lambda: log_traceback(folder, ValueError()),
+        lambda: write_config({"config.yaml": "evil"}, folder),
+    ):
+        with pytest.raises(ResourceError, match=f"{path} is a link.*remove it"):
+            write()
+    assert victim.exists() is not dangling
+    assert dangling or victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["run.lock", ".hydra/config.yaml", "train.log"])
+def test_a_folder_in_place_of_a_file_is_said(tmp_path, name):
+    (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(ResourceError, match="is a folder, where kdbench writes a file"):
+        refuse_links(tmp_path)
+
+
+def test_a_file_in_place_of_a_folder_is_said(tmp_path):
+    (tmp_path / ".hydra").touch()
+    with pytest.raises(ResourceError, match="is a file, where kdbench writes a folder"):
+        refuse_links(tmp_path)
+
+
+def test_a_run_folder_behind_a_link_is_the_users_own_arrangement(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "scratch")
+    refuse_links(tmp_path / "run")
+    refuse_links(tmp_path / "not yet there")

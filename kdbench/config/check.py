@@ -127,6 +127,8 @@ def _misfits(path: str, node: dict) -> list[str]:
         return [f"{path}: _target_={target!r} cannot be imported: {error}"]
     parameters = inspect.signature(owner).parameters
     given = {key: value for key, value in node.items() if not key.startswith("_")}
+    if given.get("weights", "") is None:  # `build` leaves it out
+        del given["weights"]
     problems = []
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         problems += [

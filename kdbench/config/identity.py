@@ -13,10 +13,14 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from kdbench.config.build import build
+from kdbench.config.build import build, find_interpolations, refuse_interpolation
+from kdbench.config.canonical import canonical
+from kdbench.config.code import foreign_code
+from kdbench.config.machine import resolve_precision
+from kdbench.config.names import require_names
 from kdbench.data.base import Dataset
 from kdbench.digest import file_digest
-from kdbench.errors import CheckpointError, KdbenchError
+from kdbench.errors import CheckpointError, ConfigError, KdbenchError
 from kdbench.tracker.base import RunIdentity
 
 # Raised by hand when a change of the code changes the numbers of a run.
@@ -43,6 +47,9 @@ ONLY_WITH_TEACHER = ("temperature",)
 # What runs may differ in although they are trained in one pass.
 OWN_IN_COHORT = ("run.checkpoint_epochs", "run.keep_checkpoints")
 
+# Where these run, "auto" is not what it is on this machine.
+_ELSEWHERE = ("kdbench.launch.slurm.SlurmExecutor", "kdbench.launch.ray.RayExecutor")
+
 # The objective that trains a teacher, whatever its students are trained with.
 FROM_SCRATCH = {
     "_target_": "kdbench.objective.objective.Objective",
@@ -52,6 +59,8 @@ FROM_SCRATCH = {
 }
 
 AnyConfig = DictConfig | Mapping[str, Any]  # as composed, or resolved to plain containers
+
+_RESOLVED = "kdbench_resolved"  # a flag of OmegaConf's
 
 SHORT = 10  # characters of a run key in a folder's name
 
@@ -105,7 +114,7 @@ def stable_config(cfg: DictConfig) -> dict[str, Any]:
 
 def teacher_config(cfg: AnyConfig) -> DictConfig:
     """The run that trains the teacher of ``cfg``: an ordinary run from scratch."""
-    return OmegaConf.create(_teacher_run(resolve_config(cfg)))
+    return mark_resolved(OmegaConf.create(_teacher_run(resolve_config(cfg))))
 
 
 def teacher_job(cfg: AnyConfig) -> tuple[DictConfig, Path, str]:
@@ -117,18 +126,43 @@ def teacher_job(cfg: AnyConfig) -> tuple[DictConfig, Path, str]:
 
 
 def resolve_config(cfg: AnyConfig) -> dict[str, Any]:
-    """The config of a run as plain containers, without Hydra's own part; those come back as is."""
+    """The config of a run as plain containers, without Hydra's own part; those come back as is.
+
+    Values have one spelling: numbers the type of what receives them, and ``run.precision=auto`` is
+    what it means on this machine, unless the run is trained on another one.
+    """
     if isinstance(cfg, dict):
         return cfg
     # Node by node: Hydra's own node names the run's folder, which holds the run key, so resolving
     # it would recurse.
-    return {
+    plain = {
         name: OmegaConf.to_container(cfg[name], resolve=True, throw_on_missing=True)
         if OmegaConf.is_config(cfg[name])
         else cfg[name]
         for name in map(str, cfg)
         if name != "hydra"
     }
+    left = [refuse_interpolation(*found) for found in find_interpolations(plain)]
+    if left:  # of an escaped one, which the next reader of this config would resolve
+        raise ConfigError("; ".join(left))
+    if isinstance(cfg, DictConfig) and not cfg._get_flag(_RESOLVED):
+        plain = canonical(plain)
+        if OmegaConf.select(cfg, "hydra.launcher.executor._target_") not in _ELSEWHERE:
+            _decide_precision(plain)
+    return plain
+
+
+def mark_resolved(cfg: DictConfig) -> DictConfig:
+    """Says of a config that was made from a resolved one that its values are final."""
+    cfg._set_flag(_RESOLVED, True)
+    return cfg
+
+
+def _decide_precision(plain: dict[str, Any]) -> None:
+    for section in ("run", "teacher"):
+        if "precision" in plain.get(section, {}):
+            device = plain["run"]["device"]
+            plain[section]["precision"] = resolve_precision(plain[section]["precision"], device)
 
 
 def strategy_name(cfg: DictConfig) -> str:
@@ -150,31 +184,55 @@ def describe(cfg: DictConfig, folder: Path, key: str) -> RunIdentity:
         objective=cfg.objective.name,
         seed=cfg.seed,
         table=cfg.table,
-        teacher_choices=_teacher_choices(cfg.teacher) if needs_teacher(cfg) else {},
+        teacher_choices=_teacher_choices(resolve_config(cfg)["teacher"])
+        if needs_teacher(cfg)
+        else {},
     )
 
 
-def _teacher_choices(teacher: DictConfig) -> dict[str, Any]:
+def _teacher_choices(teacher: Mapping[str, Any]) -> dict[str, Any]:
     """What tells teachers of one network apart."""
-    keys = ("weights", "epochs", "seed", "precision") if teacher.weights == "auto" else ("weights",)
+    trained_here = teacher["weights"] == "auto"
+    keys = ("weights", "epochs", "seed", "precision") if trained_here else ("weights",)
     return {key: teacher[key] for key in keys}
 
 
 def _run_key(plain: Mapping[str, Any]) -> str:
+    require_names(plain)
     source = _dataset(json.dumps(plain["dataset"])).source(Path(plain["paths"]["cache"]))
-    return _digest(
-        {
-            "config": _stable(plain),
-            "dataset": source.digest,
-            "teacher": _teacher_identity(plain) if needs_teacher(plain) else None,
-            "numerics": NUMERICS_VERSION,
-        }
-    )
+    config = _stable(plain)
+    content = {
+        "config": config,
+        "dataset": source.digest,
+        "teacher": _teacher_identity(plain) if needs_teacher(plain) else None,
+        "numerics": NUMERICS_VERSION,
+    }
+    initial = initial_weights_digest(plain)
+    if initial is not None:  # the content of the file, wherever it is
+        content["config"] = {**config, "student": {**config["student"], "weights": initial}}
+    taught = {"teacher": plain["teacher"]["model"]} if needs_teacher(plain) else {}
+    code = foreign_code({**config, **taught})
+    if code:
+        content["code"] = code
+    return _digest(content)
+
+
+def initial_weights_digest(cfg: AnyConfig) -> str | None:
+    """SHA-256 of the file that the student starts from; None where it starts from its seed.
+
+    Raises:
+        CheckpointError: it is not where ``student.weights`` says.
+    """
+    weights = cfg["student"].get("weights")
+    return None if weights is None else _digest_file("student.weights", weights)
 
 
 def _stable(plain: Mapping[str, Any]) -> dict[str, Any]:
     without = VOLATILE if needs_teacher(plain) else VOLATILE + ONLY_WITH_TEACHER
-    return _without(plain, ("teacher", *without))  # its identity stands beside the config
+    stable = _without(plain, ("teacher", *without))  # its identity stands beside the config
+    if stable["student"].get("weights", "") is None:  # as if it did not stand there
+        stable = _without(stable, ["student.weights"])
+    return stable
 
 
 def _teacher_identity(plain: Mapping[str, Any]) -> str:
@@ -186,15 +244,20 @@ def _teacher_identity(plain: Mapping[str, Any]) -> str:
     """
     if plain["teacher"]["weights"] == "auto":
         return f"trained:{_run_key(_teacher_run(plain))}"
-    path = Path(plain["teacher"]["weights"])
+    return f"file:{_digest_file('teacher.weights', plain['teacher']['weights'])}"
+
+
+def _digest_file(key: str, place: str) -> str:
+    path = Path(place)
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
+        remedy = ", or teacher.weights=auto to train the teacher here" * key.startswith("teacher")
         raise CheckpointError(
-            f"teacher.weights={str(path)!r} must be a file, found {found} there; give the "
-            f"path of a checkpoint, or teacher.weights=auto to train the teacher here"
+            f"{key}={str(path)!r} must be a file, found {found} there; give the path of a "
+            f"checkpoint{remedy}"
         )
     stat = path.stat()
-    return f"file:{_digest_of_unchanged(path, stat.st_size, stat.st_mtime_ns)}"
+    return _digest_of_unchanged(path, stat.st_size, stat.st_mtime_ns)
 
 
 def _teacher_run(plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,7 +279,7 @@ def _teacher_run(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 @lru_cache
 def _dataset(node: str) -> Dataset:
-    return build(OmegaConf.create(json.loads(node)))  # which takes longer than all the rest
+    return build(json.loads(node))  # which takes longer than all the rest
 
 
 @lru_cache
@@ -241,6 +304,7 @@ def _digest(content: Any) -> str:
 
 
 def _key_in_folder(*, _root_: DictConfig) -> str:
+    require_names(resolve_config(_root_))  # now: the folder is made before anything is checked
     try:
         return run_key(_root_)[:SHORT]
     except KdbenchError:  # files are missing; the run itself says so, in place of Hydra's launcher

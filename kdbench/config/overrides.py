@@ -4,7 +4,8 @@ Hydra stops at the first problem and offers no correction. Here every override i
 every value of a sweep too, so that a typo in the last job of a sweep does not cost the jobs before.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 
 from hydra import compose
@@ -16,7 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.config.check import did_you_mean, find_problems, raise_all
-from kdbench.config.compose import CONFIG_NAME, hydra_context
+from kdbench.config.compose import CONFIG_NAME, Source, hydra_context
+
+Compose = Callable[[list[str]], DictConfig]  # overrides -> the config of one run
 
 
 def compose_checked(overrides: Sequence[str]) -> DictConfig:
@@ -26,22 +29,42 @@ def compose_checked(overrides: Sequence[str]) -> DictConfig:
         return compose(CONFIG_NAME, list(overrides))
 
 
-def check_overrides(overrides: Sequence[str], values: bool = True) -> None:
+def check_overrides(
+    overrides: Sequence[str], values: bool = True, source: Source | None = None
+) -> None:
     """Raises ConfigError with every problem of a command line, sweeps included.
 
     Args:
         overrides: as on the command line.
         values: False leaves out what needs torch, and all but the first point of a sweep, as long
             as nothing else is wrong.
+        source: where configs come from.
     """
-    with hydra_context() as loader:
-        problems = list(_find_problems(loader, overrides, values))
+    source = with_searchpath(source or Source(), overrides)
+    with hydra_context(source) as loader:
+        find = partial(_find_problems, loader, partial(compose, source.name), overrides)
+        problems = list(find(values))
         if problems and not values:
-            problems = list(_find_problems(loader, overrides, values=True))
+            problems = list(find(values=True))
         raise_all(list(dict.fromkeys(problems)))
 
 
-def _find_problems(loader: ConfigLoader, overrides: Sequence[str], values: bool) -> Iterator[str]:
+def with_searchpath(source: Source, overrides: Sequence[str]) -> Source:
+    """The source with the places that ``hydra.searchpath`` names, there or on the command line."""
+    chosen = [override for override in overrides if override.startswith("hydra.searchpath=")]
+    if source == Source() and not chosen:
+        return source
+    try:
+        with hydra_context(source):
+            cfg = compose(source.name, chosen, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException):
+        return source  # something else is wrong, and is told with everything that is
+    return source._replace(searchpath=tuple(cfg.hydra.searchpath))
+
+
+def _find_problems(
+    loader: ConfigLoader, compose_config: Compose, overrides: Sequence[str], values: bool
+) -> Iterator[str]:
     try:
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
     except HydraException as error:
@@ -53,7 +76,7 @@ def _find_problems(loader: ConfigLoader, overrides: Sequence[str], values: bool)
         unknown = list(_unknown_options(loader, choice))
         yield from unknown
         sound += [] if unknown else [choice]
-    known = list(_all_keys(compose(CONFIG_NAME, [_single_values(o)[0] for o in sound])))
+    known = list(_all_keys(compose_config([_single_values(o)[0] for o in sound])))
     groups = [group for group in loader.list_groups("") if group != "hydra"]
     for override in (o for o in parsed if o not in choices):
         problem = _unknown_key(override, known, groups)
@@ -64,7 +87,7 @@ def _find_problems(loader: ConfigLoader, overrides: Sequence[str], values: bool)
     variations = _variations([_single_values(o) for o in sound])
     # Composing takes 0.1 s, and Hydra composes every job of a sweep itself before it starts one.
     for variation in variations if values else islice(variations, 1):
-        yield from _problems_of_config(variation, values)
+        yield from _problems_of_config(compose_config, variation, values)
 
 
 def _unknown_options(loader: ConfigLoader, override: Override) -> Iterator[str]:
@@ -101,24 +124,30 @@ def _variations(swept: list[list[str]]) -> Iterator[list[str]]:
             yield [*first[:position], value, *first[position + 1 :]]
 
 
-def _problems_of_config(overrides: list[str], values: bool) -> Iterator[str]:
+def _problems_of_config(
+    compose_config: Compose, overrides: list[str], values: bool
+) -> Iterator[str]:
     try:
-        cfg = compose(CONFIG_NAME, overrides)
+        cfg = compose_config(overrides)
     except (HydraException, OmegaConfBaseException) as error:
         # Hydra stops at the first that is wrong: each is tried alone, then the sound ones together.
-        alone = {single: problem for single in overrides if (problem := _problem_alone(single))}
+        alone = {
+            single: problem
+            for single in overrides
+            if (problem := _problem_alone(compose_config, single))
+        }
         yield from alone.values() or [_first_line(error)]
         rest = [single for single in overrides if single not in alone]
         if len(rest) < len(overrides):
-            yield from _problems_of_config(rest, values)
+            yield from _problems_of_config(compose_config, rest, values)
     else:
         if values:
             yield from find_problems(cfg)
 
 
-def _problem_alone(override: str) -> str | None:
+def _problem_alone(compose_config: Compose, override: str) -> str | None:
     try:
-        compose(CONFIG_NAME, [override])
+        compose_config([override])
     except (HydraException, OmegaConfBaseException) as error:
         return f"{override}: {_first_line(error)}"
     return None

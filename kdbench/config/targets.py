@@ -1,16 +1,42 @@
 """Which ``_target_`` a config may name.
 
-Instantiating a ``_target_`` runs code, so a config file that somebody else wrote must not be able
-to name any function it likes. A user's own package is allowed by the user's environment, not by
-the config: ``KDBENCH_ALLOW_TARGETS=mypackage,other.module kdbench-train ...``.
+Instantiating a ``_target_`` runs code, so a config that somebody else wrote must not be able to
+name what it likes. Allowed is what kdbench itself constructs: its own strategies, losses, plugins,
+schedules, datasets and trackers, ``load_model``, and torch's optimizers; each by the name of the
+place where it is defined.
+
+A user's own code is allowed by the user's environment, never by a config:
+``KDBENCH_ALLOW_TARGETS=mypackage,other.make_net kdbench-train ...``. The name of a package or
+module admits the classes in it that can be a part of a run; the full name of one object admits that
+one.
 """
 
 import os
 from collections.abc import Iterator
+from inspect import isclass
 from typing import Any
 
-ALLOWED = ("kdbench", "torch.nn", "torch.optim", "timm.models", "torchvision.models")
 ALLOW_VARIABLE = "KDBENCH_ALLOW_TARGETS"
+
+LOAD_MODEL = "kdbench.model.load.load_model"
+OPTIMIZERS = tuple(
+    f"torch.optim.{name}"
+    for name in (
+        *("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam"),
+        *("RAdam", "RMSprop", "Rprop", "SGD"),
+    )
+)
+_DATASET, _TRACKER, _CALLED = ("open", "source"), ("start", "log", "finish"), ("__call__",)
+# Module or package -> what a class in it has, if it is a part of a run.
+_OWN: dict[str, tuple[str, ...]] = {
+    "kdbench.temperature": (),
+    "kdbench.objective": (),
+    "kdbench.plugin": (),
+    "kdbench.engine.schedule": (),
+    "kdbench.data": _DATASET,
+    "kdbench.tracker": _TRACKER,
+}
+_BASES = ("torch.nn.modules.module.Module", "torch.optim.optimizer.Optimizer")
 
 
 def iter_targets(node: Any, path: str = "") -> Iterator[tuple[str, dict]]:
@@ -20,7 +46,7 @@ def iter_targets(node: Any, path: str = "") -> Iterator[tuple[str, dict]]:
             yield path, node
         for key, child in node.items():
             yield from iter_targets(child, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list):
+    elif isinstance(node, list | tuple):
         for position, child in enumerate(node):
             yield from iter_targets(child, f"{path}[{position}]")
 
@@ -32,31 +58,71 @@ def forbidden_targets(node: Any, path: str = "") -> list[str]:
 
 def refuse(path: str, node: dict) -> list[str]:
     """One sentence if the ``_target_`` of this very node is not allowed, else nothing."""
-    allowed = (*ALLOWED, *filter(None, os.environ.get(ALLOW_VARIABLE, "").split(",")))
-    if is_allowed(node["_target_"], allowed):
+    target = node["_target_"]
+    if is_allowed(target):
         return []
     return [
-        f"{path or 'config'}: _target_={node['_target_']!r} is not allowed; allowed are names "
-        f"below {', '.join(allowed)}; to allow your own package set {ALLOW_VARIABLE}=<package>"
+        f"{path or 'config'}: _target_={target!r} is not allowed; allowed are the parts of kdbench "
+        f"that conf/ names, torch's optimizers, and what you name in the environment variable "
+        f"{ALLOW_VARIABLE}: a package, for the modules and optimizers in it, or the full name of "
+        f"a function or class"
     ]
 
 
-def is_allowed(target: Any, allowed: tuple[str, ...]) -> bool:
-    """Whether a dotted name lies in an allowed package, without passing through a module in it.
-
-    ``kdbench.train.os.system`` lies below ``kdbench`` by its name only. So the object behind the
-    name must be defined in an allowed package too.
-    """
-    if not isinstance(target, str) or not _below(target, allowed):
+def is_allowed(target: Any) -> bool:
+    """Whether a config may have this called."""
+    if not isinstance(target, str):
         return False
+    if target == LOAD_MODEL or target in OPTIMIZERS:
+        return True
+    return _is_own(target) or is_allowed_by_user(target)
+
+
+def is_allowed_by_user(target: str) -> bool:
+    """Whether the user's environment allows this name, or what is defined there."""
+    named = [name.strip() for name in os.environ.get(ALLOW_VARIABLE, "").split(",")]
+    packages = [name for name in named if name and _below(target, name)]
+    if target in packages:
+        return True
+    found = _find(target) if packages else None
+    if found is None:
+        return bool(packages)  # nothing is behind the name: check.py says so
+    home = str(getattr(found, "__module__", ""))  # `mypackage.os.system` is not below `mypackage`
+    return any(_below(home, name) for name in packages) and isclass(found) and _is_part(found)
+
+
+def _is_own(target: str) -> bool:
+    needed = next((names for place, names in _OWN.items() if _below(target, place)), None)
+    if needed is None:
+        return False
+    found = _find(target)
+    if found is None:
+        return True  # as above
+    # By the place where it is defined: `kdbench.objective.kl.Path` is pathlib's.
+    at_home = isclass(found) and f"{found.__module__}.{found.__qualname__}" == target
+    return at_home and not target.rpartition(".")[2].startswith("_") and _has(found, needed)
+
+
+def _is_part(found: type) -> bool:
+    """Whether a class can be a part of a run: a module, an optimizer, or like one of kdbench's."""
+    bases = {f"{base.__module__}.{base.__qualname__}" for base in found.__mro__}
+    if bases & set(_BASES) or any(base.startswith(("kdbench.", "hydra.")) for base in bases):
+        return True
+    return any(_has(found, names) for names in (_DATASET, _TRACKER, _CALLED))
+
+
+def _has(found: type, names: tuple[str, ...]) -> bool:
+    return all(any(name in vars(base) for base in found.__mro__) for name in names)
+
+
+def _find(target: str) -> Any:
     from hydra.utils import get_object
 
     try:
-        found = get_object(target)
+        return get_object(target)
     except Exception:
-        return True  # there is nothing behind the name: check.py says so
-    return _below(str(getattr(found, "__module__", "")), allowed)
+        return None
 
 
-def _below(name: str, packages: tuple[str, ...]) -> bool:
-    return any(name == package or name.startswith(f"{package}.") for package in packages)
+def _below(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")

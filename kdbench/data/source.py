@@ -3,6 +3,7 @@
 import hashlib
 import heapq
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from kdbench.data.base import Source
 from kdbench.digest import file_digest
 from kdbench.files import write_atomic
+
+log = logging.getLogger(__name__)
 
 # Reading all of ImageNet takes longer than starting to train on it.
 _SAMPLE_ABOVE = 5_000_000_000  # bytes
@@ -73,15 +76,30 @@ def _content_digests(
         digests[name] = remembered[2] if remembered[:2] == stamp else file_digest(path)
         fresh[name] = [*stamp, digests[name]]
     if fresh != known:
-        write_atomic(memo, json.dumps(fresh).encode())
+        write_atomic(memo, _pack_memo(fresh))
     return digests
 
 
+def _pack_memo(entries: Mapping[str, list]) -> bytes:
+    """With a digest of itself: one wrong digit would make another dataset of the same files."""
+    text = json.dumps(entries, sort_keys=True)
+    return json.dumps({"sha256": _sha256(text), "files": entries}).encode()
+
+
 def _read_memo(path: Path) -> dict[str, list]:
+    """What is remembered; empty where nothing is, or where it is damaged: then it is recomputed."""
     try:
-        return json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):  # nothing remembered, or damaged: both are recomputed
+        memo = json.loads(path.read_bytes())
+        entries = memo["files"]
+        is_sound = memo["sha256"] == _sha256(json.dumps(entries, sort_keys=True))
+    except FileNotFoundError:
         return {}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        is_sound = False
+    if not is_sound:
+        log.warning("%s is damaged or of an older version; the digests are computed again", path)
+        return {}
+    return entries
 
 
 def _sha256(text: str) -> str:

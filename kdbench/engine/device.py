@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.config.identity import AnyConfig
+from kdbench.config.machine import has_fast_bf16
 from kdbench.errors import ConfigError
 from kdbench.model.fuse import fold_norms, fuse_norms
 from kdbench.model.fused_norm import load_kernel
@@ -174,6 +175,9 @@ def _find_precision(precision: str, device: torch.device) -> str:
 
 
 def _has_fast_bf16(device: torch.device) -> bool:
+    known = has_fast_bf16(str(device))  # first, so that a run and its key agree
+    if known is not None:
+        return known
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

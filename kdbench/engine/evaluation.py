@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from kdbench.config.build import build
@@ -76,7 +75,8 @@ def load_trained(source: WeightFile, data: DataModule, compute: Compute) -> Trai
             f"{source.path} was trained on {model['num_classes']} classes, the dataset has "
             f"{data.num_classes}; choose the dataset that it was trained on"
         )
-    network = build(OmegaConf.create(dict(model)))
+    # Its weights are in the file; those that it was initialised with are not wanted again.
+    network = build({**model, "weights": None})
     fit_weights(network, weights, source.path, model["arch"])
     digest = state_digest(network.state_dict())
     if source.digest not in (None, digest):

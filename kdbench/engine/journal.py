@@ -8,17 +8,22 @@
 ``metrics.csv`` holds nothing that depends on the clock, so that it is the same after a restart.
 """
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from kdbench import fault
+from kdbench.digest import file_digest
 from kdbench.engine.learner import Learner
 from kdbench.engine.runlog import of
 from kdbench.engine.state import Checkpoints, save_weights
 from kdbench.errors import CheckpointError, ConfigError
-from kdbench.files import remove_leftovers, require_room
+from kdbench.files import remove_leftovers, require_room, write_atomic
 from kdbench.results.differences import find_differences
 from kdbench.results.record import METRICS, TIMINGS
 from kdbench.tracker.base import RunIdentity, Tracker
@@ -57,6 +62,7 @@ class Journal:
         self.teacher_digest, self.tracker = teacher_digest, tracker
         self.selection, self.checkpoint_epochs = selection, checkpoint_epochs
         self.checkpoints = Checkpoints(identity.folder / "checkpoint", keep_checkpoints)
+        self.best_payload = b""  # of BEST_WEIGHTS, so that damage to that file costs nothing
         self.rows: list[dict[str, float]] = []
         self.timings: list[dict[str, float]] = []
         self.attempts = 1
@@ -90,6 +96,7 @@ class Journal:
             learner.load_state_dict(state["learner"])
             self.rows, self.timings = state["rows"], state["timings"]
             self.attempts = state["attempts"] + 1
+            self._restore_best(state.get("best"))
             self._write_tables()
             name = self.identity.label
             log.info("%s continues after step %d", name, learner.step, extra=of(name))
@@ -107,6 +114,9 @@ class Journal:
                 "config": self.config,
                 "teacher_digest": self.teacher_digest,
                 "learner": learner.state_dict(),
+                "best": torch.frombuffer(bytearray(self.best_payload), dtype=torch.uint8)
+                if self.best_payload
+                else None,
                 "rows": self.rows,
                 "timings": self.timings,
                 "attempts": self.attempts,
@@ -120,11 +130,13 @@ class Journal:
         """Writes an epoch down, then saves; a crash in between costs this epoch and no more."""
         learner.guard.check()
         if row[self.selection] > self.best:
+            path = self.checkpoints.folder / BEST_WEIGHTS
             save_weights(
-                self.checkpoints.folder / BEST_WEIGHTS,
+                path,
                 learner.student.state_dict(),
                 {"epoch": str(row["epoch"]), self.selection: repr(row[self.selection])},
             )
+            self.best_payload = path.read_bytes()
         fault.point("epoch:measured")
         self.rows.append(row)
         self.timings.append(timing)
@@ -137,6 +149,21 @@ class Journal:
     def _write_tables(self) -> None:
         write_metrics(self.folder / METRICS, self.rows)
         write_metrics(self.folder / TIMINGS, self.timings)
+
+    @property
+    def best_digest(self) -> str | None:
+        """SHA-256 of the file with the best weights; None where there is none."""
+        return hashlib.sha256(self.best_payload).hexdigest() if self.best_payload else None
+
+    def _restore_best(self, payload: Tensor | None) -> None:
+        """Puts the best weights of a state back, whatever became of their file."""
+        if payload is None:
+            return
+        self.best_payload = payload.numpy().tobytes()
+        path = self.checkpoints.folder / BEST_WEIGHTS
+        if not path.is_file() or file_digest(path) != self.best_digest:
+            log.warning("%s is missing or changed; restored from the checkpoint", path)
+            write_atomic(path, self.best_payload)
 
     def _require_same_run(self, state: dict[str, Any]) -> None:
         if state["run_key"] != self.identity.run_key:

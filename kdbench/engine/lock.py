@@ -13,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kdbench.errors import LockedError
+from kdbench.files import refuse_links
 
 LOCK, OWNER = "run.lock", "run.owner.json"
 
@@ -32,6 +33,7 @@ def run_lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
             are named.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    refuse_links(folder)
     lock, owner = FileLock(folder / LOCK), folder / OWNER
     try:
         _acquire(lock, patience, owner)

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,6 +16,7 @@ from kdbench import fault
 from kdbench.config.compose import save_config
 from kdbench.config.identity import (
     describe,
+    initial_weights_digest,
     needs_teacher,
     resolve_config,
     run_key,
@@ -265,6 +266,8 @@ def _conclude(job: Job, run: Run, test: dict[str, float], shared: dict[str, Any]
         convergence=summarise_convergence(rows, journal.selection),
         teacher_digest=journal.teacher_digest,
         weights_digest=weights_digest,
+        initial_digest=initial_weights_digest(cfg),
+        best_digest=journal.best_digest,
         metrics_digest=file_digest(job.folder / METRICS) if rows else None,
         parameters=count_parameters(student),
         config=stable_config(cfg),
@@ -289,7 +292,8 @@ def _command(job: Job) -> list[str]:
     saved = job.folder / ".hydra" / "overrides.yaml"
     if not saved.is_file():
         return sys.argv
-    return ["kdbench-train", *map(str, OmegaConf.load(saved))]
+    typed = OmegaConf.to_container(OmegaConf.load(saved), resolve=False)  # ${oc.env:X} as it stands
+    return ["kdbench-train", *map(str, cast(list, typed))]
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kdbench.files import refuse_links
+
 LOG = "train.log"
 
 
@@ -22,7 +24,7 @@ def of(name: str) -> dict[str, str]:
 def run_log(folder: Path, name: str) -> Iterator[None]:
     """Writes the log of a run for as long as it is open."""
     folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder / LOG)
+    handler = LogFile(folder / LOG)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.addFilter(lambda record: getattr(record, "run", name) == name)
     logging.getLogger().addHandler(handler)
@@ -33,7 +35,19 @@ def run_log(folder: Path, name: str) -> Iterator[None]:
         handler.close()
 
 
+class LogFile(logging.FileHandler):
+    """The log of a run; it opens nothing in a folder with links in it.
+
+    Of all that Hydra writes into the folder of a run, it opens this first.
+    """
+
+    def __init__(self, filename: str | Path, mode: str = "a", encoding: str | None = None) -> None:
+        refuse_links(Path(filename).parent)
+        super().__init__(filename, mode, encoding)
+
+
 def log_traceback(folder: Path, error: BaseException) -> None:
     """Puts where an error came from into the run's log; people get the message elsewhere."""
+    refuse_links(folder)
     with (folder / LOG).open("a") as file:
         file.writelines(traceback.format_exception(error))

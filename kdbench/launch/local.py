@@ -1,16 +1,14 @@
 """A process per slot of this machine: one or more for each GPU, or shares of the CPU's cores."""
 
 import os
-import shutil
 import signal
 import subprocess
 from contextlib import suppress
 from pathlib import Path
 
+from kdbench.config.machine import visible_gpus
 from kdbench.errors import ConfigError
 from kdbench.launch.executor import Slot, open_worker
-
-_NO_GPU = ("", "-1", "none", "void", "NoDevFiles")  # what hides every GPU from a process
 
 
 class LocalExecutor:
@@ -91,18 +89,3 @@ class LocalWorker:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-
-
-def visible_gpus() -> list[str]:
-    """Ids of the NVIDIA GPUs that this process may use, found without torch."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [gpu.strip() for gpu in chosen.split(",") if gpu.strip() not in _NO_GPU]
-    if shutil.which("nvidia-smi") is None:
-        return []
-    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    try:
-        found = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return found.stdout.split()

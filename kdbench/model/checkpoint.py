@@ -30,6 +30,10 @@ Role = Literal["student", "teacher"]
 Shapes = Mapping[str, tuple[int, ...]]
 
 STATE_KEYS = ("model", "state_dict", "model_state")
+_DTYPES = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+}
 REMEDY = "give a file with the state dict of a network (safetensors, or torch.save of one)"
 
 
@@ -75,6 +79,7 @@ def load_weights(path: str | Path, role: Role = "student") -> Weights:
         state, facts = _unwrap(found, path)
         container = _container(facts, state)
         state = _select_role(state, role, path)
+    _check_dense(state, path)
     _check_finite(state, path)
     return Weights(state, _top1(facts), _epoch(facts), container, file_digest(path), _arch(facts))
 
@@ -236,6 +241,35 @@ def _number(value: Any) -> float | None:
 
 def _arch(facts: Mapping[str, Any]) -> str | None:
     return str(facts["arch"]) if "arch" in facts else None
+
+
+def _check_dense(state: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are no plain arrays of numbers in memory of their own."""
+    for key, tensor in state.items():
+        kind = _find_oddity(tensor)
+        if kind:
+            raise CheckpointError(
+                f"{path}: tensor {key} is {kind}, not a plain array of numbers; save the weights "
+                f"of the network as it is trained (dense, on the CPU, in float32 or float16)"
+            )
+
+
+def _find_oddity(tensor: Tensor) -> str:
+    """What keeps a tensor from being read like any other, in words; empty where nothing does."""
+    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        return "not initialised"
+    if tensor.is_nested or tensor.layout != torch.strided:
+        return "nested" if tensor.is_nested else f"sparse ({tensor.layout})"
+    if tensor.is_quantized:
+        return "quantised"
+    if tensor.device.type == "meta":
+        return "without values (on the device meta)"
+    if tensor.dtype not in _DTYPES:
+        return f"of type {tensor.dtype}"
+    # A billion elements in four bytes is a small file and a full memory.
+    if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
+        return "overlapping with itself"
+    return ""
 
 
 def _check_finite(state: Mapping[str, Tensor], path: Path) -> None:

@@ -13,6 +13,12 @@ from kdbench.model import cifar
 from kdbench.model.checkpoint import fit_weights, load_weights
 from kdbench.model.profile import forward_once
 
+# Options by which timm and torchvision open files or addresses themselves, some of them as pickles.
+_FETCHING = (
+    *("pretrained", "pretrained_backbone", "pretrained_cfg", "pretrained_cfg_overlay"),
+    *("pretrained_strict", "checkpoint_path", "cache_dir", "weights_backbone"),
+)
+
 
 def load_model(
     arch: str,
@@ -43,6 +49,12 @@ def load_model(
         ConfigError: unknown name, or arguments that this network does not take.
         CheckpointError: the weight file cannot be read or does not fit.
     """
+    fetching = [name for name in options if name in _FETCHING]
+    if fetching:
+        raise ConfigError(
+            f"arch={arch!r} takes no option {', '.join(fetching)}: nothing is downloaded here, and "
+            f"files are read by weights=FILE only; remove it"
+        )
     library, colon, name = arch.partition(":")
     if library == "timm" and colon:
         model = _timm_model(name, num_classes, in_channels, image_size, options)

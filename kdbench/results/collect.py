@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
 
 from kdbench.errors import CheckpointError
 from kdbench.results.record import FILE, METRICS, REPETITION, TIMINGS, RunRecord, read_record
@@ -73,28 +71,10 @@ def collect(outputs: Path) -> Collection:
             found.unfinished.append(folder)
             continue
         try:
-            found.runs.append(RunFolder(folder, _read_sound(folder)))
+            found.runs.append(RunFolder(folder, read_record(folder)))
         except (CheckpointError, OSError) as error:
             found.problems.append(str(error))
     return found
-
-
-def _read_sound(folder: Path) -> RunRecord:
-    """The record of a run, if its fields have their types: other tools write records too."""
-    path = folder / FILE
-    try:
-        record = read_record(folder)
-    except RecursionError as error:
-        raise CheckpointError(
-            f"{path} is damaged: brackets without end; remove it to repeat the run"
-        ) from error
-    for name, kinds in _KINDS.items():
-        value = getattr(record, name)
-        if not isinstance(value, kinds):
-            raise CheckpointError(
-                f"{path} is damaged: {name} is {value!r:.60}; remove it to repeat the run"
-            )
-    return record
 
 
 def _run_folders(outputs: Path) -> Iterator[tuple[Path, bool]]:
@@ -108,12 +88,3 @@ def _run_folders(outputs: Path) -> Iterator[tuple[Path, bool]]:
 
 def _read_rows(path: Path) -> list[dict[str, float]]:
     return read_metrics(path) if path.exists() else []  # a run may fail in its first epoch
-
-
-def _kinds(hint: Any) -> tuple[type, ...]:
-    """The classes of a field: of ``dict[str, float] | None`` these are dict and NoneType."""
-    parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    return tuple({float: (int, float)}.get(part, get_origin(part) or part) for part in parts)
-
-
-_KINDS = {name: _kinds(hint) for name, hint in get_type_hints(RunRecord).items()}

@@ -3,10 +3,13 @@
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
+from kdbench.digest import safetensors_digest
 from kdbench.errors import CheckpointError
 from kdbench.files import write_atomic
 
@@ -49,6 +52,9 @@ class RunRecord:
             ones in the last bits.
         teacher_config: section ``teacher`` of the resolved config: where the weights came from and,
             if they were trained here, how. None if nothing was distilled.
+        initial_digest: SHA-256 of the file of ``student.weights``; None where the student started
+            from its seed.
+        best_digest: SHA-256 of ``checkpoint/best.safetensors``.
         environment: versions, git commit and dirty flag, machine.
     """
 
@@ -90,6 +96,8 @@ class RunRecord:
     # None also in records of versions that did not keep them:
     teacher_config: dict[str, Any] | None = None
     test_samples: int | None = None
+    initial_digest: str | None = None
+    best_digest: str | None = None
     device: str
     threads: int
     started: str
@@ -146,6 +154,10 @@ def read_record(folder: Path) -> RunRecord:
     try:
         content = json.loads(path.read_text())
         digest = content.pop("digest")
+    except RecursionError as error:
+        raise CheckpointError(
+            f"{path} is damaged: brackets without end; remove it to repeat the run"
+        ) from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; remove it to repeat the run") from error
     if digest != _digest(content):
@@ -154,9 +166,50 @@ def read_record(folder: Path) -> RunRecord:
             f"repeat the run"
         )
     try:
-        return RunRecord(**content)
+        record = RunRecord(**content)
     except TypeError as error:
         raise CheckpointError(f"{path} is of another version of kdbench: {error}") from error
+    problem = next(_wrong_types(record), None)
+    if problem is not None:
+        raise CheckpointError(f"{path} is damaged: {problem}; remove it to repeat the run")
+    return record
+
+
+def _wrong_types(record: RunRecord) -> Iterator[str]:
+    """One sentence for each field that has not its type: other programs write records too."""
+    for name, (kinds, inner) in _TYPES.items():
+        value = getattr(record, name)
+        if not _is_of(value, kinds):
+            yield f"{name} is {value!r:.60}"
+        elif inner is not None and isinstance(value, dict):
+            yield from (
+                f"{name}.{key} is {each!r:.60}"
+                for key, each in value.items()
+                if not _is_of(each, inner)
+            )
+
+
+def _is_of(value: Any, kinds: tuple[type, ...]) -> bool:
+    if isinstance(value, bool) and bool not in kinds:
+        return False
+    # JSON knows NaN and whole numbers of any length; no field can have them.
+    if isinstance(value, int | float) and not (abs(value) < 2**64):
+        return False
+    return isinstance(value, kinds)
+
+
+def _kinds(hint: Any) -> tuple[tuple[type, ...], tuple[type, ...] | None]:
+    """The classes of a field, and those of the values of ``dict[str, float] | None``."""
+    parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    inner = [get_args(part)[1] for part in parts if get_origin(part) is dict]
+    plain = tuple(get_origin(part) or part for part in parts)
+    if not all(isinstance(kind, type) for kind in plain):  # Any
+        return (object,), None
+    kinds = (*plain, int) if float in plain else plain
+    return kinds, (float, int) if inner == [float] else None
+
+
+_TYPES = {name: _kinds(hint) for name, hint in get_type_hints(RunRecord).items()}
 
 
 def find_finished(folder: Path, key: str) -> RunRecord | None:
@@ -177,7 +230,21 @@ def find_finished(folder: Path, key: str) -> RunRecord | None:
         log.warning("%s", error)
         return None
     done = record.status == "done" and record.run_key == key
-    return record if done and (folder / WEIGHTS).exists() else None
+    return record if done and _has_weights(folder / WEIGHTS, record.weights_digest) else None
+
+
+def _has_weights(path: Path, digest: str | None) -> bool:
+    """Whether a weight file is there and is the one of its record; reading it is all it costs."""
+    try:
+        found = safetensors_digest(path)
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        log.warning("%s is damaged (%s); it is made again", path, error)
+        return False
+    if found != digest:
+        log.warning("%s holds other weights than its run had; it is made again", path)
+    return found == digest
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -102,6 +102,33 @@ def test_a_teacher_file_that_is_none_is_refused(key, tmp_path, what):
         key(f"teacher.weights={path}")
 
 
+def test_a_file_to_start_from_counts_by_its_content(key, tmp_path):
+    first, second, other = (tmp_path / name for name in ("first", "second", "other"))
+    first.write_bytes(b"a"), second.write_bytes(b"a"), other.write_bytes(b"b")
+    keys = [key(f"student.weights={path}") for path in (first, second, other)]
+    assert keys[0] == keys[1] != keys[2]
+    assert key() not in keys
+    first.write_bytes(b"changed")
+    assert key(f"student.weights={first}") not in keys
+    with pytest.raises(CheckpointError, match=r"student\.weights=.* must be a file"):
+        key(f"student.weights={tmp_path}/none")
+
+
+def test_ones_own_code_counts_by_its_source(key, tmp_path, monkeypatch):
+    from kdbench.config import code
+
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "ownmodule.py").write_text("class Strategy: tau = 1")
+    override = "temperature._target_=ownmodule.Strategy"
+    before = key(override)
+    assert key(override) == before
+    (tmp_path / "ownmodule.py").write_text("class Strategy: tau = 2")
+    code._tree.cache_clear()
+    assert key(override) != before
+    scratch = key("method=scratch", override)
+    assert scratch == key("method=scratch")  # it is not used there
+
+
 def test_a_key_needs_no_torch(tmp_path):
     code = (
         "import sys; from kdbench.config.compose import compose_config;"

@@ -55,6 +55,18 @@ def test_a_damaged_memo_is_recomputed(files, tmp_path):
     assert digest_files(files, cache) == first
 
 
+def test_one_wrong_digit_of_a_remembered_digest_is_noticed(files, tmp_path):
+    cache = tmp_path / "cache"
+    first = digest_files(files, cache)
+    (memo,) = (cache / "digests").iterdir()
+    text = memo.read_text()
+    for position in [at for at, letter in enumerate(text) if letter in "0123456789abcdef"][::7]:
+        wrong = "1" if text[position] != "1" else "2"
+        memo.write_text(text[:position] + wrong + text[position + 1 :])
+        assert digest_files(files, cache) == first
+    assert memo.read_text() == text  # and it is mended
+
+
 def test_the_reader_and_its_version_count(files, tmp_path):
     digests = {identify("k", files, tmp_path, f"reader/{v}").digest for v in (1, 2)}
     assert len(digests) == 2

@@ -41,7 +41,7 @@ def work(outputs, overrides, environment):
     from kdbench.engine.run import train_job
     from kdbench.errors import KdbenchError, Preempted
 
-    os.environ.update(environment, KDBENCH_ALLOW_TARGETS="stateful")
+    os.environ.update(environment, KDBENCH_ALLOW_TARGETS="stateful,stateful.net")
     sys.stderr = open(Path(outputs) / "stderr.txt", "a")  # noqa: SIM115
     torch.set_num_threads(1)
     cfg = compose_config([*overrides, f"paths.outputs={outputs}"])

@@ -21,7 +21,7 @@ from kdbench.tracker.csv import read_metrics
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
-    monkeypatch.setenv("KDBENCH_ALLOW_TARGETS", "stateful")
+    monkeypatch.setenv("KDBENCH_ALLOW_TARGETS", "stateful,stateful.net")
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

@@ -38,7 +38,7 @@ class Cluster:
         environment = {
             **os.environ,
             "PAUSE": str(self.pause),
-            "KDBENCH_ALLOW_TARGETS": "slow",
+            "KDBENCH_ALLOW_TARGETS": "slow.net",
             "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
         }
         with self.said_path.open("w") as said:

@@ -301,3 +301,34 @@ class TestFit:
         model = load_model(arch, 10, weights=path)
         assert state_digest(model.state_dict()) == state_digest(source)
         assert "renamed fc to linear and downsample to shortcut" in caplog.text
+
+
+class _Overlapping:
+    """A billion elements in four bytes."""
+
+    tensor = torch.zeros(1).expand(10**9)
+
+
+def _quantised():
+    return torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: torch.eye(3).to_sparse(), "sparse"),
+        (lambda: torch.eye(3).to_sparse_csr(), "sparse"),
+        (_quantised, "quantised"),
+        (lambda: torch.ones(3, device="meta"), "meta"),
+        (lambda: _Overlapping.tensor, "overlapping"),
+        (lambda: torch.ones(3, dtype=torch.complex64), "complex64"),
+        (lambda: torch.ones(3).to(torch.float8_e4m3fn), "float8"),
+        (lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "nested"),
+    ],
+)
+def test_odd_tensors_are_refused_in_words(tmp_path, make, words):
+    path = tmp_path / "odd.pth"
+    torch.save({"conv1.weight": make()}, path)
+    with pytest.raises(CheckpointError, match=r"odd\.pth") as caught:
+        load_weights(path)
+    assert words in str(caught.value) or "corrupt" in str(caught.value)

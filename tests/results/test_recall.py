@@ -1,13 +1,16 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from test_record import make_record
 
 from kdbench.config.compose import compose_config, save_config
 from kdbench.config.identity import resolve_config, stable_config
+from kdbench.errors import ConfigError
 from kdbench.results.collect import RunFolder
-from kdbench.results.recall import recall_config
+from kdbench.results.recall import open_run, recall_config
 
 CHOICES = [
     ["method=scratch"],
@@ -64,3 +67,131 @@ def test_paths_are_followed_where_others_depend_on_them(tmp_path):
     save_config(cfg, tmp_path)
     found = recall_config(RunFolder(Path(tmp_path), record_of(cfg)), ["paths.data=/elsewhere"])
     assert found.dataset.root == "/elsewhere"
+
+
+@pytest.fixture
+def received(tmp_path):
+    """A run's folder whose record somebody has changed, with the right digest."""
+    cfg = compose_config(["dataset=fake"])
+    save_config(cfg, tmp_path)
+
+    def write(change=lambda plain: None, **fields):
+        record = record_of(cfg)
+        sent = {"config": record.config, "teacher_config": record.teacher_config}
+        plain = json.loads(json.dumps(sent))
+        change(plain)
+        names = {"dataset": "fake", "method": "kd", "temperature": "constant", "objective": "kd"}
+        replace(record, **{**names, **plain, **fields}).write(tmp_path)
+        return tmp_path
+
+    return write
+
+
+def put(path, value):
+    def change(plain):
+        *above, last = path.split(".")
+        for name in above:
+            plain = plain[name]
+        plain[last] = value
+
+    return change
+
+
+OPENED = {"_target_": "builtins.open", "file": "MARKER", "mode": "w"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (put("config.student", {**OPENED, "arch": "x"}), "_target_='builtins.open'"),
+        (put("config.student.extra", OPENED), "config.student.extra: _target_"),
+        (put("config.student.list", [[{"deep": OPENED}]]), "_target_='builtins.open'"),
+        (put("config.student._args_", ["resnet8", 10, "x.pth"]), "arguments without names"),
+        (put("config.objective.terms.kd.loss", {**OPENED, "_partial_": True}), "_target_"),
+        (put("config.optim.optimizer", {**OPENED, "_recursive_": False}), "_target_"),
+        (put("config.plugin._target_", "kdbench.files.remove_leftovers"), "remove_leftovers"),
+        (put("teacher_config.model", {**OPENED, "arch": "x"}), "teacher_config.model: _target_"),
+        (put("config.student.arch", "${oc.env:CANARY}"), "not a plain value"),
+        (put("config.student.num_classes", "${oc.decode:${oc.env:CANARY}}"), "not a plain value"),
+        (put("config.${oc.env:CANARY}", 1), "not a plain value"),
+        (put("config.objective.name", "${kdbench.groups:}"), "not a plain value"),
+        (put("config.seed", "${dataset.name}"), "not a plain value"),
+        (put("teacher_config.weights", "/x/${oc.env:CANARY}"), "not a plain value"),
+        (put("config.dataset.name", "../../x"), "is not a name"),
+    ],
+)
+def test_a_received_record_is_data(received, monkeypatch, change, words):
+    monkeypatch.setenv("CANARY", "canary")
+    folder = received(change)
+    with pytest.raises(ConfigError, match="not what kdbench writes") as caught:
+        open_run(folder)
+    assert words in str(caught.value)
+    assert "canary" not in str(caught.value)
+    assert not Path("MARKER").exists()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"device": "${oc.env:CANARY}"},
+        {"pair": "${oc.env:CANARY}"},
+        {"teacher": "${oc.env:CANARY}"},
+        {"pair": "../../x"},
+        {"method": "a/b"},
+    ],
+)
+def test_so_are_its_names(received, monkeypatch, fields):
+    monkeypatch.setenv("CANARY", "canary")
+    with pytest.raises(ConfigError) as caught:
+        open_run(received(**fields))
+    assert "canary" not in str(caught.value)
+
+
+def test_a_sound_record_is_opened(received):
+    assert recall_config(open_run(received())).dataset.name == "fake"
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("paths.data", "${oc.env:CANARY}"),
+        ("dataset.root", "/a/${oc.env:CANARY}"),
+        ("paths.cache", "${oc.decode:${paths.data}}"),
+        ("run.threads", "${oc.create:1}"),
+        ("paths.data", "${paths.${x}}"),
+    ],
+)
+def test_a_saved_config_reads_nothing_from_the_environment(received, monkeypatch, key, text):
+    monkeypatch.setenv("CANARY", "canary")
+    folder = received()
+    saved = folder / ".hydra" / "config.yaml"
+    cfg = OmegaConf.load(saved)
+    OmegaConf.update(cfg, key, text, force_add=True)
+    OmegaConf.save(cfg, saved)
+    with pytest.raises(ConfigError, match=f"{key}=.* is not a plain value") as caught:
+        recall_config(open_run(folder))
+    assert "canary" not in str(caught.value)
+    if key == "paths.data":  # but who opens it may say what it is
+        found = recall_config(open_run(folder), [f"{key}=/here"])
+        assert found.paths.data == "/here"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: [", "\tx", "[1, 2]", "a: &x [1]\nb: [*x, *x]", "\x00", "x: " + "[" * 5000, "- 1"],
+)
+def test_a_broken_saved_config_is_said(received, text):
+    folder = received()
+    (folder / ".hydra" / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.yaml cannot be read .*remove it"):
+        recall_config(open_run(folder))
+
+
+def test_nobody_else_starts_a_download(received):
+    folder = received(put("config.dataset.download", True))
+    assert "download" not in recall_config(open_run(folder)).dataset
+    cfg = compose_config(["dataset=cifar100", "dataset.download=true"])
+    save_config(cfg, folder)
+    record = record_of(cfg)
+    assert recall_config(RunFolder(folder, record)).dataset.download is False
+    assert recall_config(RunFolder(folder, record), ["dataset.download=true"]).dataset.download

@@ -1,8 +1,11 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from kdbench.digest import safetensors_digest
 from kdbench.errors import CheckpointError
 from kdbench.results.record import WEIGHTS, RunRecord, find_finished, read_record
 
@@ -47,6 +50,13 @@ def make_record(**changes):
     return replace(found, **changes)
 
 
+def write_weights(folder, value=1.0):
+    """Final weights beside a record; returns their digest."""
+    state = {"layer.weight": np.full((2, 3), value, dtype=np.float32), "n": np.array(3)}
+    save_file(state, folder / WEIGHTS)
+    return safetensors_digest(folder / WEIGHTS)
+
+
 @pytest.fixture
 def record():
     return make_record()
@@ -88,8 +98,56 @@ def test_finished_is_more_than_a_folder(record, tmp_path):
     assert find_finished(tmp_path, record.run_key) is None
     record.write(tmp_path)
     assert find_finished(tmp_path, record.run_key) is None  # the weights are not there
-    (tmp_path / WEIGHTS).touch()
+    record = replace(record, weights_digest=write_weights(tmp_path))
+    record.write(tmp_path)
     assert find_finished(tmp_path, record.run_key) == record
     assert find_finished(tmp_path, "another") is None
     replace(record, status="failed", reason="x").write(tmp_path)
     assert find_finished(tmp_path, record.run_key) is None
+
+
+def test_weights_that_are_not_those_of_the_record_are_no_result(record, tmp_path, caplog):
+    record = replace(record, weights_digest=write_weights(tmp_path))
+    record.write(tmp_path)
+    path = tmp_path / WEIGHTS
+    payload = bytearray(path.read_bytes())
+    payload[-3] ^= 1
+    path.write_bytes(payload)
+    assert find_finished(tmp_path, record.run_key) is None
+    assert "holds other weights than its run had" in caplog.text
+    for damaged in (b"", bytes(payload[:-5]), b"\xff" * 100):
+        path.write_bytes(damaged)
+        assert find_finished(tmp_path, record.run_key) is None
+    assert "is damaged" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 10**40},
+        {"seed": "0"},
+        {"seed": True},
+        {"seed": 1.5},
+        {"top1_last": float("nan")},
+        {"top1_last": "50"},
+        {"test": {"top1": "x"}},
+        {"test": {"top1": None}},
+        {"test": [1]},
+        {"config": None},
+        {"method": ["kd"]},
+        {"epochs": None},
+        {"command": "kd"},
+        {"seconds": None},
+    ],
+)
+def test_a_record_whose_fields_have_other_types_is_refused(record, tmp_path, changes):
+    replace(record, **changes).write(tmp_path)
+    with pytest.raises(CheckpointError, match=f"is damaged: {next(iter(changes))}"):
+        read_record(tmp_path)
+    assert find_finished(tmp_path, record.run_key) is None
+
+
+def test_brackets_without_end(tmp_path):
+    (tmp_path / "record.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_record(tmp_path)
