@@ -12,13 +12,18 @@ __version__ = "0.1.0"
 _HOMES = {
     "load_model": "kdbench.model.load",
     "load_objective": "kdbench.config.build",
+    "load_run": "kdbench.api",
     "Progress": "kdbench.progress",
 }
 
-__all__ = ["Progress", "load_model", "load_objective"]
+__all__ = ["Progress", "load_model", "load_objective", "load_run"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'kdbench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -6,8 +6,11 @@ and what to do.
 """
 
 import errno
+import re
+from collections.abc import Iterator
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EIO}
+_VARIABLE = re.compile(r"[Ee]nvironment variable '([^']*)' not found")  # as OmegaConf says it
 
 
 class KdbenchError(Exception):
@@ -78,24 +81,62 @@ def known_error(error: BaseException | None) -> KdbenchError | None:
     from hydra.errors import ConfigCompositionException, HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    while error is not None:
-        if isinstance(error, KdbenchError):
-            return error
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    chain = list(_chain(error))
+    for each in chain:
+        if isinstance(each, KdbenchError):
+            return each
+        if isinstance(each, MemoryError) or type(each).__name__ == "OutOfMemoryError":
             return ResourceError(
-                f"out of memory: {str(error).splitlines()[0] if str(error) else error!r}. Choose a "
+                f"out of memory: {str(each).splitlines()[0] if str(each) else each!r}. Choose a "
                 f"smaller dataset.batch_size or network; the last checkpoint is kept"
             )
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            return ResourceError(f"{error.filename}: {error.strerror}; see paths.outputs")
-        behind = error.__cause__ or error.__context__
-        if isinstance(error, ConfigCompositionException):
-            reason = str(behind).splitlines()[0] if behind is not None else ""
-            return ConfigError(f"{error}: {reason}" if reason else str(error))
-        if behind is None and isinstance(error, HydraException | OmegaConfBaseException):
-            return ConfigError(str(error))
-        error = behind
+        if isinstance(each, OSError) and each.errno in _NO_ROOM:
+            return ResourceError(f"{each.filename}: {each.strerror}; see paths.outputs")
+    for each, behind in zip(chain, [*chain[1:], None], strict=True):
+        if isinstance(each, ConfigCompositionException):
+            return ConfigError(_describe_composition(each, behind))
+        if isinstance(each, OmegaConfBaseException | HydraException) and not _is_of_ours(behind):
+            return ConfigError(describe_interpolation(each))
     return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and what is behind it, outermost first."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def describe_interpolation(error: BaseException) -> str:
+    """What a value that cannot be resolved lacks: the key, and the variable if it is one's name."""
+    key = getattr(error, "full_key", None)
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    variable = _VARIABLE.search(text)
+    if variable is not None:
+        text = f"the environment variable {variable[1]} is not set; set it, or give {key}=VALUE"
+    return f"{key}: {text}" if key and not text.startswith(f"{key}:") else text
+
+
+def _describe_composition(error: BaseException, behind: BaseException | None) -> str:
+    reason = describe_interpolation(behind) if behind is not None else ""
+    return ": ".join(filter(None, [str(error), reason]))
+
+
+def _is_of_ours(error: BaseException | None) -> bool:
+    """Whether what is behind an error of Hydra's or OmegaConf's may be a mistake in the code.
+
+    A resolver that fails inside these libraries (no such variable, no such key) was asked for
+    something impossible. One that fails in anybody else's code is broken, unless it says otherwise.
+    """
+    if error is None:
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = str(trace.tb_frame.f_globals.get("__name__")) if trace is not None else ""
+    return module.partition(".")[0] not in ("hydra", "omegaconf", "antlr4", "yaml")
 
 
 class Preempted(BaseException):

@@ -10,7 +10,7 @@ class Progress:
     Attributes:
         step: optimizer steps taken before this one, 0 <= step <= total_steps.
         total_steps: optimizer steps of the whole run, >= 1.
-        epoch: 0-based epoch of this step.
+        epoch: 0-based epoch of this step, <= total_epochs.
         total_epochs: epochs of the whole run, >= 1.
     """
 
@@ -18,6 +18,17 @@ class Progress:
     total_steps: int
     epoch: int
     total_epochs: int
+
+    def __post_init__(self) -> None:
+        for name, total in (("step", "total_steps"), ("epoch", "total_epochs")):
+            value, whole = getattr(self, name), getattr(self, total)
+            if not isinstance(value, int) or not isinstance(whole, int):
+                continue  # tensors of a step that is replayed: looking at them would wait for them
+            if whole < 1 or not 0 <= value <= whole:
+                raise ValueError(
+                    f"0 <= {name} <= {total} and {total} >= 1 must hold, found {name}={value} and "
+                    f"{total}={whole}"
+                )
 
     @property
     def fraction(self) -> float:

@@ -5,19 +5,25 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
-from hydra import compose
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from kdbench.config.compose import CONF, CONFIG_NAME, Source, hydra_context, prepare
+from kdbench import __version__
+from kdbench.config.check import find_plain_problems, raise_all
+from kdbench.config.compose import CONF, CONFIG_NAME, Source, compose, hydra_context, prepare
 from kdbench.config.identity import run_key
 from kdbench.config.nodes import guard_composition
 from kdbench.config.overrides import check_overrides, with_searchpath
+from kdbench.config.reading import check_files_that_hydra_reads
+from kdbench.config.syntax import explain
 from kdbench.engine.runlog import log_traceback
 from kdbench.errors import ConfigError, Preempted, SweepError, describe_error, known_error
 from kdbench.files import refuse_links
@@ -28,7 +34,6 @@ log = logging.getLogger("kdbench")
 # With these, Hydra answers by itself and nothing is composed for a run.
 _QUESTIONS = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"}
 _QUESTIONS |= {"--shell-completion", "-sc"}
-_FLAGS = {"-m", "--multirun", "-r", "--run"}
 # `interval(1,8)`, which only some sweepers know, is checked by its two ends.
 _INTERVAL = re.compile(r"\binterval\((?:start=)?([^,()]+),\s*(?:end=)?([^,()]+)\)")
 
@@ -53,6 +58,7 @@ def train(cfg: DictConfig) -> float:
 
 
 def _train(cfg: DictConfig, folder: Path) -> float:
+    raise_all(find_plain_problems(cfg))  # those that a run key cannot be made of say so better
     record = find_finished(folder, run_key(cfg))
     if record is not None:
         log.info("already done: %s", record.summary())
@@ -70,20 +76,22 @@ def _train(cfg: DictConfig, folder: Path) -> float:
 
 def main() -> None:
     """Entry point of ``kdbench-train``; ends with one of the exit codes of ``kdbench.errors``."""
-    # Hydra's parser wants its flags before the overrides; people write them anywhere.
-    arguments = sorted(sys.argv[1:], key=lambda argument: argument not in _FLAGS)
-    sys.argv[1:] = arguments
+    sys.argv[1:] = arguments = _options_first(sys.argv[1:])
+    if "--version" in arguments:
+        print(f"kdbench {__version__}")
+        sys.exit(0)
     sweep = bool({"-m", "--multirun"} & set(arguments))
     prepare()
+    check_files_that_hydra_reads()
+    JobReturn.return_value = _RETURN_VALUE  # type: ignore[assignment]
     # Hydra would print a traceback and exit with 1; with this set it lets the error through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        _refuse_strays(arguments)
         if sweep and _QUESTIONS & set(arguments):
             raise ConfigError("-m starts a sweep, and questions such as --cfg are about one run")
         if not _QUESTIONS & {a.split("=")[0] for a in arguments}:
             source, overrides = _split(arguments)
-            # Hydra's parser wants its options before the overrides, too.
-            sys.argv[1:] = [a for a in arguments if a not in overrides] + overrides
             _look_over(source, overrides, sweep)
         hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base="1.3")(train)()
     except Preempted as stop:
@@ -97,6 +105,44 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         sys.exit(_explain(error, sweep))
+
+
+def _options_first(arguments: Sequence[str]) -> list[str]:
+    """Hydra's parser wants its options before the overrides; people write them anywhere."""
+    known = get_args_parser()._option_string_actions
+    options, overrides, rest = [], [], list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        (options if argument.startswith("-") else overrides).append(argument)
+        if rest and argument in known:
+            action = known[argument]
+            if action.nargs is None or (action.nargs == "?" and rest[0] in (action.choices or ())):
+                options.append(rest.pop(0))
+    return [*options, *overrides]
+
+
+def _refuse_strays(arguments: Sequence[str]) -> None:
+    """Arguments with dashes that are no options; Hydra would print its usage."""
+    options = get_args_parser()._option_string_actions
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name.startswith("-") and not any(option.startswith(name) for option in options):
+            raise_all([explain(argument, lambda option: [])])
+
+
+def _result(job: JobReturn) -> Any:
+    """As Hydra's own, which prints a line for each failure before it raises what failed."""
+    assert job.status != JobStatus.UNKNOWN
+    if job.status == JobStatus.COMPLETED:
+        return job._return_value
+    raise job._return_value
+
+
+def _keep(job: JobReturn, value: Any) -> None:
+    job._return_value = value
+
+
+_RETURN_VALUE = property(_result, _keep)
 
 
 def _split(arguments: list[str]) -> tuple[Source, list[str]]:
@@ -121,8 +167,8 @@ def _look_over(source: Source, overrides: list[str], sweep: bool) -> None:
         check_overrides(single, values=False, source=source)
         return
     check_overrides(overrides, values=False, source=source)
-    with hydra_context(with_searchpath(source, overrides)):
-        cfg = compose(source.name, overrides, return_hydra_config=True)
+    with hydra_context(with_searchpath(source, overrides)) as loader:
+        cfg = compose(loader, overrides, with_hydra=True)
     refuse_links(Path(cfg.hydra.run.dir))
     if find_finished(Path(cfg.hydra.run.dir), run_key(cfg)) is None:
         # Imported here: a finished run is recognised without waiting for torch.

@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 from harness import TINY
 
+from kdbench import __version__
 from kdbench.results.record import read_record
 
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{n}: &{n} [{', '.join([f'*{before}'] * 8)}]\n"
+    for before, n in zip("abcdefghi", "bcdefghij", strict=True)
+)
 COMMAND = Path(sys.executable).parent / "kdbench-train"
 
 
@@ -30,13 +35,16 @@ def test_questions_are_answered_without_torch(question):
     assert done.stderr.splitlines()[-1] == "False"
     if question == ["--help"]:
         assert done.stdout.count("  kdbench-train ") >= 5
-        assert (
-            "temperature: constant, cosine, exponential, linear, step"
-            in done.stdout.replace("random, ", "")
-            or "temperature: " in done.stdout
-        )
-        for group in ("dataset:", "pair:", "method:", "student:", "tracker:"):
-            assert group in done.stdout
+        assert max(map(len, done.stdout.splitlines())) <= 100
+        for words in ("dataset: ", "pair: ", "student: ", "imagenet/resnet18", "kdbench-report"):
+            assert words in done.stdout
+        assert "  ctkd            Learned against the student (Li et al" in done.stdout
+        assert "  kd               Classical distillation" in done.stdout
+
+
+def test_the_version_is_that_of_kdbench():
+    done = subprocess.run([COMMAND, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"kdbench {__version__}\n"
 
 
 def test_the_installed_command_completes_words():
@@ -83,6 +91,18 @@ def test_a_run_and_the_same_run_again(kdbench, tmp_path):
         (["dataset=cifar100", "paths.data=/nowhere"], 3, ["cifar100 was not found", "/nowhere"]),
         (["-m", "dataset=cifar100", "paths.data=/nowhere"], 9, ["cifar100 was not found"]),
         (["-m", "seed=0,x"], 2, ["'x'", "seed"]),
+        (["--temperature=cosine"], 2, ["write temperature=cosine"]),
+        (
+            ["-m", "seed=range(20)", "hydra.launcher.max_lerners=1"],
+            2,
+            ["max_lerners is not a key", "max_learners"],
+        ),
+        (["paths.outputs="], 2, ["paths.outputs=''", "this one is empty"]),
+        (["paths.cache=${oc.env:NO_SUCH_VARIABLE}"], 2, ["NO_SUCH_VARIABLE is not set"]),
+        (["-m", "paths.cache=${oc.env:NO_SUCH_VARIABLE}"], 2, ["NO_SUCH_VARIABLE is not set"]),
+        (["objective=annealing"], 2, ["objective=annealing does not go with"]),
+        (["optim.lr=???"], 2, ["optim.lr has no value"]),
+        (["~tracker"], 2, ["tracker has no value"]),
         (["-m", "--cfg", "job"], 2, ["about one run"]),
         (["-m", "hydra.launcher.max_learners=0"], 2, ["max_learners=0", ">= 1"]),
         (["teacher.weights=/no/file.pth"], 4, ["teacher.weights='/no/file.pth'", "auto"]),
@@ -99,9 +119,33 @@ def test_mistakes_have_codes_and_messages_without_tracebacks(
     for word in words:
         assert word in said
     assert "Traceback" not in said
+    assert "Error executing job" not in said
     if code == 2:
         assert not runs(tmp_path)
         assert not list((tmp_path / "out").rglob(".hydra"))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"tau: [1\nx: 2\n", ", line 2, column 1"),
+        (b"\ttau: 1\n", ", line 1, column 1"),
+        (b"tau: 1\ntau: 2\n", ", line 2, column 1: tau stands here for the second time"),
+        (b"tau: caf\xe9\n", ", line 1, column 9: byte 0xe9 is not UTF-8"),
+        (b"tau: &a [*a]\n", "contains itself"),
+        (LAUGHS.encode(), "more than 100000 values"),
+    ],
+)
+def test_a_file_of_ones_own_that_is_broken(kdbench, tmp_path, content, words):
+    (tmp_path / "mine" / "temperature").mkdir(parents=True)
+    file = tmp_path / "mine" / "temperature" / "own.yaml"
+    file.write_bytes(content)
+    code, said = kdbench("--config-dir", str(tmp_path / "mine"), "temperature=own")
+    assert code == 2, said
+    assert str(file) in said
+    assert words in said
+    assert "Traceback" not in said
+    assert "bug" not in said
 
 
 def test_the_folder_may_be_chosen_and_is_not_shared(kdbench, tmp_path):

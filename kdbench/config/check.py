@@ -3,47 +3,89 @@
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.config.build import build, build_optimizer
+from kdbench.config.choices import options_of
+from kdbench.config.compose import CONF
 from kdbench.config.identity import needs_teacher
 from kdbench.config.schema import MEMO_MODES, PROTOCOLS, Config
 from kdbench.config.targets import iter_targets, refuse
-from kdbench.errors import ConfigError, KdbenchError
+from kdbench.errors import ConfigError, KdbenchError, describe_interpolation
 
-# key -> (is the value allowed?, what is allowed)
-RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "run.epochs": (lambda v: v >= 1, "a whole number >= 1"),
+MAX_THREADS = 4096
+
+Range = tuple[Callable[[Any], bool], str]  # is the value allowed?, what is allowed
+
+_SEED: Range = (lambda v: 0 <= v < 2**63, "a whole number >= 0 and < 2^63")
+_COUNT: Range = (lambda v: v >= 1, "a whole number >= 1")
+_PATH: Range = (
+    lambda v: bool(str(v).strip()),
+    "a path; this one is empty, as where a variable of the shell is not set",
+)
+_RATE: Range = (lambda v: 0 <= v < 1, "a number in [0, 1)")
+_DECAY: Range = (lambda v: 0 <= v <= 1, "a number in [0, 1]")
+
+RANGES: dict[str, Range] = {
+    "run.epochs": _COUNT,
     "run.protocol": (lambda v: v in PROTOCOLS, f"one of {', '.join(PROTOCOLS)}"),
-    "run.threads": (lambda v: v is None or v >= 1, "a whole number >= 1, or null for all cores"),
-    "run.checkpoint_epochs": (lambda v: v >= 1, "a whole number >= 1"),
+    "run.threads": (
+        lambda v: v is None or 1 <= v <= MAX_THREADS,
+        f"a whole number >= 1 and <= {MAX_THREADS}, or null for all cores",
+    ),
+    "run.checkpoint_epochs": _COUNT,
     "run.checkpoint_minutes": (lambda v: v > 0, "a number > 0"),
     "run.keep_checkpoints": (lambda v: v >= 2, "a whole number >= 2: one may be damaged"),
-    "seed": (lambda v: v >= 0, "a whole number >= 0"),
-    "run.data_seed": (lambda v: v >= 0, "a whole number >= 0"),
+    "seed": _SEED,
+    "run.data_seed": _SEED,
     "optim.lr": (lambda v: math.isfinite(v) and v > 0, "a finite number > 0"),
-    "teacher.epochs": (lambda v: v >= 1, "a whole number >= 1"),
-    "teacher.seed": (lambda v: v >= 0, "a whole number >= 0"),
+    "teacher.epochs": _COUNT,
+    "teacher.seed": _SEED,
     "teacher.tolerance": (lambda v: v >= 0, "percentage points >= 0"),
+    "teacher.expected_top1": (
+        lambda v: v is None or 0 <= v <= 100,
+        "an accuracy in percent, 0 to 100, or null",
+    ),
     "teacher.memo": (
         lambda v: v in MEMO_MODES,
         f"one of {', '.join(MEMO_MODES)} (in a YAML file with quotes: off alone means false)",
     ),
     "teacher.optim.lr": (lambda v: math.isfinite(v) and v > 0, "a finite number > 0"),
-    "dataset.batch_size": (lambda v: v >= 1, "a whole number >= 1"),
-    "dataset.eval_batch_size": (lambda v: v >= 1, "a whole number >= 1"),
+    "teacher.weights": _PATH,
+    "dataset.batch_size": _COUNT,
+    "dataset.eval_batch_size": _COUNT,
+    "paths.outputs": _PATH,
+    "paths.data": _PATH,
+    "paths.teachers": _PATH,
+    "paths.cache": _PATH,
+}
+# Keys that only some options have; where they are missing or null, nothing is checked.
+OPTIONAL_RANGES: dict[str, Range] = {
+    "dataset.root": _PATH,
+    "student.weights": _PATH,
+    **{
+        f"{section}.optimizer.{name}": allowed
+        for section in ("optim", "teacher.optim")
+        for name, allowed in {
+            "momentum": _RATE,
+            "dampening": _DECAY,
+            "weight_decay": _DECAY,
+            "betas": (lambda v: all(0 <= b < 1 for b in v), "numbers in [0, 1)"),
+            "eps": (lambda v: 0 < v < 1, "a number > 0 and < 1"),
+        }.items()
+    },
 }
 
 
 def check(cfg: DictConfig) -> None:
-    """Raises ConfigError with every problem found in a composed config."""
-    raise_all(find_problems(cfg))
+    """Raises ConfigError with every problem found in the composed config of a run."""
+    raise_all([*find_problems(cfg), *_mismatches(cfg)])
 
 
 def raise_all(problems: list[str]) -> None:
@@ -56,20 +98,38 @@ def raise_all(problems: list[str]) -> None:
 
 def find_problems(cfg: DictConfig) -> list[str]:
     """One sentence for each problem of a composed config."""
-    missing = _missing_keys(OmegaConf.to_container(cfg, resolve=False))
-    if missing:
-        return [f"{key} has no value; give it one: {key}=..." for key in missing]
-    try:
-        plain = OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        return [_unresolved(cfg, error)]
-    assert isinstance(plain, dict)
-    plain.pop("hydra", None)
-    problems = [*_unknown_keys(plain, Config), *_out_of_range(cfg)]
+    problems, plain = _look_over(cfg)
+    if plain is None:
+        return problems
     nodes = {path: refuse(path, node) or _misfits(path, node) for path, node in iter_targets(plain)}
     for found in nodes.values():
         problems += found
     return problems + _refused_values(cfg, {path for path, found in nodes.items() if found})
+
+
+def find_plain_problems(cfg: DictConfig) -> list[str]:
+    """Those that are found without torch: a run that is done must be recognised before it loads."""
+    return _look_over(cfg)[0]
+
+
+def _look_over(cfg: DictConfig) -> tuple[list[str], dict | None]:
+    """What is wrong without looking at classes, and the resolved config; None if it has none."""
+    unresolved = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(unresolved, dict)
+    unresolved.pop("hydra", None)
+    missing = [*_missing_values(unresolved), *_absent_keys(unresolved, Config)]
+    if missing:
+        return missing, None
+    try:
+        plain = {
+            name: OmegaConf.to_container(cfg[name], resolve=True)
+            if OmegaConf.is_config(cfg[name])
+            else cfg[name]
+            for name in unresolved
+        }
+    except OmegaConfBaseException as error:
+        return [_unresolved(cfg, error)], None
+    return [*_unknown_keys(plain, Config), *_out_of_range(cfg)], plain
 
 
 def did_you_mean(name: str, known: Iterable[str], count: int = 1) -> str:
@@ -79,17 +139,33 @@ def did_you_mean(name: str, known: Iterable[str], count: int = 1) -> str:
 
 
 def _unresolved(cfg: DictConfig, error: OmegaConfBaseException) -> str:
-    text = f"{error.full_key}: {str(error).splitlines()[0]}"
+    text = describe_interpolation(error)
     if "'temperature." in text:
         strategy = str(cfg.temperature._target_).split(".")[-2]
         text += f"; objective={cfg.objective.name} does not go with temperature={strategy}"
     return text
 
 
-def _missing_keys(node: Any, path: str = "") -> list[str]:
+def _missing_values(node: Any, path: str = "") -> Iterator[str]:
     if isinstance(node, dict):
-        return [k for key, child in node.items() for k in _missing_keys(child, f"{path}.{key}")]
-    return [path.lstrip(".")] if node == "???" else []
+        for key, child in node.items():
+            yield from _missing_values(child, f"{path}.{key}")
+    elif node == "???":
+        key = path.lstrip(".")
+        options = options_of(CONF / key) if "." not in key and (CONF / key).is_dir() else []
+        hint = f", one of {', '.join(options)}" if options else ""
+        yield f"{key} has no value; give it one: {key}=...{hint}"
+
+
+def _absent_keys(node: dict, schema: Any, path: str = "") -> Iterator[str]:
+    """Keys that a command line has removed although they are needed."""
+    for field in fields(schema):
+        full = f"{path}{field.name}"
+        if field.name in node:
+            if is_dataclass(field.type) and isinstance(node[field.name], dict):
+                yield from _absent_keys(node[field.name], field.type, f"{full}.")
+        elif field.default == MISSING:
+            yield f"{full} is missing; it cannot be removed, only given another value: {full}=..."
 
 
 def _unknown_keys(plain: dict, schema: Any, path: str = "") -> list[str]:
@@ -105,17 +181,34 @@ def _unknown_keys(plain: dict, schema: Any, path: str = "") -> list[str]:
     return problems
 
 
-def _out_of_range(cfg: DictConfig) -> list[str]:
-    problems = []
+def _out_of_range(cfg: DictConfig) -> Iterator[str]:
     for key, (is_valid, allowed) in RANGES.items():
+        yield from _refuse_value(key, OmegaConf.select(cfg, key), is_valid, allowed)
+    for key, (is_valid, allowed) in OPTIONAL_RANGES.items():
         value = OmegaConf.select(cfg, key)
-        try:
-            valid = is_valid(value)
-        except TypeError:
-            valid = False
-        if not valid:
-            problems.append(f"{key}={value!r} must be {allowed}")
-    return problems
+        if value is not None:
+            yield from _refuse_value(key, value, is_valid, allowed)
+
+
+def _refuse_value(
+    key: str, value: Any, is_valid: Callable[[Any], bool], allowed: str
+) -> Iterator[str]:
+    try:
+        valid = is_valid(value)
+    except TypeError:
+        valid = False
+    if not valid:
+        yield f"{key}={value!r} must be {allowed}"
+
+
+def _mismatches(cfg: DictConfig) -> Iterator[str]:
+    """Keys of two sections that must say the same in a run, whose data and losses belong together.
+
+    Not part of ``find_problems``: an objective alone, for data of somebody else, has no dataset.
+    """
+    classes, own = (OmegaConf.select(cfg, f"{s}.num_classes") for s in ("dataset", "temperature"))
+    if own not in (None, classes) and needs_teacher(cfg):
+        yield f"temperature.num_classes={own} must be dataset.num_classes={classes}"
 
 
 def _misfits(path: str, node: dict) -> list[str]:

@@ -1,17 +1,23 @@
-"""Composing a configuration outside the command line. Imports no torch."""
+"""Composing a configuration outside the command line. Imports no torch.
+
+Programs that import kdbench may be Hydra applications themselves. So nothing here uses what Hydra
+keeps once per process (its current application, its version compatibility), or it is put back.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra import compose, initialize_config_dir
-from hydra._internal.config_repository import ConfigRepository
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.utils import setup_globals
+from hydra.types import RunMode
+from hydra.version import VersionBase, setbase
+from omegaconf import DictConfig, OmegaConf, open_dict
 
+from kdbench.config.choices import list_groups
 from kdbench.config.identity import mark_resolved, register_resolvers
 from kdbench.config.schema import Config, register
 from kdbench.errors import ConfigError
@@ -20,6 +26,7 @@ from kdbench.files import refuse_links
 _PACKAGED = Path(__file__).parents[1] / "conf"  # where a wheel puts it
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
 CONFIG_NAME = "train"
+VERSION_BASE = "1.3"  # of Hydra, whose defaults ``conf/`` is written for
 
 
 class Source(NamedTuple):
@@ -42,22 +49,20 @@ def prepare() -> None:
     """What Hydra must know before it composes: the schema and the resolvers."""
     register()
     register_resolvers()
-    OmegaConf.register_new_resolver("kdbench.groups", _list_groups, replace=True)
+    OmegaConf.register_new_resolver("kdbench.groups", lambda: list_groups(CONF), replace=True)
 
 
-def _list_groups() -> str:
-    """The groups that people choose from, and their options; Hydra picks from "tuned" by itself."""
-    groups = sorted(path for path in CONF.iterdir() if path.is_dir())
-    return "\n".join(
-        f"{group.name}: {', '.join(sorted(option.stem for option in group.glob('*.yaml')))}"
-        for group in groups
-        if group.name not in ("hydra", "tuned")
-    )
+class Loader(ConfigLoaderImpl):
+    """Hydra's config loader over the places of a source."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(_search_path(source))
+        self.primary = source.name
 
 
 @contextmanager
-def hydra_context(source: Source | None = None) -> Iterator[ConfigLoader]:
-    """Hydra's config loader over ``conf/``; whatever Hydra was doing before goes on after.
+def hydra_context(source: Source | None = None) -> Iterator[Loader]:
+    """Hydra's config loader over ``conf/``; an application that is running does not notice.
 
     Raises:
         ConfigError: a folder that is named is not there.
@@ -65,16 +70,40 @@ def hydra_context(source: Source | None = None) -> Iterator[ConfigLoader]:
     prepare()
     source = source or Source()
     _require_folders(source)
-    with initialize_config_dir(str(source.conf), version_base="1.3", job_name="kdbench"):
-        loader = GlobalHydra.instance().config_loader()
-        if source.folder is not None or source.searchpath:
-            _extend(loader, source)
-        yield loader
+    base = VersionBase.instance()
+    before = base.version_base
+    setbase(VERSION_BASE)
+    try:
+        if not OmegaConf.has_resolver("hydra"):
+            setup_globals()
+        yield Loader(source)
+    finally:
+        base.version_base = before
 
 
-def _extend(loader: ConfigLoader, source: Source) -> None:
-    """Puts further places where Hydra puts them: a folder first, a search path last."""
-    path = loader.get_search_path()
+def compose(loader: Loader, overrides: Sequence[str] = (), with_hydra: bool = False) -> DictConfig:
+    """The config that these overrides make.
+
+    Args:
+        loader: of ``hydra_context``.
+        overrides: as on the command line.
+        with_hydra: keeps Hydra's own node.
+
+    Raises:
+        HydraException: an override that cannot be read, or a choice that does not exist.
+    """
+    cfg = loader.load_configuration(
+        loader.primary, list(overrides), run_mode=RunMode.RUN, from_shell=False
+    )
+    if not with_hydra:
+        with open_dict(cfg):
+            del cfg["hydra"]
+    return cfg
+
+
+def _search_path(source: Source) -> ConfigSearchPath:
+    """The places in Hydra's order: a folder comes first, a search path last."""
+    path = create_config_search_path(str(source.conf))
     if source.folder is not None:
         place = f"file://{source.folder.absolute()}"
         path.prepend("command-line", place, SearchPathQuery(provider="schema"))
@@ -82,7 +111,7 @@ def _extend(loader: ConfigLoader, source: Source) -> None:
     for place in source.searchpath:
         path.append("hydra.searchpath in command-line", place)
     path.append(schema.provider, schema.path)
-    loader.repository = ConfigRepository(config_search_path=path)  # type: ignore[attr-defined]
+    return path
 
 
 def _require_folders(source: Source) -> None:
@@ -100,8 +129,8 @@ def _require_folders(source: Source) -> None:
 
 def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
     """The composed configuration of one run, as on the command line."""
-    with hydra_context():
-        return compose(CONFIG_NAME, list(overrides))
+    with hydra_context() as loader:
+        return compose(loader, overrides)
 
 
 def restore_config(plain: Mapping[str, Any]) -> DictConfig:

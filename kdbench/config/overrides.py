@@ -4,29 +4,31 @@ Hydra stops at the first problem and offers no correction. Here every override i
 every value of a sweep too, so that a typo in the last job of a sweep does not cost the jobs before.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import Any
 
-from hydra import compose
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdbench.config.check import did_you_mean, find_problems, raise_all
-from kdbench.config.compose import CONFIG_NAME, Source, hydra_context
+from kdbench.config.check import did_you_mean, find_plain_problems, find_problems, raise_all
+from kdbench.config.compose import Loader, Source, compose, hydra_context
+from kdbench.config.syntax import explain, is_readable
+from kdbench.errors import known_error
 
-Compose = Callable[[list[str]], DictConfig]  # overrides -> the config of one run
+_NO_DELETION = "does not support deletion"  # as OmegaConf says it of a key that has a type
+# The key that a number given to a group is meant for.
+_NUMBER_OF_GROUP = {"temperature": "tau", "optim": "lr"}
 
 
 def compose_checked(overrides: Sequence[str]) -> DictConfig:
     """The composed config of these overrides; ConfigError with all problems where there are any."""
     check_overrides(overrides)
-    with hydra_context():
-        return compose(CONFIG_NAME, list(overrides))
+    with hydra_context() as loader:
+        return compose(loader, overrides)
 
 
 def check_overrides(
@@ -42,10 +44,9 @@ def check_overrides(
     """
     source = with_searchpath(source or Source(), overrides)
     with hydra_context(source) as loader:
-        find = partial(_find_problems, loader, partial(compose, source.name), overrides)
-        problems = list(find(values))
+        problems = list(_find_problems(loader, overrides, values))
         if problems and not values:
-            problems = list(find(values=True))
+            problems = list(_find_problems(loader, overrides, values=True))
         raise_all(list(dict.fromkeys(problems)))
 
 
@@ -55,28 +56,31 @@ def with_searchpath(source: Source, overrides: Sequence[str]) -> Source:
     if source == Source() and not chosen:
         return source
     try:
-        with hydra_context(source):
-            cfg = compose(source.name, chosen, return_hydra_config=True)
+        with hydra_context(source) as loader:
+            cfg = compose(loader, chosen, with_hydra=True)
     except (HydraException, OmegaConfBaseException):
         return source  # something else is wrong, and is told with everything that is
     return source._replace(searchpath=tuple(cfg.hydra.searchpath))
 
 
-def _find_problems(
-    loader: ConfigLoader, compose_config: Compose, overrides: Sequence[str], values: bool
-) -> Iterator[str]:
-    try:
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
-    except HydraException as error:
-        yield _first_line(error)
-        return
+def _find_problems(loader: Loader, overrides: Sequence[str], values: bool) -> Iterator[str]:
+    readable = [override for override in overrides if is_readable(override)]
+    for override in overrides:
+        if override not in readable:
+            yield explain(override, lambda option: _groups_with(loader, option))
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(readable)
     sound = []
     choices = [o for o in parsed if loader.get_group_options(o.key_or_group)]
     for choice in choices:
         unknown = list(_unknown_options(loader, choice))
         yield from unknown
         sound += [] if unknown else [choice]
-    known = list(_all_keys(compose_config([_single_values(o)[0] for o in sound])))
+    chosen = [_single_values(o)[0] for o in sound]
+    try:
+        known = list(_all_keys(compose(loader, chosen, with_hydra=True)))
+    except (HydraException, OmegaConfBaseException) as error:
+        yield _reason(error)
+        return
     groups = [group for group in loader.list_groups("") if group != "hydra"]
     for override in (o for o in parsed if o not in choices):
         problem = _unknown_key(override, known, groups)
@@ -84,13 +88,24 @@ def _find_problems(
             yield problem
         else:
             sound.append(override)
-    variations = _variations([_single_values(o) for o in sound])
+    points = [_single_values(override) for override in sound]
+    if values and any(len(point) > 1 for point in points):
+        fixed = [point[0] for point in points if len(point) == 1]
+        alone = _refused_alone(loader, [*chosen, *fixed])
+        yield from alone.values()  # once, and not for each point of the sweep
+        points = [point for point in points if point[0] not in alone]
+    variations = _variations(points)
     # Composing takes 0.1 s, and Hydra composes every job of a sweep itself before it starts one.
     for variation in variations if values else islice(variations, 1):
-        yield from _problems_of_config(compose_config, variation, values)
+        yield from _problems_of_config(loader, variation, values)
 
 
-def _unknown_options(loader: ConfigLoader, override: Override) -> Iterator[str]:
+def _groups_with(loader: Loader, option: str) -> list[str]:
+    groups = [group for group in loader.list_groups("") if group not in ("hydra", "tuned")]
+    return [group for group in groups if option in loader.get_group_options(group)]
+
+
+def _unknown_options(loader: Loader, override: Override) -> Iterator[str]:
     group = override.key_or_group
     options = loader.get_group_options(group)
     for folder in loader.list_groups(group):
@@ -98,14 +113,23 @@ def _unknown_options(loader: ConfigLoader, override: Override) -> Iterator[str]:
     for value in _plain_values(override):
         for name in value if isinstance(value, list) else [value]:
             if name is not None and str(name) not in options:
-                hint = did_you_mean(str(name), options, 3) or "."
+                hint = _meant(group, name) or did_you_mean(str(name), options, 3) or "."
                 yield f"{group}={name} does not exist{hint} There are: {', '.join(options)}"
+
+
+def _meant(group: str, value: Any) -> str:
+    """What somebody means who gives a number, or nothing, to a group."""
+    if isinstance(value, int | float) and group in _NUMBER_OF_GROUP:
+        return f"; did you mean {group}.{_NUMBER_OF_GROUP[group]}={value}?"
+    return ""
 
 
 def _unknown_key(override: Override, known: list[str], groups: list[str]) -> str | None:
     key = override.key_or_group
-    if override.is_delete() or override.is_add() or key.split(".")[0] == "hydra" or key in known:
+    if override.is_delete() or override.is_add() or override.is_force_add() or key in known:
         return None
+    of_hydra = key.startswith("hydra.")
+    known = [full for full in known if full.startswith("hydra.") == of_hydra]
     leaf = key.rsplit(".", 1)[-1]
     same_leaf = [full for full in known if full.rsplit(".", 1)[-1] == leaf]
     if same_leaf:
@@ -124,37 +148,46 @@ def _variations(swept: list[list[str]]) -> Iterator[list[str]]:
             yield [*first[:position], value, *first[position + 1 :]]
 
 
-def _problems_of_config(
-    compose_config: Compose, overrides: list[str], values: bool
-) -> Iterator[str]:
+def _problems_of_config(loader: Loader, overrides: Sequence[str], values: bool) -> Iterator[str]:
     try:
-        cfg = compose_config(overrides)
+        cfg = compose(loader, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         # Hydra stops at the first that is wrong: each is tried alone, then the sound ones together.
-        alone = {
-            single: problem
-            for single in overrides
-            if (problem := _problem_alone(compose_config, single))
-        }
-        yield from alone.values() or [_first_line(error)]
+        alone = _refused_alone(loader, overrides)
+        yield from alone.values() or [_reason(error)]
         rest = [single for single in overrides if single not in alone]
         if len(rest) < len(overrides):
-            yield from _problems_of_config(compose_config, rest, values)
+            yield from _problems_of_config(loader, rest, values)
     else:
-        if values:
-            yield from find_problems(cfg)
+        yield from find_problems(cfg) if values else find_plain_problems(cfg)
 
 
-def _problem_alone(compose_config: Compose, override: str) -> str | None:
+def _refused_alone(loader: Loader, overrides: Sequence[str]) -> dict[str, str]:
+    """Problems of single overrides, beside the choices; none where Hydra takes all together."""
+    overrides = list(dict.fromkeys(overrides))
+    if _refusal(loader, overrides) is None:
+        return {}
+    choices = [each for each in overrides if loader.get_group_options(each.partition("=")[0])]
+    reasons = {
+        single: _refusal(loader, [*choices, single])
+        for single in overrides
+        if single not in choices
+    }
+    return {single: f"{single}: {reason}" for single, reason in reasons.items() if reason}
+
+
+def _refusal(loader: Loader, overrides: Sequence[str]) -> str | None:
     try:
-        compose_config([override])
+        compose(loader, overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        return f"{override}: {_first_line(error)}"
+        return _reason(error)
     return None
 
 
-def _first_line(error: Exception) -> str:
-    return str(error.__cause__ or error).strip().splitlines()[0]
+def _reason(error: Exception) -> str:
+    known = known_error(error.__cause__ or error)
+    text = str(known or error.__cause__ or error).strip().splitlines()[0]
+    return "it cannot be removed, only given another value" if _NO_DELETION in text else text
 
 
 def _single_values(override: Override) -> list[str]:

@@ -94,5 +94,8 @@ class Config:
 
 
 def register() -> None:
-    """Makes the schema known to Hydra under the name that ``conf/train.yaml`` lists first."""
-    ConfigStore.instance().store(name="schema", node=Config, provider="kdbench")
+    """Makes the schema known to Hydra under the name that ``conf/train.yaml`` lists first.
+
+    The store is one for the process, so the name must be nobody else's.
+    """
+    ConfigStore.instance().store(name="kdbench_schema", node=Config, provider="kdbench")

@@ -25,6 +25,8 @@ class TCKD:
         target probability that rounds to 1 leaves loss and gradient finite.
     """
 
+    needs_labels = True
+
     def __call__(
         self,
         teacher_logits: Tensor,
@@ -59,6 +61,8 @@ class NCKD:
         where logits are huge; here its column is dropped, with the same result elsewhere. With
         K = 2 nothing is left to compare and the loss is 0.
     """
+
+    needs_labels = True
 
     def __call__(
         self,

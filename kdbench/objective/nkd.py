@@ -22,6 +22,8 @@ class NKDTarget:
     Deviations: none. The loss is smallest at q_y = 1 and not at q_y = p_y, as published.
     """
 
+    needs_labels = True
+
     def __call__(
         self,
         teacher_logits: Tensor,
@@ -55,6 +57,8 @@ class NKDNonTarget:
     Gradient: as ``NKDTarget``; it is that of ``NCKD``.
     Deviations: none. At equality the loss is scale times the teacher's entropy, not 0.
     """
+
+    needs_labels = True
 
     def __call__(
         self,

@@ -6,9 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdbench.objective.inputs import check_finite, check_logits, check_targets
+from kdbench.objective.ranks import Ranks, count_ranks
+from kdbench.objective.watch import LearningWatch
 from kdbench.progress import START, Progress
 from kdbench.temperature.base import Temperatures, TemperatureStrategy
 
@@ -109,6 +113,8 @@ class Objective(nn.Module):
         self.strong_ce_weight, self.share_temperatures = strong_ce_weight, share_temperatures
         self.terms = dict(terms)
         self.temperature = temperature
+        self._watch, self._looks = LearningWatch(), 0
+        self._ranks: Ranks | None = None
         # Registered by term, so that state and device moves reach them.
         self.term_strategies = nn.ModuleDict(
             {name: term.strategy for name, term in terms.items() if term.strategy is not None}
@@ -130,14 +136,45 @@ class Objective(nn.Module):
         candidates = [self.temperature, *(term.strategy for term in self.terms.values())]
         return [strategy for strategy in candidates if strategy is not None]
 
+    @property
+    def learns(self) -> bool:
+        """Whether any strategy learns: through the optimizer, or by itself in ``observe``."""
+        parameters = (p for strategy in self.strategies for p in strategy.parameters())
+        return any(parameter.requires_grad for parameter in parameters)
+
     def param_groups(self) -> list[dict]:
-        """Optimizer groups of all strategies that learn."""
+        """Optimizer groups of all strategies that learn; empty where none does."""
         return [group for strategy in self.strategies for group in strategy.param_groups()]
 
     def observe(self, student_logits: Tensor, targets: Tensor, progress: Progress) -> None:
-        """Feedback after the optimizer step, for strategies that learn from it."""
+        """Feedback after the optimizer step, for strategies that learn from it.
+
+        On several ranks (see ``distribute``), this is also where they agree.
+        """
+        self._watch.observed += 1
         for strategy in self.strategies:
             strategy.observe(student_logits, targets, progress)
+        if self._ranks is not None and self.learns:
+            self._ranks.average(self)
+
+    def distribute(self, group: dist.ProcessGroup | None = None, average: bool = True) -> None:
+        """Keeps what is learned the same on all ranks of a data-parallel loop.
+
+        Called once on every rank, when the objective is on its device. All ranks take over what
+        the first one has; from then on ``observe``, called on every rank after each optimizer step,
+        replaces what was learned by its mean over the ranks. With SGD that is what averaged
+        gradients give. Nothing is needed where nothing is learned.
+
+        Args:
+            group: ranks that train one student together; None: all.
+            average: False where each rank trains a student of its own, or where
+                ``DistributedDataParallel(objective)`` averages the gradients.
+
+        Raises:
+            RuntimeError: ``torch.distributed`` is not initialised.
+        """
+        self._ranks = Ranks(group, average)
+        self._ranks.broadcast(self)
 
     def from_logits(
         self,
@@ -147,17 +184,42 @@ class Objective(nn.Module):
         progress: Progress | None = None,
         strong: StrongView | None = None,
     ) -> LossTerms:
-        """Losses of one batch; usable in any training loop.
+        """Losses of one batch; usable in any training loop, under autocast too.
 
         Args:
-            teacher_logits: [B, K]; None only for an objective without terms.
+            teacher_logits: [B, K], finite, K >= 2, B >= 1; None only for an objective without
+                terms.
             student_logits: [B, K].
-            targets: [B] int64.
+            targets: [B] int64; or [B, K] probabilities, for losses that need no labels.
             progress: position in training; None stands for the first step, which is right for
                 objectives without ramps and strategies without schedules.
             strong: logits of the strongly augmented view, for objectives that need it.
+
+        Raises:
+            ValueError: arguments that do not fit each other or this objective.
+            NumericalError: teacher logits that are not finite.
+            RuntimeError: several ranks, something that learns, and nobody who keeps it the same.
         """
+        device = student_logits.device.type
+        if torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return self._losses(teacher_logits, student_logits, targets, progress, strong)
+        return self._losses(teacher_logits, student_logits, targets, progress, strong)
+
+    forward = from_logits
+
+    def _losses(
+        self,
+        teacher_logits: Tensor | None,
+        student_logits: Tensor,
+        targets: Tensor,
+        progress: Progress | None,
+        strong: StrongView | None,
+    ) -> LossTerms:
         progress = progress or START
+        check_logits("student_logits", student_logits)
+        needs_labels = self._needs_labels() if targets.is_floating_point() else []
+        check_targets(targets, student_logits, needs_labels)
         if self.needs_strong_view and strong is None:
             raise ValueError(f"objective {self.name!r} needs the logits of a strong view")
         student_logits = _widen(student_logits)
@@ -170,15 +232,56 @@ class Objective(nn.Module):
             return LossTerms(losses)
         if teacher_logits is None:
             raise ValueError(f"objective {self.name!r} needs teacher_logits, found None")
-        views = {"weak": _prepare(teacher_logits, student_logits, targets)}
+        if self.training and torch.is_grad_enabled() and student_logits.requires_grad:
+            self._look_after_learning()
+        views = {"weak": self._prepare(teacher_logits, student_logits, targets)}
         if strong is not None:
-            views["strong"] = _prepare(*strong, targets)
+            views["strong"] = self._prepare(*strong, targets)
         shared = self._shared_temperatures(views, progress)
         for name, term in self.terms.items():
             logits = views[term.view]
             own = term.strategy(*logits, progress) if term.strategy else shared[term.view]
             losses[name] = term.weight_at(progress) * term.loss(*logits, own)
         return LossTerms(losses, shared.get("weak"))
+
+    def _needs_labels(self) -> list[str]:
+        """Names of losses and strategies that read the targets as classes."""
+        losses = {
+            name
+            for name, term in self.terms.items()
+            for loss in (term.loss, getattr(term.loss, "loss", None))
+            if getattr(loss, "needs_labels", False)
+        }
+        modules = (module for strategy in self.strategies for module in strategy.modules())
+        return sorted(losses | {type(m).__name__ for m in modules if _reads_labels(m)})
+
+    def _look_after_learning(self) -> None:
+        """Says so where something should learn, and cannot or would drift apart."""
+        if not self.learns:
+            return
+        self._watch.called(self.strategies)
+        if self._ranks is None and count_ranks() > 1:
+            raise RuntimeError(
+                f"objective {self.name!r} learns temperatures, and {count_ranks()} ranks would "
+                f"learn different ones. Call objective.distribute() once on every rank, and "
+                f"objective.observe(...) after each step; or objective.distribute(average=False) "
+                f"where each rank trains its own student or DistributedDataParallel wraps the "
+                f"objective"
+            )
+
+    def _prepare(
+        self, teacher_logits: Tensor, student_logits: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        # Without it, a teacher with one output would broadcast silently into a plausible loss.
+        if teacher_logits.shape != student_logits.shape:
+            raise ValueError(
+                f"teacher_logits {tuple(teacher_logits.shape)} and student_logits "
+                f"{tuple(student_logits.shape)} must have the same shape [B, K]"
+            )
+        if not torch.compiler.is_compiling():
+            check_finite("teacher_logits", teacher_logits, self._looks)
+            self._looks += 1
+        return _widen(teacher_logits.detach()), _widen(student_logits), targets
 
     def _shared_temperatures(
         self, views: Mapping[str, tuple[Tensor, Tensor, Tensor]], progress: Progress
@@ -192,7 +295,9 @@ class Objective(nn.Module):
             return dict.fromkeys(asked, weak)
         return {view: self.temperature(*views[view], progress) for view in sorted(asked)}
 
-    forward = from_logits
+
+def _reads_labels(module: nn.Module) -> bool:
+    return bool(getattr(module, "needs_labels", False))
 
 
 def _widen(logits: Tensor) -> Tensor:
@@ -202,15 +307,3 @@ def _widen(logits: Tensor) -> Tensor:
 def _require_weight(name: str, value: float) -> None:
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name} must be a finite number >= 0, found {value}")
-
-
-def _prepare(
-    teacher_logits: Tensor, student_logits: Tensor, targets: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    # Without the check, a teacher with one output would broadcast silently into a plausible loss.
-    if teacher_logits.shape != student_logits.shape:
-        raise ValueError(
-            f"teacher_logits {tuple(teacher_logits.shape)} and student_logits "
-            f"{tuple(student_logits.shape)} must have the same shape [B, K]"
-        )
-    return _widen(teacher_logits.detach()), _widen(student_logits), targets

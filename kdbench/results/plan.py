@@ -8,13 +8,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from kdbench.config.compose import CONFIG_NAME, hydra_context
+from kdbench.config.compose import compose, hydra_context
 from kdbench.config.identity import (
     needs_teacher,
     resolve_config,
@@ -123,7 +122,7 @@ def planned_cells(table: str, overrides: Sequence[str] = ()) -> dict[Cell, set[i
 
         @cache
         def compose_part(part: tuple[str, ...]) -> DictConfig:
-            return compose(CONFIG_NAME, list(part))
+            return compose(loader, part)
 
         for job in _list_jobs(loader, table, overrides):
             rest, seed = _take_seed(job)
@@ -136,7 +135,7 @@ def planned_cells(table: str, overrides: Sequence[str] = ()) -> dict[Cell, set[i
 
 def _list_jobs(loader: ConfigLoader, table: str, overrides: Sequence[str]) -> list[list[str]]:
     """What Hydra's basic sweeper makes of the table: the overrides of each job."""
-    own = compose(CONFIG_NAME, [f"table={table}"], return_hydra_config=True)
+    own = compose(loader, [f"table={table}"], with_hydra=True)
     params = [f"{key}={value}" for key, value in (own.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(config_loader=loader)
     parsed = parser.parse_overrides([*params, f"table={table}", *overrides])
@@ -152,7 +151,7 @@ def _compose_runs(
     for job in _list_jobs(loader, table, overrides):
         rest, seed = _take_seed(job)
         if rest not in composed:
-            composed[rest] = compose(CONFIG_NAME, list(rest), return_hydra_config=True)
+            composed[rest] = compose(loader, rest, with_hydra=True)
         cfg = composed[rest]
         if seed is not None:
             cfg.seed = seed

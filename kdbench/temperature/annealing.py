@@ -8,6 +8,7 @@ from kdbench.temperature.base import (
     TemperatureStrategy,
     require_fraction,
     require_positive,
+    require_temperature,
     uniform,
 )
 
@@ -29,7 +30,8 @@ class Annealing(TemperatureStrategy):
 
     def __init__(self, tau_max: int, until: float) -> None:
         super().__init__()
-        require_positive(tau_max=tau_max, until=until)
+        require_temperature(tau_max=tau_max)
+        require_positive(until=until)
         require_fraction(until=until)
         self.tau_max, self.until = tau_max, until
 

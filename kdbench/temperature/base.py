@@ -6,12 +6,16 @@ and not two, because "temperature, then times tau squared" cannot express logit 
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from kdbench.progress import Progress
+
+# Beyond, float32 is at its end: a divergence times tau^2 is nothing but rounding, or 0.
+TAU_MIN, TAU_MAX = 1e-3, 1e3
 
 
 class Temperatures(NamedTuple):
@@ -38,9 +42,11 @@ class TemperatureStrategy(nn.Module):
     Attributes:
         trains_itself: whether it steps its own parameters in ``observe``; the run's optimizer must
             then leave them alone.
+        needs_labels: whether it reads the targets as classes, and cannot do with probabilities.
     """
 
     trains_itself = False
+    needs_labels = False
 
     def forward(
         self,
@@ -69,6 +75,10 @@ class TemperatureStrategy(nn.Module):
             return []
         params = [p for p in self.parameters() if p.requires_grad]
         return [{"params": params, "weight_decay": 0.0}] if params else []
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """As any module, but for ``half()`` and ``bfloat16()``: temperatures stay in float32."""
+        return super()._apply(lambda tensor: _keep_wide(tensor, fn(tensor)), recurse)
 
     def observe(self, student_logits: Tensor, targets: Tensor, progress: Progress) -> None:
         """Called by the learner after every optimizer step; nothing by default."""
@@ -107,11 +117,25 @@ def uniform(tau: float, like: Tensor) -> Temperatures:
     return Temperatures(temperature, temperature, torch.full_like(like[:, 0], tau * tau))
 
 
+def _keep_wide(before: Tensor, after: Tensor) -> Tensor:
+    if after.is_floating_point() and after.dtype.itemsize < 4:
+        return before.to(after.device)
+    return after
+
+
 def require_positive(**values: float) -> None:
     """Raises ValueError unless every value is a finite number above zero."""
     for name, value in values.items():
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be a finite number > 0, found {value}")
+
+
+def require_temperature(**values: float) -> None:
+    """Raises ValueError unless every value lies between ``TAU_MIN`` and ``TAU_MAX``."""
+    require_positive(**values)
+    for name, value in values.items():
+        if not TAU_MIN <= value <= TAU_MAX:
+            raise ValueError(f"{name} must lie between {TAU_MIN:g} and {TAU_MAX:g}, found {value}")
 
 
 def require_fraction(**values: float) -> None:

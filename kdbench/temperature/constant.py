@@ -1,7 +1,7 @@
 """One temperature for the whole run: the baseline of every comparison."""
 
 from kdbench.progress import Progress
-from kdbench.temperature.base import Schedule, require_positive
+from kdbench.temperature.base import Schedule, require_temperature
 
 
 class Constant(Schedule):
@@ -17,7 +17,7 @@ class Constant(Schedule):
 
     def __init__(self, tau: float) -> None:
         super().__init__()
-        require_positive(tau=tau)
+        require_temperature(tau=tau)
         self.tau = tau
 
     def tau_at(self, progress: Progress) -> float:

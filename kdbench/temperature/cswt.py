@@ -5,7 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench.progress import Progress
-from kdbench.temperature.base import Temperatures, TemperatureStrategy, require_positive
+from kdbench.temperature.base import (
+    Temperatures,
+    TemperatureStrategy,
+    require_positive,
+    require_temperature,
+)
 
 
 class CSWT(TemperatureStrategy):
@@ -26,7 +31,8 @@ class CSWT(TemperatureStrategy):
 
     def __init__(self, low: float, high: float, eps: float, span_min: float) -> None:
         super().__init__()
-        require_positive(low=low, high=high, eps=eps, span_min=span_min)
+        require_temperature(low=low, high=high)
+        require_positive(eps=eps, span_min=span_min)
         if low > high:
             raise ValueError(f"low must not exceed high, found low={low} and high={high}")
         self.low, self.high, self.eps, self.span_min = low, high, eps, span_min

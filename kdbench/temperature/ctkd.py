@@ -12,6 +12,7 @@ from kdbench.temperature.base import (
     TemperatureStrategy,
     require_fraction,
     require_positive,
+    require_temperature,
 )
 
 Mode = Literal["global", "instance"]
@@ -51,12 +52,13 @@ class CTKD(TemperatureStrategy):
         num_classes: int,
     ) -> None:
         super().__init__()
-        require_positive(tau_min=tau_min, tau_range=tau_range, loops=loops, hidden=hidden)
+        require_positive(tau_range=tau_range, loops=loops, hidden=hidden)
+        require_temperature(tau_min=tau_min, **{"tau_min + tau_range": tau_min + tau_range})
         require_fraction(weight_decay=weight_decay)
         if mode not in get_args(Mode):
             raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, found {mode!r}")
         self.mode, self.tau_min, self.tau_range = mode, tau_min, tau_range
-        self.loops, self.weight_decay = loops, weight_decay
+        self.loops, self.weight_decay, self.num_classes = loops, weight_decay, num_classes
         if mode == "global":
             self.theta = nn.Parameter(torch.tensor(float(theta_init)))
         else:
@@ -88,8 +90,15 @@ class CTKD(TemperatureStrategy):
     def _theta(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
         if self.mode == "global":
             return self.theta.expand(len(student_logits), 1)
+        classes = student_logits.shape[1]
+        if classes != self.num_classes:
+            raise ValueError(
+                f"the logits have {classes} classes, and temperature.num_classes="
+                f"{self.num_classes}; load the objective with temperature.num_classes={classes}"
+            )
         predictions = [logits.softmax(dim=1) for logits in (teacher_logits, student_logits)]
-        return self.network(torch.cat(predictions, dim=1))
+        inputs = torch.cat(predictions, dim=1)
+        return self.network(inputs.to(next(self.network.parameters()).dtype))
 
 
 def reverse_gradient(value: Tensor, strength: float) -> Tensor:

@@ -4,7 +4,12 @@ import torch
 from torch import Tensor
 
 from kdbench.progress import Progress
-from kdbench.temperature.base import Temperatures, TemperatureStrategy, require_positive
+from kdbench.temperature.base import (
+    Temperatures,
+    TemperatureStrategy,
+    require_positive,
+    require_temperature,
+)
 
 
 class DTKD(TemperatureStrategy):
@@ -27,7 +32,8 @@ class DTKD(TemperatureStrategy):
 
     def __init__(self, tau: float, tau_min: float) -> None:
         super().__init__()
-        require_positive(tau=tau, tau_min=tau_min)
+        require_temperature(tau=tau)
+        require_positive(tau_min=tau_min)
         if tau_min >= tau:
             raise ValueError(f"tau_min must be below tau, found tau_min={tau_min} and tau={tau}")
         self.tau, self.tau_min = tau, tau_min

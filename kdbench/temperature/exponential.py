@@ -1,7 +1,12 @@
 """A temperature that moves by a constant factor per step."""
 
 from kdbench.progress import Progress
-from kdbench.temperature.base import Schedule, require_fraction, require_positive
+from kdbench.temperature.base import (
+    Schedule,
+    require_fraction,
+    require_positive,
+    require_temperature,
+)
 
 
 class Exponential(Schedule):
@@ -17,7 +22,8 @@ class Exponential(Schedule):
 
     def __init__(self, start: float, end: float, until: float) -> None:
         super().__init__()
-        require_positive(start=start, end=end, until=until)
+        require_temperature(start=start, end=end)
+        require_positive(until=until)
         require_fraction(until=until)
         self.start, self.end, self.until = start, end, until
 

@@ -8,7 +8,12 @@ from torch import Tensor, nn
 
 from kdbench.objective.kl import KL
 from kdbench.progress import Progress
-from kdbench.temperature.base import Temperatures, TemperatureStrategy, require_positive
+from kdbench.temperature.base import (
+    Temperatures,
+    TemperatureStrategy,
+    require_positive,
+    require_temperature,
+)
 
 
 class Meta(TemperatureStrategy):
@@ -44,7 +49,8 @@ class Meta(TemperatureStrategy):
         meta_lr: float,
     ) -> None:
         super().__init__()
-        require_positive(tau_min=tau_min, inner_lr=inner_lr, meta_lr=meta_lr)
+        require_temperature(tau_min=tau_min, tau_max=tau_max)
+        require_positive(inner_lr=inner_lr, meta_lr=meta_lr)
         for name, tau in (("teacher_init", teacher_init), ("student_init", student_init)):
             if not tau_min <= tau <= tau_max < math.inf:
                 raise ValueError(

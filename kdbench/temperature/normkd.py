@@ -3,7 +3,12 @@
 from torch import Tensor
 
 from kdbench.progress import Progress
-from kdbench.temperature.base import Temperatures, TemperatureStrategy, require_positive
+from kdbench.temperature.base import (
+    Temperatures,
+    TemperatureStrategy,
+    require_positive,
+    require_temperature,
+)
 from kdbench.temperature.logit_std import spread
 
 
@@ -22,7 +27,8 @@ class NormKD(TemperatureStrategy):
 
     def __init__(self, tau: float, std_min: float) -> None:
         super().__init__()
-        require_positive(tau=tau, std_min=std_min)
+        require_temperature(tau=tau)
+        require_positive(std_min=std_min)
         self.tau, self.std_min = tau, std_min
 
     def forward(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kdbench.progress import Progress
-from kdbench.temperature.base import Temperatures, TemperatureStrategy, require_positive
+from kdbench.temperature.base import Temperatures, TemperatureStrategy, require_temperature
 
 Per = Literal["sample", "batch"]
 
@@ -27,7 +27,7 @@ class Random(TemperatureStrategy):
 
     def __init__(self, low: float, high: float, per: Per) -> None:
         super().__init__()
-        require_positive(low=low, high=high)
+        require_temperature(low=low, high=high)
         if low > high:
             raise ValueError(f"low must not exceed high, found low={low} and high={high}")
         if per not in get_args(Per):

@@ -15,6 +15,7 @@ from kdbench.temperature.base import (
     TemperatureStrategy,
     require_fraction,
     require_positive,
+    require_temperature,
     uniform,
 )
 
@@ -65,6 +66,7 @@ class RLKD(TemperatureStrategy):
     """
 
     trains_itself = True
+    needs_labels = True
     accuracy: Tensor  # of the batch before
 
     def __init__(
@@ -80,7 +82,7 @@ class RLKD(TemperatureStrategy):
         agent: "Agent",
     ) -> None:
         super().__init__()
-        require_positive(tau_max=tau_max, tau_min=tau_min, warmup_tau=warmup_tau)
+        require_temperature(tau_max=tau_max, tau_min=tau_min, warmup_tau=warmup_tau)
         require_positive(schedule_epochs=schedule_epochs, update_every=update_every)
         if margin not in get_args(Margin):
             raise ValueError(f"margin must be one of {', '.join(get_args(Margin))}, found {margin}")
@@ -114,7 +116,7 @@ class RLKD(TemperatureStrategy):
         if self.epoch_at(progress) < self.policy_from:
             return uniform(self.warmup_tau, like=student_logits)
         states = states_of(teacher_logits, student_logits.detach(), self.margin)
-        taken = self.agent.decide(states.float())
+        taken = self.agent.decide(states.to(next(self.agent.parameters()).dtype))
         if student_logits.requires_grad:
             self._taken = taken
         temperature = self.temperature_of(taken.actions.to(student_logits.dtype))

@@ -3,7 +3,12 @@
 from collections.abc import Sequence
 
 from kdbench.progress import Progress
-from kdbench.temperature.base import Schedule, require_fraction, require_positive
+from kdbench.temperature.base import (
+    Schedule,
+    require_fraction,
+    require_positive,
+    require_temperature,
+)
 
 
 class Step(Schedule):
@@ -18,7 +23,8 @@ class Step(Schedule):
 
     def __init__(self, start: float, gamma: float, milestones: Sequence[float]) -> None:
         super().__init__()
-        require_positive(start=start, gamma=gamma)
+        require_temperature(start=start)
+        require_positive(gamma=gamma)
         for position, milestone in enumerate(milestones):
             require_fraction(**{f"milestones[{position}]": milestone})
         if list(milestones) != sorted(set(milestones)):

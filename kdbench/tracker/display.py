@@ -19,9 +19,10 @@ _FIELDS = {
     "train/top1": "train {:.1f} %",
     "val/top1": "val {:.1f} %",
     "test/top1": "test {:.1f} %",
-    "temperature/teacher_mean": "T_t {:.2f}",
-    "temperature/student_mean": "T_s {:.2f}",
 }
+_TEMPERATURES = ("temperature/teacher_mean", "temperature/student_mean")
+_WIDTH = 80  # columns of a line; beyond, what stands first here is left out, then the next
+_DISPENSABLE = ("speed", "train/top1", "train/loss", "temperature")
 _REFRESH = 0.25  # seconds between two drawings of the bar
 
 
@@ -88,10 +89,9 @@ class Display:
 
     def epoch(self, rows: Mapping[str, Mapping[str, float]]) -> None:
         """An epoch is done: ``rows`` has the metrics of each learner that still trains."""
-        end = f"{self._speed()}  left {self._left()}"
         for name, row in rows.items():
             prefix = f"{name}  " if len(self.names) > 1 else ""
-            logger.info("%s%s  %s", prefix, self._describe(row), end, extra={"run": name})
+            logger.info("%s%s", prefix, self._describe(row, len(prefix)), extra={"run": name})
         self._accuracy = _accuracy(rows)
         self._images = 0
         self._epoch_begin = self._step_end = time.monotonic()
@@ -136,9 +136,18 @@ class Display:
         count = f"  {len(self.names)} learners" if len(self.names) > 1 else ""
         return f"epoch {epoch}/{self.epochs}{count}"
 
-    def _describe(self, row: Mapping[str, float]) -> str:
-        values = [text.format(row[key]) for key, text in _FIELDS.items() if key in row]
-        return "  ".join([f"epoch {int(row['epoch'])}/{self.epochs}", *values])
+    def _describe(self, row: Mapping[str, float], used: int) -> str:
+        """The line of an epoch, so long that it fits behind ``used`` columns."""
+        parts = {"epoch": f"epoch {int(row['epoch'])}/{self.epochs}"}
+        parts |= {key: text.format(row[key]) for key, text in _FIELDS.items() if key in row}
+        means = [f"{row[key]:.2f}" for key in _TEMPERATURES if key in row]
+        if means:  # of teacher and student, once where they are the same
+            parts["temperature"] = f"T {'/'.join(dict.fromkeys(means))}"
+        parts |= {"speed": self._speed(), "left": f"left {self._left()}"}
+        for name in _DISPENSABLE:
+            if used + len("  ".join(parts.values())) > _WIDTH:
+                parts.pop(name, None)
+        return "  ".join(parts.values())
 
     def _speed(self) -> str:
         """Training only: from the begin of the epoch to the end of its last step."""

@@ -1,5 +1,6 @@
 import pytest
 
+from kdbench.config.check import check
 from kdbench.config.overrides import check_overrides, compose_checked
 from kdbench.errors import ConfigError
 
@@ -48,7 +49,27 @@ def problems(*overrides):
         ("plugin._target_=kdbench.plugin.bsae.Plugin", ["plugin", "cannot be imported"]),
         ("seed=???", ["seed has no value"]),
         ("temperature.tau=${oc.env:NO_SUCH_VARIABLE}", ["temperature.tau", "NO_SUCH_VARIABLE"]),
-        ("seed=1=2", ["="]),
+        ("seed=1=2", ["seed=1=2", "quoted"]),
+        ("temperature.tau=1e30", ["tau must lie between 0.001 and 1000, found 1e+30"]),
+        ("temperature.tau=1e-30", ["tau must lie between 0.001 and 1000, found 1e-30"]),
+        ("optim.optimizer.momentum=1.5", ["optim.optimizer.momentum=1.5", "[0, 1)"]),
+        ("optim.optimizer.weight_decay=7", ["weight_decay=7", "[0, 1]"]),
+        ("teacher.optim.optimizer.momentum=nan", ["teacher.optim.optimizer.momentum=nan"]),
+        ("seed=99999999999999999999999", ["seed=99999999999999999999999", "< 2^63"]),
+        ("run.threads=100000", ["run.threads=100000", "null for all cores"]),
+        ("teacher.expected_top1=101", ["teacher.expected_top1=101", "0 to 100"]),
+        ("paths.outputs=", ["paths.outputs=''", "this one is empty"]),
+        ("paths.cache=", ["paths.cache=''", "this one is empty"]),
+        ("teacher.weights=", ["teacher.weights=''", "this one is empty"]),
+        ("paths.outputs=${oc.env:NO_SUCH_VARIABLE}", ["NO_SUCH_VARIABLE is not set"]),
+        ("optim.lr=???", ["optim.lr has no value"]),
+        ("~tracker", ["tracker has no value", "csv, wandb"]),
+        ("~run.epochs", ["run.epochs is missing"]),
+        ("objective=annealing", ["objective=annealing does not go with temperature=constant"]),
+        ("temperature=6", ["did you mean temperature.tau=6?"]),
+        ("optim=0.1", ["did you mean optim.lr=0.1?"]),
+        ("hydra.launcher.max_lerners=2", ["max_lerners is not a key", "max_learners"]),
+        ("hydra.run.dri=x", ["hydra.run.dri is not a key", "hydra.run.dir"]),
     ],
 )
 def test_one_mistake(override, words):
@@ -82,6 +103,30 @@ def test_every_value_of_a_sweep_is_looked_at():
     found = problems("temperature.tau=1,2,-3", "method=kd,nope", "seed=range(0,3)")
     assert "found -3" in found
     assert "method=nope" in found
+
+
+def test_a_mistake_that_all_points_of_a_sweep_share_is_told_once(monkeypatch):
+    from kdbench.config import overrides
+
+    composed = []
+    compose = overrides.compose
+    monkeypatch.setattr(
+        overrides, "compose", lambda *a, **k: composed.append(a) or compose(*a, **k)
+    )
+    found = problems("temperature.tau=1,2,3,4,5,6,7,8", "hydra.job.num=x", "hydra.run.dri=x")
+    assert found.count("hydra.job.num=x") == found.count("hydra.run.dri") == 1
+    assert found.startswith("2 problems")
+    assert len(composed) < 25  # and not one attempt for each point and override
+
+
+def test_what_a_swept_choice_brings_is_no_mistake():
+    check_overrides(["temperature=cosine,linear", "temperature.start=6", "seed=1,2"], values=False)
+
+
+def test_a_run_and_its_objective_agree_in_the_number_of_classes():
+    cfg = compose_checked(["method=ctkd", "temperature.num_classes=7"])  # for data of one's own
+    with pytest.raises(ConfigError, match=r"temperature.num_classes=7 must be dataset.num_classes"):
+        check(cfg)
 
 
 def test_zero_is_a_seed():

@@ -1,0 +1,72 @@
+"""A run that has ended, opened in a notebook or in a program of one's own."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdbench.errors import CheckpointError
+from kdbench.results.collect import RunFolder
+from kdbench.results.recall import open_run
+from kdbench.results.record import WEIGHTS, RunRecord
+
+if TYPE_CHECKING:
+    import pandas
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """What a run has left; curves and networks are read when they are asked for.
+
+    Attributes:
+        folder: of the run.
+        record: its ``record.json``: config, results, versions, time.
+    """
+
+    folder: Path
+    record: RunRecord
+
+    @cached_property
+    def curves(self) -> "pandas.DataFrame":
+        """metrics.csv, one row for each finished epoch, counted from 1."""
+        import pandas
+
+        return pandas.DataFrame(RunFolder(self.folder, self.record).metrics)
+
+    @cached_property
+    def model(self) -> "nn.Module":
+        """The trained student in evaluation mode, on the CPU; its last weights.
+
+        Raises:
+            CheckpointError: the run failed, or its weights are missing, damaged or other ones.
+        """
+        from kdbench.config.build import build
+        from kdbench.digest import state_digest
+        from kdbench.model.checkpoint import fit_weights, load_weights
+
+        if self.record.status != "done":
+            raise CheckpointError(f"{self.folder} has no weights, it failed: {self.record.reason}")
+        file, node = self.folder / WEIGHTS, self.record.config["student"]
+        network = build(node)
+        fit_weights(network, load_weights(file, role="student"), file, node["arch"])
+        digest = state_digest(network.state_dict())
+        if digest != self.record.weights_digest:
+            raise CheckpointError(
+                f"{file} holds other weights than its run had: they should have the digest "
+                f"{self.record.weights_digest}, found {digest}; put the right file back"
+            )
+        return network.eval()
+
+
+def load_run(folder: str | Path) -> LoadedRun:
+    """Opens the folder of a run that has ended; a folder that somebody sent runs nothing.
+
+    Args:
+        folder: such as ``outputs/runs/<dataset>/<pair>/<method>/seed0-...``.
+
+    Raises:
+        CheckpointError: it has no record, or a damaged one.
+    """
+    run = open_run(Path(folder))
+    return LoadedRun(run.folder, run.record)

@@ -1,0 +1,55 @@
+"""The groups of ``conf/`` and their options, for ``--help``."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import shorten, wrap
+
+WIDTH = 80
+# Groups whose options are methods of papers: each has a line that says what it is.
+DESCRIBED = ("temperature", "method")
+# Not for people to choose from: Hydra's own, and settings that it picks by itself.
+HIDDEN = ("hydra", "tuned")
+
+
+def list_groups(conf: Path) -> str:
+    """All groups, with a line for each temperature strategy and method."""
+    groups = sorted(path for path in conf.iterdir() if path.is_dir() and path.name not in HIDDEN)
+    plain = [_list_options(group) for group in groups if group.name not in DESCRIBED]
+    described = [_describe_options(conf / name) for name in DESCRIBED]
+    return "\n".join([*plain, "", "\n\n".join(described)])
+
+
+def options_of(group: Path) -> list[str]:
+    """Names of a group's options, those in folders below it last: ``imagenet/resnet18``."""
+    files = [path.relative_to(group).with_suffix("") for path in group.rglob("*.yaml")]
+    return [str(path) for path in sorted(files, key=lambda path: (len(path.parts), path))]
+
+
+def describe(file: Path) -> str:
+    """What an option is: the first sentence of the comment that its file begins with."""
+    text = " ".join(_first_comment(file))
+    return re.split(r"[;:.](?=\s|$)", text.replace("et al.", "et al"), maxsplit=1)[0].strip()
+
+
+def _list_options(group: Path) -> str:
+    text = f"{group.name}: {', '.join(options_of(group))}"
+    return "\n".join(wrap(text, WIDTH, subsequent_indent="    ", break_on_hyphens=False))
+
+
+def _describe_options(group: Path) -> str:
+    names = options_of(group)
+    width = max(map(len, names)) + 2
+    lines = [f"{group.name}:"]
+    for name in names:
+        about = shorten(describe(group / f"{name}.yaml"), WIDTH - width - 2, placeholder=" ...")
+        lines.append(f"  {name:{width}}{about}".rstrip())
+    return "\n".join(lines)
+
+
+def _first_comment(file: Path) -> Iterator[str]:
+    for line in file.read_text().splitlines():
+        if not line.startswith("#"):
+            return
+        if not line.startswith("# @package"):
+            yield line.lstrip("# ").strip()

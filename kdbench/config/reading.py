@@ -1,0 +1,122 @@
+"""YAML files as people and strangers write them: what is wrong is said with file, line and column.
+
+PyYAML expands aliases while it builds a config, so a few lines can stand for billions of values,
+or for themselves. Here a file is only parsed first, which takes time in proportion to its length.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+
+from kdbench.errors import ConfigError
+
+MAX_VALUES = 100_000  # in one file, aliases counted as often as they are used
+MAX_BYTES = 4_000_000
+
+
+def check_yaml(path: Path) -> None:
+    """Raises ConfigError where a file is not YAML that a config can be made of."""
+    text = _read(path)
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None:
+            _count(path, root, {})
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}{_place(error)}: {_problem(error)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply") from error
+
+
+def check_files_that_hydra_reads() -> None:
+    """From now on, in this process, Hydra's files are checked before it reads them.
+
+    For the command line, which owns its process; wherever a config is found (``conf/``,
+    ``--config-dir``, ``hydra.searchpath``), it passes here.
+    """
+    if getattr(FileConfigSource.load_config, "checks", False):
+        return
+    read = FileConfigSource.load_config
+
+    def load_config(source: FileConfigSource, config_path: str) -> Any:
+        path = Path(source.path, source._normalize_file_name(config_path))
+        if path.is_file():
+            check_yaml(path)
+        return read(source, config_path)
+
+    load_config.checks = True  # type: ignore[attr-defined]
+    FileConfigSource.load_config = load_config  # type: ignore[method-assign]
+
+
+def _read(path: Path) -> str:
+    try:
+        if (size := os.path.getsize(path)) > MAX_BYTES:
+            raise ConfigError(f"{path} has {size} bytes; a config has at most {MAX_BYTES}")
+        return path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start]
+        line, column = before.count(b"\n") + 1, len(before) - before.rfind(b"\n")
+        raise ConfigError(
+            f"{path}, line {line}, column {column}: byte 0x{error.object[error.start]:02x} is not "
+            f"UTF-8; save the file in that encoding"
+        ) from error
+
+
+def _count(path: Path, node: yaml.Node, sizes: dict[int, int | None]) -> int:
+    """Values below a node, as many as a config made of it would have.
+
+    Args:
+        path: of the file.
+        node: of a graph in which an alias is the node that it stands for.
+        sizes: what is known already, by identity of the node; None while it is being counted.
+    """
+    if id(node) in sizes:
+        known = sizes[id(node)]
+        if known is None:
+            raise ConfigError(f"{path}{_at(node.start_mark)}: this value contains itself")
+        return known
+    sizes[id(node)] = None
+    total = 1
+    if isinstance(node, yaml.MappingNode):
+        _refuse_duplicates(path, node)
+        total += sum(_count(path, value, sizes) for _, value in node.value)
+    elif isinstance(node, yaml.SequenceNode):
+        total += sum(_count(path, value, sizes) for value in node.value)
+    if total > MAX_VALUES:
+        raise ConfigError(
+            f"{path}{_at(node.start_mark)}: this stands for more than {MAX_VALUES} values, aliases "
+            f"counted as often as they are used"
+        )
+    sizes[id(node)] = total
+    return total
+
+
+def _refuse_duplicates(path: Path, node: yaml.MappingNode) -> None:
+    seen: dict[str, yaml.Mark] = {}
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in seen:
+                raise ConfigError(
+                    f"{path}{_at(key.start_mark)}: {key.value} stands here for the second time, "
+                    f"after line {seen[key.value].line + 1}; keep one of the two"
+                )
+            seen[key.value] = key.start_mark
+
+
+def _place(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    return _at(mark) if mark is not None else ""
+
+
+def _at(mark: yaml.Mark) -> str:
+    return f", line {mark.line + 1}, column {mark.column + 1}"
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    """What PyYAML says, on one line, and what to do about it."""
+    problem = getattr(error, "problem", None) or str(error)
+    context = getattr(error, "context", None)
+    text = " ".join(f"{context}: {problem}".split()) if context else " ".join(problem.split())
+    return f"{text}; indent with spaces, not with tabs" if "'\\t'" in text else text

@@ -1,0 +1,58 @@
+"""What is wrong with an override that Hydra's grammar does not accept, in words."""
+
+import re
+import shlex
+from collections.abc import Callable
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+_KEY = re.compile(r"[A-Za-z_][\w.]*(/\w+)*(@[\w.]+)?", re.ASCII)
+
+
+def is_readable(override: str) -> bool:
+    """Whether Hydra can read one override."""
+    try:
+        OverridesParser.create().parse_overrides([override])
+    except HydraException:
+        return False
+    return True
+
+
+def explain(override: str, find_group: Callable[[str], list[str]]) -> str:
+    """One sentence for an override that cannot be read: what to write instead.
+
+    Args:
+        override: as on the command line.
+        find_group: the groups that have an option of this name.
+    """
+    if override.startswith("-"):
+        plain = override.lstrip("-")
+        hint = f"write {plain}" if "=" in plain else "--help shows how they are written"
+        return f"{override}: choices and values have no dashes; {hint}"
+    if override.startswith("~"):
+        return f"{override}: to remove a key, write ~KEY with its full name, such as ~temperature.x"
+    if "=" not in override:
+        groups = find_group(override)
+        hint = " or ".join(f"{group}={override}" for group in groups[:3])
+        return f"{override} is not KEY=VALUE" + (f"; did you mean {hint}?" if hint else "")
+    key, _, value = override.partition("=")
+    name = key.lstrip("+")
+    if name.startswith("/"):
+        return f"{override}: a key has no slash at its beginning; write {name.lstrip('/')}={value}"
+    if not name:
+        return f"{override}: the key is missing before the =; write KEY={value}"
+    if not _KEY.fullmatch(name):
+        return f"{override}: {name} is not a key; keys consist of letters a-z, digits, _ and dots"
+    return f"{override}: {_explain_value(key, value)}"
+
+
+def _explain_value(key: str, value: str) -> str:
+    for opening, closing in ("[]", "{}", "()"):
+        if value.count(opening) != value.count(closing):
+            return f"{opening} and {closing} do not match in the value {value}"
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    quoted = f"{key}='{escaped}'"
+    if is_readable(quoted):
+        return f"this value must be quoted, for the shell too: {shlex.quote(quoted)}"
+    return f"{value} cannot be read; a text with special characters is quoted: {key}=\\'TEXT\\'"

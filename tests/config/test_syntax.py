@@ -1,0 +1,44 @@
+import shlex
+
+import pytest
+
+from kdbench.config.syntax import explain, is_readable
+
+
+def groups(option):
+    return {"kd": ["method", "objective"]}.get(option, [])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("--temperature=cosine", "no dashes; write temperature=cosine"),
+        ("-temperature", "no dashes"),
+        ("/a=b", "write a=b"),
+        ("+/a=b", "write a=b"),
+        ("~/x", "~KEY with its full name"),
+        ("kd", "did you mean method=kd or objective=kd?"),
+        ("nonsense", "is not KEY=VALUE"),
+        ("=3", "the key is missing"),
+        ("tempér=3", "tempér is not a key; keys consist of letters a-z"),
+        ("a b=3", "a b is not a key"),
+        ("paths.data=(x", "( and ) do not match"),
+        ("paths.data=[x", "[ and ] do not match"),
+    ],
+)
+def test_what_to_write_instead(override, words):
+    assert not is_readable(override)
+    assert words in explain(override, groups)
+
+
+@pytest.mark.parametrize("value", ["1=2", "a#b", "it's", "a;b", "x&y", "a`b"])
+def test_how_to_quote(value):
+    """The command that is offered reads as the value that was meant."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    override = f"paths.data={value}"
+    assert not is_readable(override)
+    offered = explain(override, groups).partition("for the shell too: ")[2]
+    (argument,) = shlex.split(offered)
+    (parsed,) = OverridesParser.create().parse_overrides([argument])
+    assert parsed.value() == value
