@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
 from hydra.utils import get_object
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.config.build import build, build_optimizer
@@ -117,7 +117,7 @@ def _look_over(cfg: DictConfig) -> tuple[list[str], dict | None]:
     unresolved = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(unresolved, dict)
     unresolved.pop("hydra", None)
-    missing = [*_missing_values(unresolved), *_absent_keys(unresolved, Config)]
+    missing = list(_missing_values(unresolved))
     if missing:
         return missing, None
     try:
@@ -155,17 +155,6 @@ def _missing_values(node: Any, path: str = "") -> Iterator[str]:
         options = options_of(CONF / key) if "." not in key and (CONF / key).is_dir() else []
         hint = f", one of {', '.join(options)}" if options else ""
         yield f"{key} has no value; give it one: {key}=...{hint}"
-
-
-def _absent_keys(node: dict, schema: Any, path: str = "") -> Iterator[str]:
-    """Keys that a command line has removed although they are needed."""
-    for field in fields(schema):
-        full = f"{path}{field.name}"
-        if field.name in node:
-            if is_dataclass(field.type) and isinstance(node[field.name], dict):
-                yield from _absent_keys(node[field.name], field.type, f"{full}.")
-        elif field.default == MISSING:
-            yield f"{full} is missing; it cannot be removed, only given another value: {full}=..."
 
 
 def _unknown_keys(plain: dict, schema: Any, path: str = "") -> list[str]:

@@ -64,7 +64,7 @@ def problems(*overrides):
         ("paths.outputs=${oc.env:NO_SUCH_VARIABLE}", ["NO_SUCH_VARIABLE is not set"]),
         ("optim.lr=???", ["optim.lr has no value"]),
         ("~tracker", ["tracker has no value", "csv, wandb"]),
-        ("~run.epochs", ["run.epochs is missing"]),
+        ("~run.epochs", ["~run.epochs: it cannot be removed, only given another value"]),
         ("objective=annealing", ["objective=annealing does not go with temperature=constant"]),
         ("temperature=6", ["did you mean temperature.tau=6?"]),
         ("optim=0.1", ["did you mean optim.lr=0.1?"]),
