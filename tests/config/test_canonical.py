@@ -64,16 +64,14 @@ def test_auto_is_what_it_means_here(tmp_path, monkeypatch):
 
 
 def test_auto_is_left_open_where_the_run_is_trained_elsewhere(monkeypatch):
-    from hydra import compose
-
     from kdbench.config import machine
-    from kdbench.config.compose import hydra_context, restore_config
+    from kdbench.config.compose import compose, hydra_context, restore_config
 
     monkeypatch.setattr(machine, "has_fast_bf16", lambda device: True)
     for launcher, precision in (("cohort", "bf16"), ("cohort_slurm", "auto")):
         overrides = [f"hydra/launcher={launcher}", "run.precision=auto"]
-        with hydra_context():
-            cfg = compose("train", overrides, return_hydra_config=True)
+        with hydra_context() as loader:
+            cfg = compose(loader, overrides, with_hydra=True)
         plain = resolve_config(cfg)
         assert plain["run"]["precision"] == precision
         # What the launcher sends is taken as it is, so that both know one key.

@@ -39,12 +39,10 @@ def test_not_even_a_folder_is_made(kdbench, tmp_path):
 
 
 def test_the_folder_of_a_run_is_not_named_before_its_names_are_looked_at(tmp_path):
-    from hydra import compose
+    from kdbench.config.compose import compose, hydra_context
 
-    from kdbench.config.compose import hydra_context
-
-    with hydra_context():
-        cfg = compose("train", ["dataset.name=../../../X"], return_hydra_config=True)
+    with hydra_context() as loader:
+        cfg = compose(loader, ["dataset.name=../../../X"], with_hydra=True)
     with pytest.raises(Exception, match="not a name") as caught:
         _ = cfg.hydra.run.dir
     assert isinstance(known_error(caught.value), ConfigError)

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
 
-from kdbench.config.compose import Source, hydra_context
+from kdbench.config.compose import Source, compose, hydra_context
 from kdbench.config.nodes import require_allowed_nodes
 from kdbench.config.overrides import check_overrides
 from kdbench.config.targets import ALLOW_VARIABLE
@@ -16,8 +15,8 @@ from kdbench.errors import ConfigError
 
 
 def compose_with_hydra(*overrides):
-    with hydra_context():
-        return compose("train", list(overrides), return_hydra_config=True)
+    with hydra_context() as loader:
+        return compose(loader, overrides, with_hydra=True)
 
 
 HOSTILE = [

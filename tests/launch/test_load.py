@@ -26,13 +26,12 @@ with open(request.replace(".json", ".jsonl"), "w") as file:
 
 def launch_empty_jobs(launcher, count, folder, answers):
     """CPU seconds per job and the memory (MB) of a launcher that has nothing to train."""
-    from hydra import compose
     from hydra._internal.callbacks import Callbacks
     from hydra.core.plugins import Plugins
     from hydra.types import HydraContext
 
     import kdbench.launch.local
-    from kdbench.config.compose import hydra_context
+    from kdbench.config.compose import compose, hydra_context
 
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     kdbench.launch.local.open_worker = lambda request, environment: subprocess.Popen(
@@ -40,7 +39,7 @@ def launch_empty_jobs(launcher, count, folder, answers):
     )
     own = [*TINY, f"paths.outputs={folder}", f"hydra/launcher={launcher}"]
     with hydra_context() as loader:
-        config = compose("train", own, return_hydra_config=True)
+        config = compose(loader, own, with_hydra=True)
         config.hydra.overrides.task = TINY
         found = Plugins.instance().instantiate_launcher(
             hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks()),

@@ -56,10 +56,7 @@ def test_in_a_pipe_an_epoch_is_one_line(clock, lines):
         train(display, clock, steps=10)
         clock[0] += 10.0  # the evaluation counts for the time left, not for the speed
         display.epoch({"kd": ROW})
-    assert lines() == [
-        "epoch 3/240  loss 1.234  train 45.6 %  test 50.1 %  T_t 4.00  T_s 4.00  100 img/s"
-        "  left 1:19:00"
-    ]
+    assert lines() == ["epoch 3/240  loss 1.234  train 45.6 %  test 50.1 %  T 4.00  left 1:19:00"]
     assert stream.getvalue() == ""
 
 
@@ -165,3 +162,24 @@ def test_on_a_terminal_the_bar_moves_and_lines_are_not_torn():
     assert re.fullmatch(r"epoch 1/2  test 51\.2 %  \d+ img/s  left 0:00:0\d", kept[1])
     assert re.fullmatch(r"epoch 2/2  test 51\.2 %  \d+ img/s  left 0:00:00", kept[3])
     assert len(kept) == 4
+
+
+@pytest.mark.parametrize(
+    "name", ["kd", "cifar100 resnet32x4_resnet8x4 dkd_logit_std seed12-1131dbf766"]
+)
+def test_lines_fit_in_80_columns(clock, lines, name):
+    """What matters least is left out; epoch, accuracy and time left stay."""
+    row = {**ROW, "train/loss": 123.4567, "val/top1": 48.0, "temperature/student_mean": 3.25}
+    other = "another one"
+    display = Display(240, 10, [name, other], io.StringIO())
+    with display.start(step=20):
+        train(display, clock, steps=10)
+        display.epoch({name: row, other: {"epoch": 3, "test/top1": 50.1}})
+    long, short = lines()
+    assert long.startswith(f"{name}  epoch ")
+    assert "test 50.1 %" in long
+    assert "left " in long
+    if name == "kd":
+        assert len(long) <= 80
+    assert short == "another one  epoch 3/240  test 50.1 %  100 img/s  left 1:10:00"
+    assert max(map(len, lines())) <= max(80, len(name) + 60)
