@@ -27,14 +27,15 @@ OPTIMIZERS = tuple(
     )
 )
 _DATASET, _TRACKER, _CALLED = ("open", "source"), ("start", "log", "finish"), ("__call__",)
-# Module or package -> what a class in it has, if it is a part of a run.
-_OWN: dict[str, tuple[str, ...]] = {
-    "kdbench.temperature": (),
-    "kdbench.objective": (),
-    "kdbench.plugin": (),
-    "kdbench.engine.schedule": (),
-    "kdbench.data": _DATASET,
-    "kdbench.tracker": _TRACKER,
+_ANY: tuple[str, ...] = ()
+# Module or package -> what a class in it has, if it is a part of a run: all of one of these.
+_OWN: dict[str, tuple[tuple[str, ...], ...]] = {
+    "kdbench.temperature": (_ANY,),
+    "kdbench.objective": (_ANY,),
+    "kdbench.plugin": (_ANY,),
+    "kdbench.engine.schedule": (_ANY,),
+    "kdbench.data": (_DATASET, _CALLED),  # a view is called
+    "kdbench.tracker": (_TRACKER,),
 }
 _BASES = ("torch.nn.modules.module.Module", "torch.optim.optimizer.Optimizer")
 
@@ -92,15 +93,16 @@ def is_allowed_by_user(target: str) -> bool:
 
 
 def _is_own(target: str) -> bool:
-    needed = next((names for place, names in _OWN.items() if _below(target, place)), None)
-    if needed is None:
+    kinds = next((kinds for place, kinds in _OWN.items() if _below(target, place)), None)
+    if kinds is None:
         return False
     found = _find(target)
     if found is None:
         return True  # as above
     # By the place where it is defined: `kdbench.objective.kl.Path` is pathlib's.
     at_home = isclass(found) and f"{found.__module__}.{found.__qualname__}" == target
-    return at_home and not target.rpartition(".")[2].startswith("_") and _has(found, needed)
+    is_public = not target.rpartition(".")[2].startswith("_")
+    return at_home and is_public and any(_has(found, names) for names in kinds)
 
 
 def _is_part(found: type) -> bool:
