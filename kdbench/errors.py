@@ -6,8 +6,11 @@ and what to do.
 """
 
 import errno
+import shutil
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EIO}
+_LOADER_DIED = "DataLoader worker (pid"  # torch has no type for it
+_SHARED_MEMORY = "/dev/shm"
 
 
 class KdbenchError(Exception):
@@ -44,6 +47,10 @@ class ResourceError(KdbenchError):
     """Disk, memory or permissions are not sufficient."""
 
     exit_code = 6
+
+
+class LoaderError(ResourceError):
+    """A process that loads data died, or has no shared memory: another attempt may succeed."""
 
 
 class LockedError(KdbenchError):
@@ -86,6 +93,8 @@ def known_error(error: BaseException | None) -> KdbenchError | None:
                 f"out of memory: {str(error).splitlines()[0] if str(error) else error!r}. Choose a "
                 f"smaller dataset.batch_size or network; the last checkpoint is kept"
             )
+        if isinstance(error, RuntimeError) and str(error).startswith(_LOADER_DIED):
+            return explain_loader(str(error).partition(". ")[0])
         if isinstance(error, OSError) and error.errno in _NO_ROOM:
             return ResourceError(f"{error.filename}: {error.strerror}; see paths.outputs")
         behind = error.__cause__ or error.__context__
@@ -96,6 +105,22 @@ def known_error(error: BaseException | None) -> KdbenchError | None:
             return ConfigError(str(error))
         error = behind
     return None
+
+
+def explain_loader(problem: str) -> LoaderError:
+    """What kept a process that loads data from going on, the likely causes and the remedies."""
+    try:
+        usage = shutil.disk_usage(_SHARED_MEMORY)
+        free = f"{usage.free / 2**20:.0f} of {usage.total / 2**20:.0f} MiB are free there"
+    except OSError:
+        free = "it is not there"
+    return LoaderError(
+        f"{problem}. Likely causes: the machine or container has no memory left and the system "
+        f"killed it, or shared memory is too small ({_SHARED_MEMORY}: {free}). Choose fewer "
+        f"dataset.workers (0 loads in the process that trains), a smaller dataset.batch_size, or "
+        f"give more shared memory (docker run --shm-size=8g). The last checkpoint is kept: the "
+        f"same command continues"
+    )
 
 
 class Preempted(BaseException):
