@@ -7,10 +7,13 @@ and what to do.
 
 import errno
 import re
+import shutil
 from collections.abc import Iterator
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EIO}
 _VARIABLE = re.compile(r"[Ee]nvironment variable '([^']*)' not found")  # as OmegaConf says it
+_LOADER_DIED = "DataLoader worker (pid"  # torch has no type for it
+_SHARED_MEMORY = "/dev/shm"
 
 
 class KdbenchError(Exception):
@@ -47,6 +50,10 @@ class ResourceError(KdbenchError):
     """Disk, memory or permissions are not sufficient."""
 
     exit_code = 6
+
+
+class LoaderError(ResourceError):
+    """A process that loads data died, or has no shared memory: another attempt may succeed."""
 
 
 class LockedError(KdbenchError):
@@ -90,6 +97,8 @@ def known_error(error: BaseException | None) -> KdbenchError | None:
                 f"out of memory: {str(each).splitlines()[0] if str(each) else each!r}. Choose a "
                 f"smaller dataset.batch_size or network; the last checkpoint is kept"
             )
+        if isinstance(each, RuntimeError) and str(each).startswith(_LOADER_DIED):
+            return explain_loader(str(each).partition(". ")[0])
         if isinstance(each, OSError) and each.errno in _NO_ROOM:
             return ResourceError(f"{each.filename}: {each.strerror}; see paths.outputs")
     for each, behind in zip(chain, [*chain[1:], None], strict=True):
@@ -137,6 +146,22 @@ def _is_of_ours(error: BaseException | None) -> bool:
         trace = trace.tb_next
     module = str(trace.tb_frame.f_globals.get("__name__")) if trace is not None else ""
     return module.partition(".")[0] not in ("hydra", "omegaconf", "antlr4", "yaml")
+
+
+def explain_loader(problem: str) -> LoaderError:
+    """What kept a process that loads data from going on, the likely causes and the remedies."""
+    try:
+        usage = shutil.disk_usage(_SHARED_MEMORY)
+        free = f"{usage.free / 2**20:.0f} of {usage.total / 2**20:.0f} MiB are free there"
+    except OSError:
+        free = "it is not there"
+    return LoaderError(
+        f"{problem}. Likely causes: the machine or container has no memory left and the system "
+        f"killed it, or shared memory is too small ({_SHARED_MEMORY}: {free}). Choose fewer "
+        f"dataset.workers (0 loads in the process that trains), a smaller dataset.batch_size, or "
+        f"give more shared memory (docker run --shm-size=8g). The last checkpoint is kept: the "
+        f"same command continues"
+    )
 
 
 class Preempted(BaseException):

@@ -59,7 +59,7 @@ class _CIFAR(SmallDataset):
         for place in places(self.root, self.name):
             found = (
                 find_pickled(place, self.published)
-                or find_parquet(place, self.label_column, shape)
+                or find_parquet(place, self.label_column, shape, self.num_classes)
                 or find_folders(place, shape)
             )
             if found:

@@ -27,9 +27,31 @@ def scan(folder: Path) -> ImageFolder:
     """Lists the images of a split. Names that start with a dot are ignored.
 
     Raises:
-        DataError: no class folders, empty ones, empty files, or files that are no images.
+        DataError: no class folders, empty ones, empty files, files that are no images, links that
+            lead nowhere, names that are not UTF-8, or folders that cannot be read.
     """
-    class_names = sorted(e.name for e in folder.iterdir() if e.is_dir() and e.name[0] != ".")
+    try:
+        return _scan(folder)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename}: {error.strerror}; it belongs to the images of {folder}, so make "
+            f"it readable or remove it"
+        ) from error
+
+
+def require_utf8(path: Path) -> Path:
+    """The path; DataError where its name cannot be written down in a record."""
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{path.parent} has the name {os.fsencode(path.name)!r}, which is not UTF-8; rename it"
+        ) from None
+    return path
+
+
+def _scan(folder: Path) -> ImageFolder:
+    class_names = sorted(_class_names(folder))
     if not class_names:
         raise DataError(f"{folder} has no class folders; expected {folder}/<class>/<image>")
     listed = [sorted(_image_paths(folder / name)) for name in class_names]
@@ -66,16 +88,39 @@ def find_folders(folder: Path, shape: tuple[int, int, int]) -> Layout | None:
     )
 
 
+def _class_names(folder: Path) -> Iterator[str]:
+    for path in folder.iterdir():
+        if path.name[0] == ".":
+            continue
+        if path.is_symlink() and not path.exists():
+            raise DataError(f"{path} is a link that leads nowhere; mend or remove it")
+        if path.is_dir():
+            yield require_utf8(path).name
+
+
 def _image_paths(folder: Path) -> Iterator[str]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name[0] == ".":
                 continue
-            if not entry.name.lower().endswith(SUFFIXES):
-                raise DataError(f"{entry.path} is not an image ({', '.join(SUFFIXES)}); remove it")
-            if entry.stat().st_size == 0:
-                raise DataError(f"{entry.path} is empty (0 bytes); restore the file or remove it")
-            yield entry.path
+            problem = _problem(entry)
+            if problem:
+                raise DataError(f"{require_utf8(Path(entry.path))} {problem}")
+            yield str(require_utf8(Path(entry.path)))
+
+
+def _problem(entry: "os.DirEntry[str]") -> str | None:
+    """What keeps an entry of a class folder from being an image, and what to do."""
+    if not entry.name.lower().endswith(SUFFIXES):
+        return f"is not an image ({', '.join(SUFFIXES)}); remove it"
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        return "is a link that leads nowhere; mend or remove it"
+    if not entry.is_file():
+        kind = "a folder" if entry.is_dir() else "no regular file"
+        return f"is {kind}, not an image; remove it"
+    if entry.stat().st_size == 0:
+        return "is empty (0 bytes); restore the file or remove it"
+    return None
 
 
 def _decode(split: ImageFolder, shape: tuple[int, int, int]) -> Arrays:

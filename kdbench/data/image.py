@@ -12,10 +12,15 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _MODES = {1: "L", 3: "RGB"}
+# Pillow tries every decoder it has unless it is told which; one of them starts Ghostscript.
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")
+_WIDE = ("I", "F")  # 32 bits: nothing says which value is white
 
 
 def read_image(file: Path | BytesIO, where: str, channels: int) -> "Image":
     """Decodes an image; grey and palette images become RGB where ``channels`` is 3.
+
+    Of 16 bits the upper 8 are taken, for grey images as for colour.
 
     Args:
         file: a path, or the encoded bytes.
@@ -23,23 +28,41 @@ def read_image(file: Path | BytesIO, where: str, channels: int) -> "Image":
         channels: 1 or 3.
 
     Raises:
-        DataError: not an image, or a damaged one.
+        DataError: not an image in one of ``FORMATS``, a damaged one, or one with 32-bit values.
     """
     from PIL import Image
 
     try:
-        with Image.open(file) as image:
-            return image.convert(_MODES[channels])
-    # Pillow reports damage with whatever exception the decoder met.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        with Image.open(file, formats=FORMATS) as image:
+            return _to_8_bits(image, where).convert(_MODES[channels])
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # Pillow reports damage with whatever exception the decoder met
         raise DataError(
-            f"{where} cannot be decoded as an image ({error}); restore the file or remove it"
+            f"{where} cannot be decoded as an image ({error}); allowed are {', '.join(FORMATS)}; "
+            f"restore the file or remove it"
         ) from error
+
+
+def _to_8_bits(image: "Image", where: str) -> "Image":
+    from PIL.Image import fromarray
+
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        return fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in _WIDE:
+        raise DataError(
+            f"{where} has 32-bit values (mode {image.mode}) of unknown range; allowed are 8 and 16 "
+            f"bits; convert the file or remove it"
+        )
+    return image
 
 
 def read_array(file: Path | BytesIO, where: str, shape: tuple[int, int, int]) -> np.ndarray:
     """Decodes an image of a known shape (H, W, C) to uint8; DataError where it has another."""
-    pixels = np.asarray(read_image(file, where, channels=shape[2])).reshape(-1)
-    if pixels.size != np.prod(shape):
-        raise DataError(f"{where} has {pixels.size} values instead of {shape} (H, W, C)")
-    return pixels.reshape(shape)
+    image, (height, width, channels) = read_image(file, where, channels=shape[2]), shape
+    if image.size != (width, height):
+        raise DataError(
+            f"{where} has {image.width}x{image.height} pixels (width x height) instead of "
+            f"{width}x{height}; resize it, or see dataset.image_size"
+        )
+    return np.asarray(image).reshape(height, width, channels)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 
@@ -20,7 +20,7 @@ from kdbench.data.imagenet import ImageNet
 from kdbench.data.normalise import Normalise
 from kdbench.data.plan import Plan
 from kdbench.data.randomness import STRONG_VIEW, TRANSFORM, hash64
-from kdbench.errors import DataError
+from kdbench.errors import DataError, KdbenchError, explain_loader
 
 
 class LoaderData:
@@ -64,6 +64,8 @@ class LoaderData:
 
         Raises:
             DataError: an image cannot be decoded.
+            LoaderError: a process that decodes has no shared memory. Where one is killed, torch
+                raises in whatever this process is doing; ``known_error`` recognises it.
         """
         order, seed = self._plan.order(epoch), (self._data_seed, epoch)
         batches = [order[part].tolist() for part in self._plan.slices(start)]
@@ -95,7 +97,7 @@ class LoaderData:
             generator=torch.Generator(),  # else it draws from the global one
         )
         for loaded in loader:
-            if isinstance(loaded, DataError):
+            if isinstance(loaded, KdbenchError):
                 raise loaded
             sample = loaded[1].numpy()
             targets, index, *views = (p.to(self._device, non_blocking=True) for p in loaded)
@@ -117,17 +119,17 @@ class _Samples(TorchDataset):
         self._split, self._transform, self._seed, self._channels = split, transform, seed, channels
         self._purposes = purposes
 
-    def __getitems__(self, index: list[int]) -> list[Tensor] | DataError:
+    def __getitems__(self, index: list[int]) -> list[Tensor] | KdbenchError:
         """Targets [B], index [B], and for each purpose pixels [B, H, W, C] uint8.
 
-        Or what is wrong with an image.
+        Or what is wrong with an image or with the memory.
         """
         try:
             views = zip(*(self._views(position) for position in index), strict=True)
         except DataError as error:
             return error  # raised in a worker it would arrive buried in the worker's traceback
         arrays = (self._split.targets[index], np.array(index), *map(np.stack, views))
-        return [torch.from_numpy(array) for array in arrays]
+        return _share([torch.from_numpy(array) for array in arrays])
 
     def _views(self, index: int) -> list[np.ndarray]:
         file = self._split.files[index]
@@ -143,8 +145,26 @@ class _Samples(TorchDataset):
         return np.asarray(image).reshape(image.height, image.width, self._channels)
 
 
-def _as_it_is(batch: list[Tensor] | DataError) -> list[Tensor] | DataError:
+def _as_it_is(batch: list[Tensor] | KdbenchError) -> list[Tensor] | KdbenchError:
     return batch
+
+
+def _share(tensors: list[Tensor]) -> list[Tensor] | KdbenchError:
+    """Moves them to shared memory in a worker, where that can fail with a message.
+
+    Left to the queue they would be moved in a thread of it, which says what failed, sends nothing,
+    and lets the main process wait for ever.
+    """
+    if get_worker_info() is None:
+        return tensors
+    try:
+        return [tensor.share_memory_() for tensor in tensors]
+    except (RuntimeError, OSError) as error:
+        size = sum(tensor.nbytes for tensor in tensors) / 2**20
+        return explain_loader(
+            f"a process that decodes images cannot share a batch of {size:.1f} MiB: "
+            f"{str(error).splitlines()[0]}"
+        )
 
 
 def _train_transform(dataset: ImageNet) -> v2.Transform:

@@ -103,4 +103,5 @@ def _read_memo(path: Path) -> dict[str, list]:
 
 
 def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    # the folder above the data may have any name that the file system allows
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()

@@ -16,7 +16,7 @@ from kdbench.engine.metrics import evaluate_logits
 from kdbench.engine.runlog import log_traceback
 from kdbench.engine.signals import StopSignals
 from kdbench.engine.teacher import Teacher
-from kdbench.errors import Preempted
+from kdbench.errors import LoaderError, Preempted, known_error
 from kdbench.progress import Progress
 from kdbench.tracker.display import Display
 
@@ -223,6 +223,8 @@ class Trainer:
         except torch.AcceleratorError:
             raise  # after it nobody can use the device in this process
         except Exception as error:
+            if isinstance(known_error(error), LoaderError):
+                raise  # torch raises it wherever this process is; it befalls all runs
             run.fail(error)
             self.display.note(f"{run.name} failed and is dropped: {error}")
 

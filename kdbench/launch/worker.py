@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kdbench.config.compose import prepare
 from kdbench.engine.runlog import LOG, log_traceback, run_log
-from kdbench.errors import Preempted, describe_error, known_error
+from kdbench.errors import LoaderError, Preempted, describe_error, known_error
 from kdbench.launch.group import DONE, FAILED, RETURNED, Member, Outcome, read_request, report
 
 PATIENCE = 30.0  # seconds for a worker that is being stopped to leave a run's folder
@@ -30,6 +30,9 @@ def main() -> None:
     except Preempted as stop:
         log.info("%s", stop)
         sys.exit(stop.exit_code)
+    except LoaderError as error:
+        log.error("%s", error)
+        sys.exit(error.exit_code)
 
 
 def work(request: Path, members: Sequence[Member], share: float) -> None:
@@ -53,8 +56,11 @@ def work(request: Path, members: Sequence[Member], share: float) -> None:
             _hand_back(request, sound, count)
             outcomes = train_jobs(jobs[:count], PATIENCE)
         except Exception as error:
-            if known_error(error) is None and "CUDA" in str(error):
+            known = known_error(error)
+            if known is None and "CUDA" in str(error):
                 raise  # the device is gone; another process may train this, elsewhere
+            if isinstance(known, LoaderError):
+                raise known from error  # the same: another attempt may succeed
             for member in sound[:count]:  # what befalls all: missing data, a bad teacher, a bug
                 log_traceback(Path(member.folder), error)
                 _report_failure(request, member, error)

@@ -1,3 +1,5 @@
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +10,7 @@ from torchvision.transforms import v2
 
 from kdbench.data import loader
 from kdbench.data.fixmatch import FixMatch
-from kdbench.errors import ConfigError, DataError
+from kdbench.errors import ConfigError, DataError, LoaderError, known_error
 
 SMALL = {
     "num_classes": 3,
@@ -221,3 +223,30 @@ def test_strong_views_do_not_depend_on_workers_or_batches(open_photos):
 
     first, second = views(), views(workers=2, batch_size=7)
     assert all(torch.equal(first[i], second[i]) for i in first)
+
+
+def _fail_to_share(_):
+    raise RuntimeError("unable to allocate shared memory(shm) for file </x>: No space left (28)")
+
+
+@pytest.mark.timeout(60)
+def test_too_little_shared_memory_is_an_error_and_no_endless_wait(open_photos, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "share_memory_", _fail_to_share)
+    with pytest.raises(LoaderError, match=r"cannot share a batch of .* MiB.*/dev/shm.*shm-size"):
+        list(open_photos(workers=1).train_batches(0))
+    assert LoaderError.exit_code == 6
+
+
+def _die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.timeout(60)
+def test_a_killed_decoder_is_named(open_photos, monkeypatch):
+    monkeypatch.setattr(loader, "read_image", _die)
+    with pytest.raises(RuntimeError) as caught:
+        list(open_photos(workers=1).train_batches(0))
+    known = known_error(caught.value)
+    assert isinstance(known, LoaderError)
+    assert "DataLoader worker (pid" in str(known)
+    assert "dataset.workers" in str(known)

@@ -13,7 +13,7 @@ from kdbench.config.compose import compose_config
 from kdbench.config.identity import run_key
 from kdbench.engine import trainer as trainer_module
 from kdbench.engine.run import Job, train_job, train_jobs
-from kdbench.errors import CheckpointError, NumericalError
+from kdbench.errors import CheckpointError, NumericalError, known_error
 from kdbench.objective.kl import KL
 from kdbench.results.record import CIRCUMSTANCES, read_record
 from kdbench.tracker.csv import read_metrics
@@ -217,6 +217,18 @@ def test_a_run_that_diverges_is_dropped_and_the_others_go_on(tmp_path, monkeypat
     assert (failed.top1_last, failed.epochs_done) == (None, 1)
     assert not (tmp_path / "tau2" / "student.safetensors").exists()
     assert lasting(tmp_path / "tau4") == lasting(tmp_path / "alone")
+
+
+def test_a_decoder_that_dies_during_a_step_is_no_runs_own_failure(tmp_path, monkeypatch):
+    def die(*_):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    jobs = [job(tmp_path, f"tau{tau}", f"temperature.tau={tau}") for tau in (1, 2)]
+    monkeypatch.setattr(KL, "__call__", die)
+    with pytest.raises(RuntimeError) as caught:
+        train_jobs(jobs)
+    assert known_error(caught.value).exit_code == 6
+    assert not any((one.folder / "record.json").exists() for one in jobs)
 
 
 def test_a_single_run_that_diverges_raises_at_once(tmp_path, monkeypatch):
