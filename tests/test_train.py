@@ -38,8 +38,8 @@ def test_questions_are_answered_without_torch(question):
         assert max(map(len, done.stdout.splitlines())) <= 100
         for words in ("dataset: ", "pair: ", "student: ", "imagenet/resnet18", "kdbench-report"):
             assert words in done.stdout
-        assert "  ctkd            Learned against the student (Li et al" in done.stdout
-        assert "  kd               Classical distillation" in done.stdout
+        assert "  ctkd         Learned against the student (Li et al" in done.stdout
+        assert "  kd              Classical distillation: Hinton" in done.stdout
 
 
 def test_the_version_is_that_of_kdbench():

@@ -8,6 +8,8 @@ from textwrap import shorten, wrap
 WIDTH = 80
 # Groups whose options are methods of papers: each has a line that says what it is.
 DESCRIBED = ("temperature", "method")
+# Up to a full stop or semicolon that is not inside of parentheses or of a number.
+_SENTENCE = re.compile(r"(?:\([^)]*\)|[^;.(]|[;.](?!\s|$))*")
 # Not for people to choose from: Hydra's own, and settings that it picks by itself.
 HIDDEN = ("hydra", "tuned")
 
@@ -29,7 +31,8 @@ def options_of(group: Path) -> list[str]:
 def describe(file: Path) -> str:
     """What an option is: the first sentence of the comment that its file begins with."""
     text = " ".join(_first_comment(file))
-    return re.split(r"[;:.](?=\s|$)", text.replace("et al.", "et al"), maxsplit=1)[0].strip()
+    found = _SENTENCE.match(text.replace("et al.", "et al"))
+    return found[0].strip() if found else ""
 
 
 def _list_options(group: Path) -> str:

@@ -11,7 +11,9 @@ _KEY = re.compile(r"[A-Za-z_][\w.]*(/\w+)*(@[\w.]+)?", re.ASCII)
 
 
 def is_readable(override: str) -> bool:
-    """Whether Hydra can read one override."""
+    """Whether Hydra can read one override; it reads one without a key, and we do not."""
+    if override.lstrip("+~").startswith("="):
+        return False
     try:
         OverridesParser.create().parse_overrides([override])
     except HydraException:

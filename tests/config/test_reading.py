@@ -12,7 +12,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"run:\n  epochs: [1, 2\nseed: 3\n", ", line 3, column 1: "),
+        (b"run:\n  epochs: [1, 2\nseed: 3\n", ", line 3, column 5: "),
         (b"run:\n\tepochs: 3\n", ", line 2, column 1: "),
         (b"run:\n\tepochs: 3\n", "not with tabs"),
         (b"seed: 1\nrun: {}\nseed: 2\n", ", line 3, column 1: seed stands here for the second"),
