@@ -3,7 +3,8 @@
     python scripts/import_published.py published-results.csv [FOLDER]
 
 One file for each work in which numbers were read. Names become those of conf/, and each row is
-told how near it is to the origin of its number (column "kind", see kdbench/results/published.py).
+told how near it is to the origin of its number (column "kind", see kdbench/results/published.py),
+and whether its number is of the best epoch or of the last (column "selection").
 Nothing is merged and nothing is left out: sources that disagree all stay.
 """
 
@@ -60,6 +61,17 @@ OWN = {
     "ttm": ["TTM", "WTTM", "WTTM without cross-entropy", "WTTM+CRD", "WTTM+ITRD"],
 }
 
+# Of which epoch a work prints its own numbers, and who says so. Of other works nobody says it: that
+# a program also logs its best epoch is no word about its table.
+SELECTION = {
+    "crd": "last",  # an author, RepDistiller issue 16
+    "itrd": "last",  # train_student.py says so of its README
+    "dkd": "best",  # an author, mdistiller issue 30
+    "dot": "best",  # in the same README
+    "lskd": "best",  # its released logs, and issue 12
+}
+UNKNOWN = "unknown"
+
 
 def clean(rows: Iterable[Mapping[str, str]]) -> dict[str, list[dict[str, str]]]:
     """Rows by the work they were read in (stem of its file), in the order they came in."""
@@ -68,7 +80,7 @@ def clean(rows: Iterable[Mapping[str, str]]) -> dict[str, list[dict[str, str]]]:
         paper, _, quoted = row["paper"].partition("; ")
         work = slug(paper.split()[0])
         found[work].append(_clean(row, paper, quoted.removeprefix("quoting "), work))
-    return dict(found)
+    return _select(found)
 
 
 def slug(name: str) -> str:
@@ -99,6 +111,26 @@ def _kind(row: Mapping[str, str], quoted: str, work: str) -> str:
     if quoted:
         return "quoted"
     return "own" if row["method"] in OWN[work] else "other"
+
+
+def _select(found: Mapping[str, list[dict[str, str]]]) -> dict[str, list[dict[str, str]]]:
+    """The rows with their selection; a quoted number has that of the number that it quotes."""
+    origins = defaultdict(set)
+    for work, rows in found.items():
+        for row in rows:
+            if row["kind"] != "quoted":
+                is_its_own = row["kind"] in ("own", "log")
+                row["selection"] = SELECTION.get(work, UNKNOWN) if is_its_own else UNKNOWN
+                origins[_number(row)].add(row["selection"])
+    for row in (row for rows in found.values() for row in rows if row["kind"] == "quoted"):
+        known = origins[_number(row)] - {UNKNOWN}
+        row["selection"] = known.pop() if len(known) == 1 else UNKNOWN
+    return dict(found)
+
+
+def _number(row: Mapping[str, str]) -> tuple:
+    cell = (row["dataset"], row["teacher"], row["student"], row["printed"])
+    return (*cell, float(row["top1_mean"]))
 
 
 def render(rows: Iterable[Mapping[str, str]]) -> bytes:

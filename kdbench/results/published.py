@@ -25,6 +25,8 @@ KINDS = {
     "log": "released log, file or figure",
     "memory": "from memory, not verified",
 }
+# Of which epoch a number is, and how a report says it.
+SELECTIONS = {"best": "best epoch", "last": "last epoch", "unknown": "epoch unknown"}
 # Works whose tables are complete and were checked against others; all others follow by name.
 PREFERRED = ("crd", "lskd", "ttm", "itrd")
 
@@ -48,6 +50,8 @@ class Published:
         teacher_top1, student_top1: of the teacher, and of the student alone; None where not said.
         source: where the text of the work was found.
         confidence: "read-from-source" or "from-memory".
+        selection: epoch that ``top1_mean`` is of, one of ``SELECTIONS``: "best" on the test set,
+            "last", or "unknown" where neither the work nor its authors say it.
     """
 
     paper: str
@@ -67,6 +71,7 @@ class Published:
     student_top1: float | None
     source: str
     confidence: str
+    selection: str
 
 
 COLUMNS = tuple(field.name for field in fields(Published))
@@ -83,6 +88,7 @@ class Choice:
         rule: why this one, in words.
         low, high: range over all sources, percent.
         sources: how many there are.
+        selection: epoch that the value is of, one of ``SELECTIONS``.
     """
 
     value: float
@@ -91,6 +97,7 @@ class Choice:
     low: float
     high: float
     sources: int
+    selection: str
 
     @property
     def is_disputed(self) -> bool:
@@ -179,13 +186,17 @@ def _choose(found: Sequence[tuple[float, Published]], role: str | None = None) -
     value, row = min(found, key=lambda pair: kinds.index(pair[1].kind))  # the first of equals
     values = [value for value, _ in found]
     rule = f"{role or KINDS[row.kind]}: {row.paper}, {row.table}"
-    return Choice(value, row, rule, min(values), max(values), len(values))
+    # A work prints beside its results what a student or teacher has in an earlier one, as a rule.
+    selection = row.selection if role is None or row.selection == "last" else "unknown"
+    return Choice(value, row, rule, min(values), max(values), len(values), selection)
 
 
 def _read(row: dict[str, str], path: Path) -> Published:
     try:
         if row["kind"] not in KINDS:
             raise ValueError(f"kind {row['kind']!r} is none of {', '.join(KINDS)}")
+        if row["selection"] not in SELECTIONS:
+            raise ValueError(f"selection {row['selection']!r} is none of {', '.join(SELECTIONS)}")
         numbers: dict[str, Any] = {n: float(row[n]) if row[n] else None for n in _OPTIONAL}
         return Published(**{**row, **numbers, "top1_mean": float(row["top1_mean"])})
     except (KeyError, TypeError, ValueError) as error:

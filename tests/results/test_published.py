@@ -1,5 +1,6 @@
 import csv
 import runpy
+from collections import Counter
 
 import pytest
 from paths import ROOT
@@ -26,6 +27,29 @@ def test_every_row_says_where_it_is_from():
         assert row.confidence in ("read-from-source", "from-memory")
         assert row.kind in KINDS
         assert 0 < row.top1_mean < 100
+
+
+def test_every_row_says_of_which_epoch_it_is_as_far_as_its_source_does():
+    assert Counter(row.selection for row in ROWS) == {"last": 183, "best": 160, "unknown": 542}
+    by_work = {name: {row.selection for row in load(name) if row.kind == "own"} for name in names()}
+    assert by_work["crd"] == by_work["itrd"] == {"last"}  # RepDistiller and a program made of it
+    assert by_work["dkd"] == by_work["dot"] == by_work["lskd"] == {"best"}  # mdistiller, LS
+    assert by_work["ttm"] == by_work["ctkd"] == by_work["dist"] == {"unknown"}
+    assert {row.selection for row in ROWS if row.confidence == "from-memory"} == {"unknown"}
+
+
+def test_a_quoted_number_is_of_the_epoch_that_its_origin_is_of():
+    quoted = {(r.quoted, r.student, r.top1_mean): r.selection for r in load("ttm") if r.quoted}
+    assert quoted["DKD", "resnet20", 71.97] == "best"  # as mdistiller has it
+    assert quoted["DIST", "resnet20", 71.75] == "unknown"  # as is that of DIST's own README
+
+
+def test_the_choice_says_of_which_epoch_it_is():
+    assert find("cifar100", "resnet56", "resnet20", "kd").selection == "last"
+    assert find("cifar100", "resnet56", "resnet20", "dkd").selection == "best"
+    assert find("cifar100", "resnet56", "resnet20", "ctkd").selection == "unknown"
+    assert find("cifar100", None, "resnet20", "scratch").selection == "last"
+    assert find_teacher("cifar100", "resnet56").selection == "last"
 
 
 def test_names_are_those_of_conf():
@@ -94,7 +118,10 @@ def test_an_unknown_work():
         load("nowhere")
 
 
-@pytest.mark.parametrize("change", [("kind", "gossip"), ("top1_mean", "n/a"), ("paper", None)])
+@pytest.mark.parametrize(
+    "change",
+    [("kind", "gossip"), ("selection", "first"), ("top1_mean", "n/a"), ("paper", None)],
+)
 def test_a_damaged_file(tmp_path, monkeypatch, change):
     lines = (FOLDER / "dot.csv").read_text().splitlines()
     row = dict(zip(published.COLUMNS, next(csv.reader(lines[1:2])), strict=True))
