@@ -17,6 +17,7 @@ from kdbench.results.table import SORTS, Options, build_table, select
 _EXAMPLES = """examples
   kdbench-report outputs
   kdbench-report outputs --where dataset=cifar100 'seed<5' --sort mean
+  kdbench-report outputs --figures paper/figures
   kdbench-report outputs --metric epochs_to.60 --rows temperature --baseline constant
   kdbench-report outputs --table ttm_cifar100 paths.data=DIR
 """
@@ -29,7 +30,7 @@ def report(arguments: argparse.Namespace) -> int:
         DataError: there is no run to show.
         ConfigError: an option is not one that is known.
     """
-    from kdbench.results.page import write_page
+    from kdbench.results.page import write_figures, write_page
 
     outputs = arguments.outputs
     if not outputs.is_dir():
@@ -50,6 +51,9 @@ def report(arguments: argparse.Namespace) -> int:
     print(write_text(table))
     print(_count_runs(shown, found, outputs))
     print(f"written: {folder / 'report.html'}, table.md, table.tex, table.csv")
+    if arguments.figures:
+        drawn = write_figures(arguments.figures, shown, table)
+        print(f"{len(drawn)} figures (PDF, SVG, PNG) in {arguments.figures}")
     return 0
 
 
@@ -125,6 +129,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("outputs", type=Path, help="folder with runs below it")
     add("--out", type=Path, help="where files are written (default: OUTPUTS/report)")
+    add("--figures", type=Path, metavar="DIR", help="write the figures there: PDF, SVG, PNG")
     add("--metric", default=default.metric, help="top1_last, nll, agreement, epochs_to.60, ...")
     add("--rows", choices=AXES, default=default.rows)
     add("--columns", choices=AXES, default=default.columns)

@@ -10,27 +10,27 @@ of the machine but what the records say goes into the files.
 import argparse
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from kdbench.files import write_atomic
+from kdbench.results.canvas import Drawing, Panel, clean, colour, save, style
 from kdbench.results.collect import RunFolder, collect
-from kdbench.results.curves import Group, group_runs
-from kdbench.results.figures import write_figure
+from kdbench.results.curves import WHO, Group, group_runs
 from kdbench.results.render import write_markdown
-from kdbench.results.svg import Scale, fit_scale
 from kdbench.results.table import Options, build_table, select
 
 FIELDS = (
     *("dataset", "teacher", "student", "method", "temperature", "seed", "epochs", "precision"),
     *("threads", "cohort_size", "teacher_top1", "top1_last", "top1_best", "seconds"),
+    *("own_seconds", "shared_seconds"),
     *("run_key", "weights_digest"),
 )
 TEST = ("nll", "ece", "agreement", "teacher_kl", "logit_correlation")
-ROW, NAME, WIDTH, MARGIN = 20, 110, 380, 14  # of a figure, in units of its viewBox
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -50,8 +50,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     accuracies = {
         group.row: [run.record.top1_last or 0.0 for run in group.runs.values()] for group in groups
     }
-    write_figure(args.folder / "accuracy.svg", draw_dots(accuracies, "top-1 of the last epoch, %"))
-    write_figure(args.folder / "temperature.svg", draw_ranges(groups))
+    ends = {
+        group.row: last_temperatures(group)
+        for group in groups
+        if "temperature/student_mean" in group.curves
+    }
+    for drawing in (draw_dots(accuracies), draw_ranges(ends)):
+        save(drawing, args.folder, formats=("svg",))
     print(f"{len(runs)} runs: {', '.join(files)}, accuracy.svg, temperature.svg in {args.folder}")
 
 
@@ -83,81 +88,77 @@ def write_rows(names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def draw_dots(values: Mapping[str, Sequence[float]], title: str) -> Markup:
+def draw_dots(values: Mapping[str, Sequence[float]]) -> Drawing:
     """A line for each row: a dot for each seed, and a bar at their mean."""
-    scale = fit_scale([value for each in values.values() for value in each])
-    drawn = []
-    for number, (row, each) in enumerate(values.items()):
-        y = height_of(number)
-        drawn += [label(row, y)]
-        drawn += [
-            Markup(
-                '<circle class="both" fill="var(--c)" opacity=".55" cx="{}" cy="{}" r="3"/>'
-            ).format(f"{x_of(value, scale):.1f}", y)
-            for value in each
-        ]
-        drawn.append(bar(x_of(fmean(each), scale), y, "both"))
-    return frame(drawn, len(values), scale, title)
+
+    def draw(axes: Axes) -> None:
+        for place, each in enumerate(values.values()):
+            axes.plot(
+                each, [place] * len(each), "o", color=colour("both"), alpha=0.55, markersize=4
+            )
+            axes.plot([fmean(each)] * 2, [place - 0.25, place + 0.25], color=colour("both"))
+        name_rows(axes, list(values))
+
+    return arrange("accuracy", "top-1 of the last epoch, %", list(values), draw)
 
 
-def draw_ranges(groups: Sequence[Group]) -> Markup:
-    """Temperatures of the last epoch: mean, and 5 to 95 % of the samples, means over seeds."""
-    shown = [group for group in groups if "temperature/student_mean" in group.curves]
-    ends = {
-        (group.row, who): (
+def last_temperatures(group: Group) -> dict[str, tuple[float, float, float]]:
+    """Teacher and student -> 5 %, 95 % and mean of the samples of the last epoch, over seeds."""
+    return {
+        who: (
             *(float(band[-1]) for band in group.temperature_band(who)),
             float(group.mean(f"temperature/{who}_mean")[-1]),
         )
-        for group in shown
-        for who in ("teacher", "student")
+        for who in WHO
     }
-    scale = fit_scale([value for each in ends.values() for value in each], log=True)
-    drawn = []
-    for number, group in enumerate(shown):
-        drawn.append(label(group.row, height_of(number)))
-        for who, shift in (("teacher", -4), ("student", 4)):
-            low, high, mean = ends[group.row, who]
-            y = height_of(number) + shift
-            drawn.append(
-                Markup('<line class="line {}" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
-                    who, f"{x_of(low, scale):.1f}", f"{x_of(high, scale):.1f}", y, y
-                )
-            )
-            drawn.append(bar(x_of(mean, scale), y, who))
-    title = "temperature in the last epoch: teacher (solid), student (dashed)"
-    return frame(drawn, len(shown), scale, title)
 
 
-def height_of(number: int) -> int:
-    return MARGIN + 14 + ROW * number + ROW // 2
+def draw_ranges(ends: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> Drawing:
+    """Temperatures of the last epoch: mean, and 5 to 95 % of the samples, means over seeds.
+
+    Args:
+        ends: row -> teacher and student -> 5 %, 95 %, mean.
+    """
+
+    def draw(axes: Axes) -> None:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        for place, found in enumerate(ends.values()):
+            for who, shift in zip(WHO, (-0.18, 0.18), strict=True):
+                low, high, mean = found[who]
+                y = place + shift
+                axes.plot([low, high], [y, y], **style(who))
+                axes.plot([mean, mean], [y - 0.2, y + 0.2], color=colour(who), linewidth=2.2)
+        name_rows(axes, list(ends))
+
+    title = "temperature in the last epoch: mean, 5 % to 95 % of the samples"
+    return arrange("temperature", title, list(ends), draw, [(who, who) for who in WHO])
 
 
-def x_of(value: float, scale: Scale) -> float:
-    return NAME + WIDTH * float(scale.place([value])[0])
+def name_rows(axes: Axes, rows: Sequence[str]) -> None:
+    """The rows from the top down, and lines under their marks."""
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_yticks(range(len(rows)), [""] * len(rows))
+    axes.grid(axis="x")
+    for place, row in enumerate(rows):
+        axes.annotate(
+            clean(row), (1.02, place), xycoords=("axes fraction", "data"), va="center",
+            annotation_clip=False,
+        )  # fmt: skip
 
 
-def label(row: str, y: float) -> Markup:
-    text = Markup('<text class="name end" x="{}" y="{}">{}</text>')
-    return text.format(NAME - 10, y + 4, row)
-
-
-def bar(x: float, y: float, css: str) -> Markup:
-    line = Markup('<line class="line {}" x1="{}" x2="{}" y1="{}" y2="{}" stroke-width="2.4"/>')
-    return line.format(css, f"{x:.1f}", f"{x:.1f}", y - 4, y + 4)
-
-
-def frame(drawn: Sequence[Markup], rows: int, scale: Scale, title: str) -> Markup:
-    bottom = MARGIN + 14 + ROW * rows
-    size = f"0 0 {NAME + WIDTH + MARGIN} {bottom + 24}"
-    head = Markup('<svg class="chart" viewBox="{}" role="img" aria-label="{}">').format(size, title)
-    parts = [Markup('<text x="{}" y="14">{}</text>').format(NAME, title)]
-    for tick in scale.ticks(8):
-        x = f"{x_of(tick, scale):.1f}"
-        line = Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>')
-        parts.append(line.format(x, x, MARGIN + 10, bottom))
-        number = Markup('<text class="middle" x="{}" y="{}">{}</text>')
-        parts.append(number.format(x, bottom + 16, f"{tick:g}"))
-    return head + Markup("").join([*parts, *drawn]) + Markup("</svg>")
+def arrange(
+    name: str,
+    title: str,
+    rows: Sequence[str],
+    draw: Callable[[Axes], None],
+    legend: Sequence[tuple[str, str]] = (),
+) -> Drawing:
+    margin = 0.3 + 0.075 * max(map(len, rows))
+    size = (5.5 + margin, 0.7 + 0.22 * len(rows))
+    return Drawing(name, [Panel(title, title, draw)], 1, size, legend, margin)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ class Journal:
         self.rows: list[dict[str, float]] = []
         self.timings: list[dict[str, float]] = []
         self.attempts = 1
+        self.spent: dict[str, float] = {}  # seconds, by kind of work, of an epoch that is not over
 
     @property
     def folder(self) -> Path:
@@ -97,6 +98,7 @@ class Journal:
             self.rows, self.timings = state["rows"], state["timings"]
             self.attempts = state["attempts"] + 1
             self._restore_best(state.get("best"))
+            self.spent = state.get("spent", {})
             self._write_tables()
             name = self.identity.label
             log.info("%s continues after step %d", name, learner.step, extra=of(name))
@@ -120,9 +122,16 @@ class Journal:
                 "rows": self.rows,
                 "timings": self.timings,
                 "attempts": self.attempts,
+                "spent": self.spent,
                 "tracker": self.tracker.state_dict(),
             },
         )
+
+    def end_step(self, learner: Learner) -> None:
+        """Tells the tracker of this batch, if it is its turn; else nothing is read."""
+        every = self.tracker.every_steps
+        if every and learner.step % every == 0:
+            self.tracker.log_point({"step": learner.step, **learner.meter.point()})
 
     def end_epoch(
         self, learner: Learner, row: dict[str, float], timing: dict[str, float], last: bool

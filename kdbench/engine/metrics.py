@@ -7,6 +7,10 @@ During training (``TrainMeter``, sums on the device, read once an epoch):
                                samples of the epoch
     temperature/student_*      the same for the student
 
+Of one batch (``TrainMeter.point``, read every so many steps where a tracker asks for it):
+    batch/loss, batch/<term>   mean loss, and mean of each weighted term
+    batch/temperature_*        mean, min and max of teacher's and student's temperature
+
 After each epoch (``evaluate_logits``, on test or validation data):
     top1, top5                 accuracy, percent
     nll                        negative log-likelihood, nats
@@ -34,6 +38,7 @@ class TrainMeter:
     def __init__(self) -> None:
         self._values: dict[str, Tensor] = {}
         self._temperatures: dict[str, list[Tensor]] = {}  # [B] each; quantiles need all of them
+        self._losses: dict[str, Tensor] = {}  # of the last batch, [B] each
 
     @torch.no_grad()
     def update(self, terms: LossTerms, student_logits: Tensor, targets: Tensor) -> None:
@@ -47,6 +52,7 @@ class TrainMeter:
         count = torch.full((), len(targets), device=targets.device)
         self._add("count", count)
         self._add("correct", (student_logits.argmax(dim=1) == targets).sum())
+        self._losses = {name: loss.detach() for name, loss in terms.terms.items()}
         for name, loss in terms.terms.items():
             self._add(f"loss/{name}", loss.detach().sum())
         if terms.temperatures is not None:
@@ -68,6 +74,20 @@ class TrainMeter:
                 metrics |= _temperature_metrics(who, sums, count)
                 metrics |= _quantiles(who, torch.cat(self._temperatures[who]))
         return metrics
+
+    def point(self) -> dict[str, float]:
+        """The last batch; reading it waits for the device, once."""
+        found = {f"batch/{name}": loss.double().mean() for name, loss in self._losses.items()}
+        found = {"batch/loss": torch.stack(list(found.values())).sum(), **found}
+        for who, temperatures in self._temperatures.items():
+            last = temperatures[-1].double()
+            low, high = last.aminmax()
+            found[f"batch/temperature_{who}_mean"] = last.mean()
+            found |= {
+                f"batch/temperature_{who}_min": low,
+                f"batch/temperature_{who}_max": high,
+            }
+        return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
 
     def loss(self) -> float:
         """Mean loss so far; reading it waits for the device."""

@@ -38,6 +38,7 @@ from kdbench.engine.metrics import evaluate_logits
 from kdbench.engine.runlog import log_traceback, run_log
 from kdbench.engine.state import save_weights
 from kdbench.engine.teacher import Teacher, require_accuracy
+from kdbench.engine.timesheet import summarise_time
 from kdbench.engine.trainer import Run, Trainer
 from kdbench.errors import CheckpointError, LockedError, Preempted, describe_error
 from kdbench.model.profile import count_parameters
@@ -179,7 +180,9 @@ def _train(jobs: Sequence[Job]) -> dict[Path, Outcome]:
         tests = trainer.test_metrics(lead.run.protocol)
         circumstances["peak_memory_mb"] = compute.peak_memory_mb()
         for (job, run), test in zip(runs.items(), tests, strict=True):
-            outcomes[job.folder] = _conclude(job, run, test, circumstances)
+            # The final evaluation and the last checkpoint came after the last epoch's row.
+            rest = summarise_time(trainer.times.take(run))
+            outcomes[job.folder] = _conclude(job, run, test, circumstances, rest)
     return outcomes
 
 
@@ -222,7 +225,9 @@ def _load_checked_teacher(
     return teacher, top1
 
 
-def _conclude(job: Job, run: Run, test: dict[str, float], shared: dict[str, Any]) -> Outcome:
+def _conclude(
+    job: Job, run: Run, test: dict[str, float], shared: dict[str, Any], rest: dict[str, float]
+) -> Outcome:
     """Writes the final weights, then the record, then closes the tracker."""
     journal, student, failed = run.journal, run.learner.student, run.error is not None
     cfg, identity, rows = job.cfg, run.journal.identity, run.journal.rows
@@ -271,7 +276,7 @@ def _conclude(job: Job, run: Run, test: dict[str, float], shared: dict[str, Any]
         metrics_digest=file_digest(job.folder / METRICS) if rows else None,
         parameters=count_parameters(student),
         config=stable_config(cfg),
-        seconds=sum(timing["perf/seconds"] for timing in journal.timings),
+        **_sum_times(journal.timings, rest),
         images_per_s=journal.timings[-1]["perf/images_per_s"] if rows else None,
         command=redact(_command(job)),
         attempts=journal.attempts,
@@ -282,6 +287,15 @@ def _conclude(job: Job, run: Run, test: dict[str, float], shared: dict[str, Any]
     fault.point("record:written")
     journal.tracker.finish(record.status, record.numbers())
     return Outcome(record, run.error)
+
+
+def _sum_times(timings: Sequence[dict[str, float]], rest: dict[str, float]) -> dict[str, Any]:
+    """The times of all epochs; None where not all of them have one."""
+    found = {}
+    for name, value in rest.items():
+        known = [timing[f"perf/{name}"] for timing in timings if f"perf/{name}" in timing]
+        found[name] = sum(known) + value if len(known) == len(timings) else None
+    return found
 
 
 def _command(job: Job) -> list[str]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from kdbench.engine.metrics import evaluate_logits
 from kdbench.engine.runlog import log_traceback
 from kdbench.engine.signals import StopSignals
 from kdbench.engine.teacher import Teacher
+from kdbench.engine.timesheet import TimeSheet, make_clock, summarise_time
 from kdbench.errors import LoaderError, Preempted, known_error
 from kdbench.progress import Progress
 from kdbench.tracker.display import Display
@@ -82,7 +84,9 @@ class Trainer:
         self.split = "test" if protocol == "paper" else "val"
         self.compute, self.display = compute, display
         self.checkpoint_seconds = 60 * checkpoint_minutes
-        self.teacher_seconds = 0.0
+        self.times = TimeSheet(make_clock(compute.device))
+        for run in self.runs:
+            self.times.add(run, run.journal.spent)
 
     def fit(self) -> None:
         """Trains every run to its end, or until something fails in it alone.
@@ -105,13 +109,12 @@ class Trainer:
         """All steps of one epoch (0-based) that these runs have not taken yet."""
         first_step = epoch * self.data.steps_per_epoch
         start = min((run.learner.step - first_step for run in runs), default=0)
-        self._clock = saved = time.monotonic()
-        self.teacher_seconds = 0.0
-        strong = any(run.learner.objective.needs_strong_view for run in runs)
-        for position, batch in enumerate(self.data.train_batches(epoch, start, strong), start):
+        saved = time.monotonic()
+        for position, batch in enumerate(self._read_batches(epoch, start, runs), start):
             step = first_step + position
-            self.train_step(batch, Progress(step, self.total_steps, epoch, self.epochs), runs)
-            self.display.step(len(batch.targets), self._mean_loss)
+            with self.times.charge("data", [run for run in runs if run.is_due(step)]):
+                self.train_step(batch, Progress(step, self.total_steps, epoch, self.epochs), runs)
+                self.display.step(len(batch.targets), self._mean_loss)
             fault.point("step")
             if all(run.error is not None for run in runs):
                 return
@@ -120,22 +123,36 @@ class Trainer:
                 self._save(runs)
                 saved = time.monotonic()
 
+    def _read_batches(self, epoch: int, start: int, runs: Sequence[Run]) -> Iterator[Batch]:
+        strong = any(run.learner.objective.needs_strong_view for run in runs)
+        batches = iter(self.data.train_batches(epoch, start, strong))
+        for step in count(epoch * self.data.steps_per_epoch + start):
+            with self.times.charge("data", [run for run in runs if run.is_due(step)]):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
     def train_step(self, batch: Batch, progress: Progress, runs: Sequence[Run]) -> None:
         """One batch: the teacher answers, every learner that is due takes its step."""
         due = [run for run in runs if run.is_due(progress.step)]
         answers = self._ask_teacher(batch, due)
         for run in due:
-            with self._dropped_on_error(run):
+            with self._dropped_on_error(run), self.times.charge("step", [run]):
                 own = run.learner.plugin.prepare(batch, progress)
                 own_answers = answers if own is batch else self._ask_teacher(own, [run])
                 run.learner.train_step(own, *own_answers, progress)
+                run.journal.end_step(run.learner)
 
     def end_epoch(self, epoch: int, runs: Sequence[Run]) -> None:
         """Measures every run and lets its journal write the epoch (0-based) down."""
         if not runs:
             return
-        seconds = max(time.monotonic() - self._clock, 1e-9)
         fault.point("epoch:trained")
+        with self.times.charge("evaluation_data", runs):
+            self.display.epoch(self._measure_epoch(epoch, runs))
+
+    def _measure_epoch(self, epoch: int, runs: Sequence[Run]) -> dict[str, dict[str, float]]:
         rows = {}
         for run, metrics in zip(runs, self.evaluate(self.split, runs), strict=True):
             learner, name = run.learner, run.name
@@ -147,25 +164,27 @@ class Trainer:
                 **{f"{self.split}/{name}": value for name, value in metrics.items()},
             }
             learner.meter.reset()
-            timing = self._timing(epoch, seconds)
-            with self._dropped_on_error(run):
+            timing = self._timing(epoch, run)
+            with self._dropped_on_error(run), self.times.charge("saving", [run]):
                 run.journal.end_epoch(learner, row, timing, last=epoch + 1 == self.epochs)
-        self.display.epoch(rows)
+        return rows
 
     def evaluate(self, split: str, runs: Sequence[Run]) -> list[dict[str, float]]:
         """Metrics of every run on a split; one pass over the data for all of them."""
         logits: list[list[Tensor]] = [[] for _ in runs]
-        targets = []
-        for batch in self.data.eval_batches(split):
-            targets.append(batch.targets)
+        targets, metrics = [], []
+        with self.times.charge("evaluation_data", runs):
+            for batch in self.data.eval_batches(split):
+                targets.append(batch.targets)
+                for run, collected in zip(runs, logits, strict=True):
+                    with self.times.charge("evaluation", [run]):
+                        collected.append(run.learner.predict(batch.images))
             for run, collected in zip(runs, logits, strict=True):
-                collected.append(run.learner.predict(batch.images))
-        return [
-            evaluate_logits(
-                torch.cat(collected), torch.cat(targets), self._teacher_logits(split, run)
-            )
-            for run, collected in zip(runs, logits, strict=True)
-        ]
+                taught = self._teacher_logits(split, run, runs)
+                with self.times.charge("evaluation", [run]):
+                    found = evaluate_logits(torch.cat(collected), torch.cat(targets), taught)
+                metrics.append(found)
+        return metrics
 
     def test_metrics(self, protocol: str) -> list[dict[str, float]]:
         """Test metrics of the final weights, one dict per run; empty for runs that failed."""
@@ -184,37 +203,43 @@ class Trainer:
         by_run = dict(zip(map(id, sound), found, strict=True))
         return [by_run.get(id(run), {}) for run in self.runs]
 
-    def _teacher_logits(self, split: str, run: Run) -> Tensor | None:
+    def _teacher_logits(self, split: str, run: Run, runs: Sequence[Run]) -> Tensor | None:
         if self.teacher is None or not run.learner.objective.needs_teacher:
             return None
-        return self.teacher.split_logits(self.data, split)[0]
+        asking = [other for other in runs if other.learner.objective.needs_teacher]
+        with self.times.charge("evaluation_data", asking):
+            return self.teacher.split_logits(self.data, split)[0]
 
     def _ask_teacher(self, batch: Batch, due: Sequence[Run]) -> tuple[Tensor | None, Tensor | None]:
         """Logits of the images and of their strong view, as far as anybody needs them."""
-        asking = [run.learner.objective for run in due if run.learner.objective.needs_teacher]
+        asking = [run for run in due if run.learner.objective.needs_teacher]
         if self.teacher is None or not asking:
             return None, None
-        asked = time.monotonic()
-        logits, strong = self.teacher.answer(batch), None
-        if batch.strong is not None and any(objective.needs_strong_view for objective in asking):
-            strong = self.teacher(batch.strong)
-        self.teacher_seconds += time.monotonic() - asked
-        return logits, strong
+        with self.times.charge("teacher", asking):
+            logits = self.teacher.answer(batch)
+        strong = [run for run in asking if run.learner.objective.needs_strong_view]
+        if batch.strong is None or not strong:
+            return logits, None
+        with self.times.charge("teacher", strong):
+            return logits, self.teacher(batch.strong)
 
     def _mean_loss(self) -> float:
         losses = [run.learner.meter.loss() for run in self.runs if run.error is None]
         return sum(losses) / max(len(losses), 1)
 
-    def _timing(self, epoch: int, seconds: float) -> dict[str, float]:
-        timing = {
+    def _timing(self, epoch: int, run: Run) -> dict[str, float]:
+        """What the epoch took, and how fast this run would train by itself."""
+        spent = self.times.take(run)
+        run.journal.spent = {}
+        training = spent["step"] + spent["data"] + spent["teacher"]
+        times = {f"perf/{name}": value for name, value in summarise_time(spent).items()}
+        return {
             "epoch": epoch + 1,
-            "perf/seconds": seconds,
-            "perf/images_per_s": self.data.num_train / seconds,
+            **times,
+            "perf/images_per_s": self.data.num_train / max(training, 1e-9),
             "perf/peak_memory_mb": self.compute.peak_memory_mb(),
+            "perf/teacher_share": spent["teacher"] / max(training, 1e-9),
         }
-        if self.compute.device.type == "cpu":  # on CUDA the clock only sees the launch
-            timing["perf/teacher_share"] = self.teacher_seconds / seconds
-        return timing
 
     @contextmanager
     def _dropped_on_error(self, run: Run) -> Iterator[None]:
@@ -231,7 +256,8 @@ class Trainer:
     def _save(self, runs: Sequence[Run]) -> None:
         for run in runs:
             if run.error is None:
-                with self._dropped_on_error(run):
+                run.journal.spent = self.times.read(run)
+                with self._dropped_on_error(run), self.times.charge("saving", [run]):
                     run.journal.commit(run.learner)
 
     def _leave_if_asked(self, stop: StopSignals, runs: Sequence[Run]) -> None:

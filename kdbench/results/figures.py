@@ -1,41 +1,28 @@
-"""Figures of a report: learning curves, differences to the baseline, temperatures over training.
+"""Figures of a report: learning curves, differences, temperatures, cost against accuracy.
 
-Each takes the groups of one column of a table and returns ``<svg>`` elements; ``write_figure``
-makes a file of one. ``curves`` has what is drawn, ``svg`` knows how.
+Each takes the groups of one column of a table and says what is drawn; ``canvas`` knows how, on a
+page or as a file.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 
 import numpy as np
-from markupsafe import Markup
+from matplotlib.axes import Axes
 
-from kdbench.files import write_atomic
+from kdbench.results import canvas
+from kdbench.results.canvas import Drawing, Panel
 from kdbench.results.curves import WHO, Group, mean_over, spread_over
-from kdbench.results.svg import COLOURS, DASHES, Chart, Scale, fit_scale
+from kdbench.tracker.base import slug
 
-CHART_STYLE = Path(__file__).with_name("chart.css")
+COLOURS, DASHES = 7, 4  # that chart.css and canvas.py know: c1 to c7, d0 to d3
 MAX_BANDS = 6  # more bands than these in one chart hide each other
 LAST = 0.25  # part of training that the enlarged chart shows
-_WIDE, _PANEL = (360, 250), (180, 144)
+_WIDE, _PANEL, _PANELS = (4.6, 3.2), (2.3, 1.85), 4
 
 Styles = Mapping[str, str]  # row -> classes of its line
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A chart and its title.
-
-    Attributes:
-        title: what it shows: a row, as a rule.
-        svg: the chart.
-        css: classes of the row's line; empty where all rows are shown.
-    """
-
-    title: str
-    svg: Markup
-    css: str = ""
+Range = tuple[float, float]
 
 
 def choose_styles(
@@ -57,157 +44,267 @@ def choose_styles(
     return styles
 
 
-def draw_learning(groups: Sequence[Group], styles: Styles) -> list[Panel]:
+def draw_all(groups: Sequence[Group], baseline: Group | None, styles: Styles) -> list[Drawing]:
+    """Every figure of a column that has something to show."""
+    found = [
+        draw_learning(groups, styles),
+        draw_learning_rows(groups, styles),
+        draw_differences(groups, baseline, styles),
+        draw_temperatures(groups, styles),
+        draw_temperature_means(groups, styles),
+        draw_cost(groups, styles),
+    ]
+    return [drawing for drawing in found if drawing is not None]
+
+
+def write_figures(
+    folder: Path, columns: Mapping[str, Sequence[Group]], baseline: str | None, styles: Styles
+) -> list[Path]:
+    """Writes every figure of a table as PDF, SVG and PNG; returns the paths.
+
+    Args:
+        folder: made if missing.
+        columns: label of a column -> its groups; where there are several, files begin with it.
+        baseline: row that the others are compared with.
+        styles: of the rows.
+
+    Raises:
+        ResourceError: a file cannot be written.
+    """
+    paths = []
+    for column, groups in columns.items():
+        prefix = f"{slug(column)}-" if len(columns) > 1 else ""
+        base = next((group for group in groups if group.row == baseline), None)
+        for drawing in draw_all(groups, base, styles):
+            paths += canvas.save(drawing, folder, prefix)
+    return paths
+
+
+def draw_learning(groups: Sequence[Group], styles: Styles) -> Drawing | None:
     """Accuracy over training: the whole of it, and its last part enlarged."""
     shown = [group for group in groups if group.accuracy in group.curves]
     if not shown:
-        return []
+        return None
     split = "validation" if shown[0].accuracy.startswith("val") else "test"
     name = f"{split} accuracy (top-1), %"
     epochs = _count_epochs(shown)
-    whole = _chart(f"{name}, over training", _epochs_scale(1, epochs), _learning_scale(shown), name)
-    _draw_accuracies(whole, shown, styles)
-    panels = [Panel("all of training", whole.render())]
     first = _first_of_last(epochs)
-    if first == 1:
-        return panels
-    # A student alone is often so far below that the others would be one line.
-    taught = [group for group in shown if group.is_taught] or shown
-    title = f"the last {100 * LAST:.0f} %, enlarged"
-    axes = _epochs_scale(first, epochs), _learning_scale(taught, first)
-    late = _chart(f"{name}, {title}", *axes, name)
-    _draw_accuracies(late, shown, styles)
-    return [*panels, Panel(title, late.render())]
+
+    def draw(axes: Axes, start: int, ranged: Sequence[Group]) -> None:
+        _scale_epochs(axes, start, epochs, _learning_range(ranged, start))
+        for group in sorted(shown, key=lambda group: styles[group.row].startswith("base")):
+            _draw_accuracy(axes, group, styles[group.row], with_band=len(shown) <= MAX_BANDS)
+
+    panels = [Panel(name, f"{name}, over training", lambda axes: draw(axes, 1, shown))]
+    if first > 1:
+        # A student alone is often so far below that the others would be one line.
+        taught = [group for group in shown if group.is_taught] or shown
+        title = f"the last {100 * LAST:.0f} %, enlarged"
+        late = Panel(title, f"{name}, {title}", lambda axes: draw(axes, first, taught))
+        panels.append(late)
+    last = {group.row: float(group.mean(group.accuracy)[-1]) for group in shown}
+    rows = sorted(last, key=lambda row: -last[row])
+    legend = [(f"{row}  {last[row]:.1f} %", styles[row]) for row in rows]
+    return Drawing("learning", panels, len(panels), _WIDE, legend)
 
 
-def draw_learning_panels(
-    groups: Sequence[Group], styles: Styles, name: str
-) -> tuple[Markup, list[Panel]]:
-    """The last part of training: each taught row with its spread over seeds, all means in grey.
-
-    Args:
-        groups: of one column.
-        styles: of the rows.
-        name: of the background, unique on its page.
-
-    Returns:
-        The background, which has to stand on the page once, and the panels, which refer to it.
-    """
+def draw_learning_rows(groups: Sequence[Group], styles: Styles) -> Drawing | None:
+    """The last part of training: each taught row with its spread over seeds, all means in grey."""
     shown = [g for g in groups if g.is_taught and g.accuracy in g.curves]
-    if not shown:
-        return Markup(), []
+    if len(shown) < 2:
+        return None
     epochs = _count_epochs(shown)
     first = _first_of_last(epochs)
-    axes = _epochs_scale(first, epochs), _learning_scale(shown, first)
-    background = _panel("all rows", *axes, "accuracy, %")
-    for group in shown:
-        background.line(*_over_epochs(group.mean(group.accuracy)), "behind")
-    panels = []
-    for group in shown:
-        chart = _panel(f"{group.row}: accuracy over training", *axes, "accuracy, %")
-        chart.show(name)
-        _draw_accuracy(chart, group, _solid(styles[group.row]), with_band=True)
-        panels.append(Panel(group.row, chart.render(), styles[group.row]))
-    return background.share(name), panels
+    limits = _learning_range(shown, first)
+
+    def draw(axes: Axes, group: Group) -> None:
+        _scale_epochs(axes, first, epochs, limits, ticks=4)
+        for other in shown:
+            behind = {"linewidth": 0.6, "alpha": 0.5}
+            canvas.line(axes, *_over_epochs(other.mean(other.accuracy)), "alone", **behind)
+        _draw_accuracy(axes, group, _solid(styles[group.row]), with_band=True)
+
+    return _small("learning-rows", "accuracy over training, %", shown, draw)
 
 
 def draw_differences(
     groups: Sequence[Group], baseline: Group | None, styles: Styles
-) -> list[Panel]:
+) -> Drawing | None:
     """Accuracy of each row less that of the baseline after the same epoch, paired by seed."""
     if baseline is None:
-        return []
-    found = [(group, _difference(group, baseline)) for group in groups if group is not baseline]
-    found = [(group, curve) for group, curve in found if group.is_taught and curve.size]
-    if not found:
-        return []
-    means = [mean_over(curve) for _, curve in found]
-    limit = _difference_limit(means)
-    axes = _epochs_scale(1, max(map(len, means))), Scale(-limit, limit)
-    panels = []
-    for (group, curve), mean in zip(found, means, strict=True):
-        chart = _panel(f"{group.row} less {baseline.row}", *axes, "difference, points")
-        chart.level(0, "base", baseline.row)
-        spread = spread_over(curve)
-        x = np.arange(1, len(mean) + 1)
-        css = _solid(styles[group.row])
-        chart.band(x, mean - spread, mean + spread, css)
-        chart.line(x, mean, css, group.row)
-        panels.append(Panel(group.row, chart.render(), styles[group.row]))
-    return panels
+        return None
+    curves = {g.row: _difference(g, baseline) for g in groups if g is not baseline}
+    shown = [g for g in groups if g.is_taught and g.row in curves and curves[g.row].size]
+    if not shown:
+        return None
+    means = {group.row: mean_over(curves[group.row]) for group in shown}
+    limit = _difference_limit(list(means.values()))
+    epochs = max(map(len, means.values()))
+
+    def draw(axes: Axes, group: Group) -> None:
+        _scale_epochs(axes, 1, epochs, (-limit, limit), ticks=4)
+        axes.axhline(0, color=canvas.colour("base"), linewidth=0.8)
+        mean, css = means[group.row], _solid(styles[group.row])
+        spread = spread_over(curves[group.row])
+        x, _ = _over_epochs(mean)
+        canvas.band(axes, x, mean - spread, mean + spread, css)
+        canvas.line(axes, x, mean, css, group.row)
+
+    return _small("difference", f"less {baseline.row}, points", shown, draw)
 
 
-def draw_temperature_panels(groups: Sequence[Group], styles: Styles) -> list[Panel]:
+def draw_temperatures(groups: Sequence[Group], styles: Styles) -> Drawing | None:
     """Temperature of teacher and student of each row over training, all on the same axes."""
     shown = _with_temperature(groups)
     if not shown:
-        return []
-    axes = _epochs_scale(1, _count_epochs(shown)), _temperature_scale(shown)
-    panels = []
-    for group in shown:
-        chart = _panel(f"{group.row}: temperatures over training", *axes, "temperature")
+        return None
+    epochs, limits = _count_epochs(shown), _temperature_range(shown)
+
+    def draw(axes: Axes, group: Group) -> None:
+        _scale_epochs(axes, 1, epochs, limits, log=True, ticks=4)
         known = [who for who in WHO if f"temperature/{who}_mean" in group.curves]
         drawn = {"both": "teacher"} if _are_same(group) else {who: who for who in known}
         for css, who in drawn.items():
             low, high = group.temperature_band(who)
-            chart.band(*_over_epochs(low), high, css)
+            canvas.band(axes, *_over_epochs(low), high, css)
         for css, who in drawn.items():  # above both bands
             mean = group.mean(f"temperature/{who}_mean")
-            chart.line(*_over_epochs(mean), css, f"{group.row}: {css}")
-        panels.append(Panel(group.row, chart.render(), styles[group.row]))
-    return panels
+            canvas.line(axes, *_over_epochs(mean), css, f"{group.row}: {css}")
+
+    legend = [("teacher", "teacher"), ("student", "student"), ("both are the same", "both")]
+    return _small("temperature", "temperature", shown, draw, legend)
 
 
-def draw_temperature_means(groups: Sequence[Group], styles: Styles) -> list[Panel]:
+def draw_temperature_means(groups: Sequence[Group], styles: Styles) -> Drawing | None:
     """Mean temperature of the teacher of every row in one chart, and of the student in another."""
     shown = _with_temperature(groups)
-    charts = []
+    if len(shown) < 2:
+        return None
+    epochs, limits = _count_epochs(shown), _temperature_range(shown)
+
+    def draw(axes: Axes, name: str) -> None:
+        _scale_epochs(axes, 1, epochs, limits, log=True)
+        for group in shown:
+            if name in group.curves:
+                canvas.line(axes, *_over_epochs(group.mean(name)), styles[group.row], group.row)
+
+    panels = []
     for who in WHO:
         name = f"temperature/{who}_mean"
-        rows = [group for group in shown if name in group.curves]
-        if not rows:
-            continue
-        axes = _epochs_scale(1, _count_epochs(shown)), _temperature_scale(shown)
-        chart = _chart(f"mean {who} temperature of all rows", *axes, "mean temperature")
-        for group in rows:
-            chart.line(*_over_epochs(group.mean(name)), styles[group.row], group.row)
-        charts.append(Panel(who, chart.render()))
-    return charts
+        if any(name in group.curves for group in shown):
+            title = f"mean {who} temperature"
+            panels.append(
+                Panel(title, f"{title} of all rows", lambda axes, name=name: draw(axes, name))
+            )
+    legend = [(group.row, styles[group.row]) for group in shown]
+    return Drawing("temperature-means", panels, len(panels), _WIDE, legend)
 
 
-def write_figure(path: Path, svg: Markup) -> None:
-    """Writes one figure as a file that any browser shows, in light and in dark.
+def draw_cost(groups: Sequence[Group], styles: Styles) -> Drawing | None:
+    """Accuracy of the last epoch against what a run would take alone."""
+    points = {}
+    for group in groups:
+        pairs = [
+            (run.record.alone_seconds, run.record.top1_last)
+            for run in group.runs.values()
+            if run.record.alone_seconds and run.record.top1_last is not None
+        ]
+        if pairs:
+            points[group.row] = tuple(zip(*pairs, strict=True))
+    if len(points) < 2:
+        return None
+    longest = max(x for seconds, _ in points.values() for x in seconds)
+    unit, name = next((u, n) for u, n in _UNITS if longest >= 2 * u or u == 1)
 
-    Raises:
-        ResourceError: it cannot be written.
-    """
-    opening = Markup('<svg xmlns="http://www.w3.org/2000/svg"')
-    style = Markup("><style>{}</style>").format(Markup(CHART_STYLE.read_text()))
-    head, rest = svg.split(">", 1)
-    drawing = opening + Markup(head.removeprefix("<svg")) + style + Markup(rest)
-    write_atomic(path, drawing.encode())
+    def draw(axes: Axes) -> None:
+        centres = {}
+        for row, (seconds, accuracies) in points.items():
+            x, y = fmean(seconds) / unit, fmean(accuracies)
+            spreads = [stdev(v) if len(v) > 1 else 0.0 for v in (seconds, accuracies)]
+            axes.errorbar(
+                x, y, xerr=spreads[0] / unit, yerr=spreads[1], fmt="o", markersize=4,
+                color=canvas.colour(styles[row]), linewidth=0.8,
+            )  # fmt: skip
+            centres[row] = (x, y)
+        axes.margins(0.08, 0.08)
+        axes.set_xlabel(f"time of a run alone, {name}", loc="right", labelpad=1)
+        _name_points(axes, centres, styles)
+
+    longest_name = max(map(len, points))
+    title = "test accuracy of the last epoch (top-1), %"
+    height = max(3.4, 0.7 + 0.17 * len(points))
+    margin = 0.35 + 0.075 * longest_name
+    panel = Panel(title, "accuracy against the time of a run alone", draw)
+    return Drawing("cost", [panel], 1, (5.6 + margin, height), margin=margin)
 
 
-def _chart(label: str, x: Scale, y: Scale, y_name: str) -> Chart:
-    return Chart(label, x, y, x_name="epoch", y_name=y_name, size=_WIDE)
+_UNITS = ((24 * 3600, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
-def _panel(label: str, x: Scale, y: Scale, y_name: str) -> Chart:
-    return Chart(label, x, y, x_name="epoch", y_name=y_name, size=_PANEL, ticks=(4, 5))
+def _name_points(axes: Axes, centres: Mapping[str, Range], styles: Styles) -> None:
+    """Names in a column at the right, in the order of the points, each with a thin line."""
+    low, high = axes.get_ylim()
+    axes.set_xlim(axes.get_xlim())
+    axes.set_ylim(low, high)
+    rows = sorted(centres, key=lambda row: centres[row][1])
+    height = axes.get_position().height * axes.figure.get_figheight()
+    least = 0.15 / height  # between two names
+    wanted = [(centres[row][1] - low) / (high - low) for row in rows]
+    for row, place in zip(rows, _spread_apart(wanted, least), strict=True):
+        thin = {"color": canvas.colour("alone"), "linewidth": 0.4, "alpha": 0.5}
+        axes.annotate(
+            canvas.clean(row),
+            xy=centres[row],
+            xytext=(1.06, place),
+            textcoords="axes fraction",
+            va="center",
+            color=canvas.colour(styles[row]),
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "shrinkA": 0, "shrinkB": 3, **thin},
+        )
 
 
-def _draw_accuracies(chart: Chart, groups: Sequence[Group], styles: Styles) -> None:
-    for group in sorted(groups, key=lambda group: styles[group.row].startswith("base")):
-        _draw_accuracy(chart, group, styles[group.row], with_band=len(groups) <= MAX_BANDS)
+def _spread_apart(wanted: Sequence[float], least: float) -> list[float]:
+    """Ascending places at least so far apart, near the wanted ones, from 0 to 1 where they fit."""
+    places: list[float] = []
+    for place in wanted:
+        places.append(max(place, places[-1] + least) if places else place)
+    top = max(1.0, least * (len(places) - 1))
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], top)
+        top = places[i] - least
+    return places
 
 
-def _draw_accuracy(chart: Chart, group: Group, css: str, with_band: bool) -> None:
+def _small(
+    name: str,
+    label: str,
+    groups: Sequence[Group],
+    draw: Callable[[Axes, Group], None],
+    legend: Sequence[tuple[str, str]] = (),
+) -> Drawing:
+    """A chart for each row."""
+    panels = [
+        Panel(group.row, f"{group.row}: {label}", lambda axes, group=group: draw(axes, group))
+        for group in groups
+    ]
+    return Drawing(name, panels, min(_PANELS, len(panels)), _PANEL, legend)
+
+
+def _draw_accuracy(axes: Axes, group: Group, css: str, with_band: bool) -> None:
     mean = group.mean(group.accuracy)
     x, _ = _over_epochs(mean)
     if with_band:
         spread = spread_over(group.curves[group.accuracy])
-        chart.band(x, mean - spread, mean + spread, css)
-    chart.line(x, mean, css, group.row)
+        canvas.band(axes, x, mean - spread, mean + spread, css)
+    canvas.line(axes, x, mean, css, group.row)
+
+
+def _scale_epochs(
+    axes: Axes, first: int, last: int, y: Range, *, log: bool = False, ticks: int = 6
+) -> None:
+    x = (first - 0.5, last + 0.5) if first == last else (first, last)  # one stands in the middle
+    canvas.set_scales(axes, x, y, names=("epoch", ""), log=log, ticks=ticks)
 
 
 def _difference(group: Group, baseline: Group) -> np.ndarray:
@@ -242,7 +339,7 @@ def _count_epochs(groups: Sequence[Group]) -> int:
     return max(curves.shape[1] for group in groups for curves in group.curves.values())
 
 
-def _temperature_scale(groups: Sequence[Group]) -> Scale:
+def _temperature_range(groups: Sequence[Group]) -> Range:
     """Shows every mean, and of bands at most as much again: a few samples may go anywhere."""
     means, ends = [], []
     for group in groups:
@@ -250,23 +347,28 @@ def _temperature_scale(groups: Sequence[Group]) -> Scale:
             if f"temperature/{who}_mean" in group.curves:
                 means += group.mean(f"temperature/{who}_mean").tolist()
                 ends += [value for end in group.temperature_band(who) for value in end.tolist()]
-    scale = fit_scale(means, log=True)
-    return fit_scale([*means, *(v for v in ends if scale.low / 2 <= v <= scale.high * 2)], log=True)
+    low, high = fit_range(means, log=True)
+    return fit_range([*means, *(v for v in ends if low / 2 <= v <= high * 2)], log=True)
 
 
-def _learning_scale(groups: Sequence[Group], first: int = 1) -> Scale:
+def _learning_range(groups: Sequence[Group], first: int = 1) -> Range:
     found = []
     for group in groups:
         mean = group.mean(group.accuracy)[first - 1 :]
         spread = np.nan_to_num(spread_over(group.curves[group.accuracy])[first - 1 :])
         found += [*(mean - spread).tolist(), *(mean + spread).tolist()]
-    return fit_scale(found)
+    return fit_range(found)
 
 
-def _epochs_scale(first: int, last: int) -> Scale:
-    if first == last:  # one epoch stands in the middle
-        return Scale(first - 0.5, last + 0.5, whole=True)
-    return Scale(first, last, whole=True)
+def fit_range(values: Sequence[float], *, log: bool = False, margin: float = 0.06) -> Range:
+    """Ends of an axis that shows all finite values (of a logarithmic one: all positive ones)."""
+    finite = [v for v in values if np.isfinite(v) and (v > 0 or not log)] or [1.0]
+    low, high = min(finite), max(finite)
+    if log:
+        spare = max((high / low) ** margin, 1.15)
+        return low / spare, high * spare
+    spare = (high - low) * margin or abs(high) * margin or 1.0
+    return low - spare, high + spare
 
 
 def _over_epochs(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

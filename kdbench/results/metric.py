@@ -64,9 +64,15 @@ METRICS = {
         Metric("test.teacher_kl", "KL to the teacher", "nats", 4, False),
         Metric("test.logit_correlation", "logit correlation with the teacher", "", 4, True),
         Metric("convergence.aulc", "mean accuracy over the epochs", "%", 2, True),
-        Metric("seconds", "time of a run", "s", 1, False),
-        Metric("images_per_s", "training speed", "images/s", 0, True),
-        Metric("peak_memory_mb", "peak memory", "MB", 0, False),
+        Metric("alone_seconds", "time of a run alone", "s", 1, False),
+        Metric("own_seconds", "own time: steps, evaluation", "s", 1, False),
+        Metric("shared_seconds", "shared time: data, teacher", "s", 1, False),
+        Metric("part_seconds", "time with its part of the shared", "s", 1, False),
+        Metric("teacher_seconds", "time of the teacher", "s", 1, False),
+        Metric("evaluation_seconds", "time of evaluation", "s", 1, False),
+        Metric("seconds", "wall time of its cohort", "s", 1, False),
+        Metric("images_per_s", "training speed alone", "images/s", 0, True),
+        Metric("peak_memory_mb", "peak memory of its cohort", "MB", 0, False),
     )
 }
 _EPOCHS_TO = "convergence.epochs_to."

@@ -21,6 +21,7 @@ from markupsafe import Markup
 
 from kdbench.files import write_atomic
 from kdbench.results import figures, views
+from kdbench.results.canvas import PageFigure, show
 from kdbench.results.collect import Collection, RunFolder
 from kdbench.results.curves import Group, group_runs
 from kdbench.results.layout import lay_out
@@ -28,6 +29,7 @@ from kdbench.results.record import FILE, METRICS, TIMINGS, RunRecord
 from kdbench.results.render import Block, explain, layout_blocks
 from kdbench.results.svg import draw_swatch
 from kdbench.results.table import Table
+from kdbench.tracker.base import slug
 
 MAX_RUNS = 400  # that get a section of their own
 _FILES = (FILE, METRICS, TIMINGS, "train.log", ".hydra/config.yaml")
@@ -75,6 +77,17 @@ def write_page(path: Path, collection: Collection, table: Table) -> list[str]:
     return problems
 
 
+def write_figures(folder: Path, collection: Collection, table: Table) -> list[Path]:
+    """Writes the figures of the page as PDF, SVG and PNG; returns their paths.
+
+    Raises:
+        ResourceError: a file cannot be written.
+    """
+    groups, _ = group_runs(collection.runs, table)
+    columns = {name: [g for g in groups if g.column == name] for name in table.columns}
+    return figures.write_figures(folder, columns, table.baseline, _styles(table, groups))
+
+
 @dataclass(frozen=True)
 class Section:
     """One column of the table: a pair, as a rule. What is computed here is drawn or written."""
@@ -115,9 +128,11 @@ class Section:
         ]
 
     @cached_property
-    def learning(self) -> list[figures.Panel]:
-        """Accuracy over training."""
-        return figures.draw_learning(self.groups, self.styles)
+    def figures(self) -> Mapping[str, PageFigure]:
+        """By name, as they are drawn; those that have nothing to show are missing."""
+        prefix = f"{slug(self.column)}-"
+        drawings = figures.draw_all(self.groups, self.baseline, self.styles)
+        return {drawing.name: show(drawing, prefix, self.number) for drawing in drawings}
 
     @cached_property
     def legend(self) -> list[tuple[Markup, str, str]]:
@@ -126,13 +141,6 @@ class Section:
         last = {group.row: float(group.mean(group.accuracy)[-1]) for group in known}
         rows = sorted(last, key=lambda row: -last[row])
         return [(draw_swatch(self.styles[row]), row, f"{last[row]:.1f} %") for row in rows]
-
-    @cached_property
-    def learning_panels(self) -> tuple[Markup, list[figures.Panel]]:
-        """Each row before all others, where one chart for all of them is too full for bands."""
-        if len(self.groups) <= figures.MAX_BANDS:
-            return Markup(), []
-        return figures.draw_learning_panels(self.groups, self.styles, f"means-{self.number}")
 
     @cached_property
     def speed(self) -> list[str]:
@@ -145,24 +153,10 @@ class Section:
         return views.view_convergence(self.groups, self.table.baseline, self.styles)
 
     @cached_property
-    def differences(self) -> list[figures.Panel]:
-        """The baseline's lead and lag over training."""
-        return figures.draw_differences(self.groups, self.baseline, self.styles)
-
-    @cached_property
-    def temperatures(self) -> list[figures.Panel]:
-        """One panel for each strategy."""
-        return figures.draw_temperature_panels(self.groups, self.styles)
-
-    @cached_property
-    def temperature_means(self) -> list[figures.Panel]:
-        """All strategies in one chart."""
-        return figures.draw_temperature_means(self.groups, self.styles)
-
-    @cached_property
     def temperature_legend(self) -> list[tuple[Markup, str]]:
         """Swatches of the rows that have a temperature."""
-        return [(draw_swatch(panel.css), panel.title) for panel in self.temperatures]
+        shown = [group.row for group in self.groups if any("temp" in name for name in group.curves)]
+        return [(draw_swatch(self.styles[row]), row) for row in shown]
 
     @cached_property
     def distillation(self) -> views.View:
@@ -204,13 +198,15 @@ class Run:
 
     @property
     def spent(self) -> str:
-        """Wall time."""
-        return write_duration(self.record.seconds)
+        """Its part of the wall time of its cohort."""
+        return write_duration(self.record.spent_seconds)
 
     @property
     def duration(self) -> str:
-        """Wall time, and when."""
-        return f"{self.spent}, {_write_period([self.record])}"
+        """What it took, what it would take alone, and when."""
+        alone = self.record.alone_seconds
+        also = "" if alone is None else f" ({write_duration(alone)} alone)"
+        return f"{self.spent}{also}, {_write_period([self.record])}"
 
     @property
     def command(self) -> str:
@@ -285,13 +281,17 @@ def _overview(table: Table) -> Block | None:
 
 
 def _sections(table: Table, groups: Sequence[Group]) -> list[Section]:
-    alone = {group.row for group in groups if not group.is_taught}
-    styles = figures.choose_styles(table.rows, table.baseline, sorted(alone))
+    styles = _styles(table, groups)
     blocks = layout_blocks(table)[-len(table.columns) :]
     return [
         Section(i, column, block, table, [g for g in groups if g.column == column], styles)
         for i, (column, block) in enumerate(zip(table.columns, blocks, strict=True), 1)
     ]
+
+
+def _styles(table: Table, groups: Sequence[Group]) -> figures.Styles:
+    alone = {group.row for group in groups if not group.is_taught}
+    return figures.choose_styles(table.rows, table.baseline, sorted(alone))
 
 
 def _list_runs(path: Path, collection: Collection, table: Table) -> Iterator[Run]:
@@ -340,9 +340,16 @@ def _describe_teacher(record: RunRecord) -> str:
 
 
 def _describe_time(records: Sequence[RunRecord]) -> str:
-    total = sum(record.seconds for record in records)
-    spent = write_duration(total) if total < 2 * _DAY else f"{total / _DAY:.1f} days"
-    return f"{_write_period(records)}, {spent} in all runs together" if records else ""
+    if not records:
+        return ""
+    spent = _write_long(sum(record.spent_seconds for record in records))
+    alone = [record.alone_seconds for record in records if record.alone_seconds is not None]
+    also = f" (one by one {_write_long(sum(alone))})" if len(alone) == len(records) else ""
+    return f"{_write_period(records)}, {spent} in all runs together{also}"
+
+
+def _write_long(seconds: float) -> str:
+    return write_duration(seconds) if seconds < 2 * _DAY else f"{seconds / _DAY:.1f} days"
 
 
 def _write_period(records: Sequence[RunRecord]) -> str:

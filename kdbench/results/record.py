@@ -44,8 +44,18 @@ class RunRecord:
         weights_digest: SHA-256 over the sorted final state dict of the student.
         metrics_digest: SHA-256 of metrics.csv.
         config: resolved, as it determined the run.
-        seconds: wall time of all attempts up to their last checkpoint, evaluation included.
-        images_per_s: training images of the last epoch over the seconds they took.
+        seconds: wall time of training and evaluation of the whole cohort, while this run was in
+            it, in all attempts up to their last checkpoint.
+        own_seconds: of these, the run's own steps, evaluation and checkpoints.
+        shared_seconds: reading batches and, where it has one, the teacher's answers: in full, as
+            the run would need them alone. Of this, ``data_seconds`` and ``teacher_seconds`` are
+            spent while training.
+        part_seconds: own and an equal part of the shared ones: those of a cohort add up to its
+            wall time.
+        evaluation_seconds: own and shared, of evaluation.
+        images_per_s: training images of the last epoch over the seconds that they would take this
+            run alone.
+        peak_memory_mb: of the process, or its GPU: of the whole cohort.
         teacher_memo: None where every answer of the teacher was computed for its batch; else
             "mode", "asked" and "remembered" (answers of the last attempt, all runs of its cohort
             together), "megabytes" (of the full memo). Remembered answers may differ from fresh
@@ -94,6 +104,12 @@ class RunRecord:
     cohort_size: int
     teacher_memo: dict[str, Any] | None
     # None also in records of versions that did not keep them:
+    own_seconds: float | None = None
+    shared_seconds: float | None = None
+    part_seconds: float | None = None
+    data_seconds: float | None = None
+    teacher_seconds: float | None = None
+    evaluation_seconds: float | None = None
     teacher_config: dict[str, Any] | None = None
     test_samples: int | None = None
     initial_digest: str | None = None
@@ -105,6 +121,18 @@ class RunRecord:
     command: list[str]
     environment: dict[str, Any]
 
+    @property
+    def alone_seconds(self) -> float | None:
+        """What the run would take by itself; None where it was not measured."""
+        if self.own_seconds is None or self.shared_seconds is None:
+            return self.seconds if self.cohort_size == 1 else None
+        return self.own_seconds + self.shared_seconds
+
+    @property
+    def spent_seconds(self) -> float:
+        """Its part of the wall time of its cohort."""
+        return self.seconds / self.cohort_size if self.part_seconds is None else self.part_seconds
+
     def summary(self) -> str:
         """The run in one line."""
         names = f"{self.dataset} {self.pair} {self.method} seed {self.seed}"
@@ -114,8 +142,13 @@ class RunRecord:
             return f"{names}: {self.status}, {self.reason}"
         return (
             f"{names}: top-1 {self.top1_last:.2f} % after epoch {self.epochs_done}, "
-            f"{self.seconds:.0f} s"
+            f"{self.seconds:.0f} s{self._shared()}"
         )
+
+    def _shared(self) -> str:
+        if self.cohort_size == 1 or self.alone_seconds is None:
+            return ""
+        return f" with its cohort, {self.alone_seconds:.0f} s alone"
 
     def numbers(self) -> dict[str, float]:
         """What runs are compared by, flat: accuracies, test metrics, convergence, cost.
@@ -138,7 +171,8 @@ class RunRecord:
 
 
 _NUMBERS = ["top1_last", "top1_best", "val_top1_last", "val_top1_best", "teacher_top1"]
-_NUMBERS += ["epochs_done", "parameters", "seconds", "images_per_s", "peak_memory_mb"]
+_NUMBERS += ["epochs_done", "parameters", "seconds", "own_seconds", "shared_seconds"]
+_NUMBERS += ["alone_seconds", "images_per_s", "peak_memory_mb"]
 _NAMES = [field.name for field in fields(RunRecord)]
 CIRCUMSTANCES = tuple(_NAMES[_NAMES.index("seconds") :])
 

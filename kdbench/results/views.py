@@ -23,7 +23,10 @@ from kdbench.results.svg import draw_strip, draw_strip_axis, fit_scale
 
 SPEED = "convergence.aulc"
 DISTILLATION = ("agreement", "teacher_kl", "logit_correlation", "ece", "nll")
-COST = ("seconds", "images_per_s", "peak_memory_mb")
+COST = (
+    *("alone_seconds", "own_seconds", "shared_seconds"),
+    *("images_per_s", "seconds", "peak_memory_mb"),
+)
 TEACHER_SHARE = "perf/teacher_share"
 _MAX_LEVELS, _MAX_NAMED = 4, 5
 NONE = Markup()
@@ -81,7 +84,9 @@ def view_distillation(groups: Sequence[Group], styles: Styles) -> View:
 def view_cost(groups: Sequence[Group], styles: Styles) -> View:
     """What the runs took."""
     shares = {group.row: _teacher_shares(group) for group in groups}
-    share = _draw("share of the teacher, % of the time", "", shares, styles, lambda v: f"{v:.1f}")
+    share = _draw(
+        "share of the teacher, % of training alone", "", shares, styles, lambda v: f"{v:.1f}"
+    )
     columns = [_draw_metric(groups, styles, name) for name in COST]
     return _arrange(groups, styles, [*columns, share, _trained_together(groups)])
 
@@ -226,7 +231,7 @@ def _reached(run: RunFolder) -> Mapping[str, int]:
 
 
 def _trained_together(groups: Sequence[Group]) -> Column:
-    """Runs of a cohort share the clock: where cohorts differ, so do times and speeds."""
+    """Where cohorts differ, so do wall time and memory."""
     sizes = {g.row: sorted({r.record.cohort_size for r in g.runs.values()}) for g in groups}
     differ = len({size for found in sizes.values() for size in found}) > 1
     entries = {row: Entry(_write_range(found)) for row, found in sizes.items() if differ}
@@ -297,7 +302,7 @@ def _speed_by_level(groups: Sequence[Group], baseline: str) -> list[str]:
 
 
 def _teacher_shares(group: Group) -> dict[int, float]:
-    """Seed -> part of the time that the teacher took, percent; only measured on CPUs."""
+    """Seed -> part of training, by itself, that the teacher would take, percent."""
     found = {}
     for seed, run in group.runs.items():
         try:

@@ -95,7 +95,13 @@ class RunIdentity:
 
 
 class Tracker(Protocol):
-    """Follows one run. It never raises after ``start``: curves are not worth a training."""
+    """Follows one run. It never raises after ``start``: curves are not worth a training.
+
+    Attributes:
+        every_steps: steps from one point within an epoch to the next; 0: none.
+    """
+
+    every_steps: int
 
     def start(
         self, identity: RunIdentity, config: Mapping[str, Any], state: Mapping[str, Any] | None
@@ -117,6 +123,10 @@ class Tracker(Protocol):
         """One row an epoch; ``row["epoch"]`` and ``row["step"]`` are how many are done, from 1."""
         ...
 
+    def log_point(self, point: Mapping[str, float | int]) -> None:
+        """What one batch within an epoch was like; ``point["step"]`` counts finished steps."""
+        ...
+
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:
         """Closes the run as "done", "failed" or "preempted"; a second call does nothing."""
         ...
@@ -133,6 +143,8 @@ class NullTracker:
     be continued on its old curve later.
     """
 
+    every_steps = 0
+
     def __init__(self) -> None:
         self._state: dict[str, Any] = {}
 
@@ -143,6 +155,9 @@ class NullTracker:
         self._state = dict(state or {})
 
     def log(self, row: Mapping[str, float | int]) -> None:
+        """Nothing."""
+
+    def log_point(self, point: Mapping[str, float | int]) -> None:
         """Nothing."""
 
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:

@@ -40,6 +40,7 @@ class Chart:
         kind: "curve" over epochs, or "bar" of the runs' summaries.
         spread: "stddev" over the runs of a group, or "none" where the metrics are a band by
             themselves.
+        x: of a curve: "epoch", or "step" for what is logged within epochs.
     """
 
     title: str
@@ -47,6 +48,7 @@ class Chart:
     axis: str
     kind: str = "curve"
     spread: str = "stddev"
+    x: str = "epoch"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,10 @@ class Section:
 def _evaluated(title: str, name: str, axis: str) -> Chart:
     """A metric of the split that is evaluated each epoch: "test", under protocol strict "val"."""
     return Chart(title, (f"test/{name}", f"val/{name}"), axis)
+
+
+def _both(name: str) -> tuple[str, ...]:
+    return tuple(name.format(who) for who in ("teacher", "student"))
 
 
 def _band(who: str) -> Chart:
@@ -84,10 +90,12 @@ SECTIONS = (
         "the result.",
         (
             _evaluated("Top-1 after each epoch", "top1", "top-1 (%)"),
+            _evaluated("Best top-1 so far, optimistic on the test set", "top1_best", "top-1 (%)"),
             _bar("Last epoch: the result", "top-1 (%)", "top1_last"),
             _bar("Best epoch, picked on the test set", "top-1 (%)", "top1_best"),
             Chart("Top-1 on augmented training batches", ("train/top1",), "top-1 (%)"),
             Chart("Training loss", ("train/loss",), "loss"),
+            Chart("Loss of single batches", ("batch/loss",), "loss", x="step"),
         ),
     ),
     Section(
@@ -105,7 +113,16 @@ SECTIONS = (
     Section(
         "Temperature",
         "Temperatures that the strategy chose for the samples of each epoch.",
-        (_band("teacher"), _band("student"), _spread("teacher"), _spread("student")),
+        (
+            Chart("Teacher and student", _both("temperature/{}_mean"), "temperature"),
+            Chart(
+                "Teacher and student, single batches",
+                _both("batch/temperature_{}_mean"),
+                "temperature",
+                x="step",
+            ),
+            *(_band("teacher"), _band("student"), _spread("teacher"), _spread("student")),
+        ),
     ),
     Section(
         "Agreement with the teacher",
@@ -120,11 +137,13 @@ SECTIONS = (
     ),
     Section(
         "Cost",
-        "Wall time on the machine of the run.",
+        "Time on the machine of the run; alone, a run would take its own and the shared seconds.",
         (
-            Chart("Epoch", ("perf/seconds",), "seconds"),
-            Chart("Training speed", ("perf/images_per_s",), "images/s"),
-            Chart("Part of the time that is the teacher's", ("perf/teacher_share",), "fraction"),
+            Chart("Epoch, own time", ("perf/own_seconds",), "seconds"),
+            Chart("Epoch, shared: batches and teacher", ("perf/shared_seconds",), "seconds"),
+            Chart("Epoch, wall time of the cohort", ("perf/seconds",), "seconds"),
+            Chart("Training speed alone", ("perf/images_per_s",), "images/s"),
+            Chart("The teacher's part of training alone", ("perf/teacher_share",), "fraction"),
         ),
     ),
 )

@@ -13,6 +13,8 @@ _KEY_WORDS = frozenset(
     ["key", "apikey", "token", "secret", "password", "passwd", "credential", "credentials"]
 )
 _VARIABLE = re.compile("KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL")
+# A key and what it is set to, in a text: "hub.api_key=x", "--token=x", '"password": "x"'.
+_PAIR = re.compile(r"""((?<![\w-])-{0,2}([\w.-]+)["']?\s*[=:]\s*["']?)([^\s"',;)}\]]+)""")
 # A shorter secret is only removed where it is the whole text: inside others it may be a syllable.
 _MIN_INSIDE = 8
 
@@ -25,6 +27,16 @@ def redact(value: Any) -> Any:
     PASSWD or CREDENTIAL. Objects that are not plain become text.
     """
     return _redact(value, _secrets())
+
+
+def redact_line(text: str) -> str:
+    """A line of a log without values of secret variables, and without what follows a secret key.
+
+    >>> redact_line("hub.api_key=abc tau=4 password: x")
+    'hub.api_key=<removed> tau=4 password: <removed>'
+    """
+    safe = _redact_text(text, _secrets())
+    return _PAIR.sub(lambda pair: pair[1] + REMOVED if _is_secret_key(pair[2]) else pair[0], safe)
 
 
 def _redact(value: Any, secrets: list[str]) -> Any:

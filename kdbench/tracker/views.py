@@ -106,7 +106,7 @@ def _panel(chart: Chart, place: int = 0) -> Any:
     if chart.kind == "bar":
         return reports.BarPlot(metrics=list(chart.metrics), title_x=chart.axis, **common)
     return reports.LinePlot(
-        x="epoch", y=list(chart.metrics), title_x="epoch", title_y=chart.axis, **common
+        x=chart.x, y=list(chart.metrics), title_x=chart.x, title_y=chart.axis, **common
     )
 
 

@@ -2,18 +2,20 @@
 
 import logging
 import os
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
 
 from kdbench.errors import ConfigError
 from kdbench.tracker.base import RunIdentity, slug
+from kdbench.tracker.console import Console
 from kdbench.tracker.redact import redact
 from kdbench.tracker.sync import OTHER_ID, mark_superseded, sync_arguments
 
@@ -30,6 +32,7 @@ _VARIABLE_MODES = {
     "disabled": "disabled",
 }
 _NOT_IN_PROJECT = "/\\#?%:"
+_ACCURACIES = {"test/top1", "val/top1"}
 _NO_KEY = "no API key is configured"
 # Seconds for which this process does not ask a server again that did not answer: each learner of
 # a cohort would wait for it in turn.
@@ -58,6 +61,11 @@ class WandbTracker:
         finish_timeout: seconds, > 0, to wait at the end until the last rows have arrived; once for
             all the runs of a process that lost the server.
         required: refuse to train where the run cannot be online.
+        every_steps: steps from one point within an epoch to the next, >= 0; 0: none.
+        commit: send kdbench's git commit.
+        machine: send versions, operating system, host, processor and GPUs.
+        console: send the lines of the run's log, without secrets.
+        usage: send the use of processor, GPU, memory and disk over time.
 
     Raises:
         ConfigError: a value that W&B or this class cannot use.
@@ -76,6 +84,11 @@ class WandbTracker:
         init_timeout: int,
         finish_timeout: float,
         required: bool,
+        every_steps: int,
+        commit: bool,
+        machine: bool,
+        console: bool,
+        usage: bool,
     ) -> None:
         _check_project(project)
         if mode not in MODES:
@@ -89,6 +102,8 @@ class WandbTracker:
                 f"tracker.init_timeout={init_timeout} must be >= 1 second and "
                 f"tracker.finish_timeout={finish_timeout} > 0 seconds"
             )
+        if every_steps < 0:
+            raise ConfigError(f"tracker.every_steps={every_steps} must be >= 0; 0 is off")
         self.project = project
         self.entity = entity
         self.mode = mode
@@ -97,11 +112,17 @@ class WandbTracker:
         self.init_timeout = init_timeout
         self.finish_timeout = finish_timeout
         self.required = required
+        self.every_steps = every_steps
+        self.commit, self.machine = commit, machine
+        self.console, self.usage = console, usage
+        self._console: Console | None = None
         self._run: Any = None
         self._id = ""
         self._is_new = True
-        self._epoch = 0  # the last one that W&B has
-        self._rows: dict[int, dict[str, float | int]] = {}  # by epoch
+        self._step = -1  # the last one that W&B has
+        self._rows: dict[int, dict[str, float | int]] = {}  # by step
+        self._points: dict[int, dict[str, float | int]] = {}  # by step
+        self._best: dict[str, float] = {}
         self._warned = False
 
     def start(
@@ -115,6 +136,9 @@ class WandbTracker:
         """
         run_id = (state or {}).get("run_id")
         self._id, self._is_new = run_id or uuid.uuid4().hex[:16], run_id is None
+        self._points = {
+            int(point["step"]): dict(point) for point in (state or {}).get("points", [])
+        }
         mode = self._wanted_mode()
         if mode == "disabled":
             self._refuse_if_required("WANDB_MODE=disabled")
@@ -123,13 +147,24 @@ class WandbTracker:
             self._open(mode, identity, config)
         self._attempt("define_metric", _define_axes)
         self._attempt("begin", self._begin)
+        if self.console and self._run is not None:
+            self._console = Console(identity.label, self._run.write_logs)
+            self._console.open()
 
     def log(self, row: Mapping[str, float | int]) -> None:
-        """Sends one row; the row of an epoch that W&B has already is left out."""
-        epoch = int(row["epoch"])
-        self._rows[epoch] = dict(row)
-        if epoch > self._epoch and self._attempt("log", partial(_log, row=row, step=epoch)):
-            self._epoch = epoch
+        """Sends one row, and the points before it; what W&B has already is left out."""
+        step = int(row["step"])
+        self._rows[step] = dict(row)
+        for name in _ACCURACIES & row.keys():
+            self._best[f"{name}_best"] = max(row[name], self._best.get(f"{name}_best", row[name]))
+        self._send_points(step)
+        self._send({**self._points.get(step, {}), **row, **self._best}, step)
+
+    def log_point(self, point: Mapping[str, float | int]) -> None:
+        """Sends the points before this one: a row with the same step may be about to come."""
+        step = int(point["step"])
+        self._send_points(step)
+        self._points[step] = dict(point)
 
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:
         """Writes the summary and closes the run; W&B shows a failed run as failed.
@@ -141,6 +176,8 @@ class WandbTracker:
         if status == "done":
             self._attempt("figures", partial(self._draw, numbers=summary))
         run, self._run = self._run, None
+        if self._console is not None:
+            self._console.close()
         if run is None:
             return
         task = (run, 1 if status == "failed" else 0)
@@ -152,30 +189,54 @@ class WandbTracker:
             threading.Thread(target=self._close, args=task).start()
 
     def state_dict(self) -> dict[str, Any]:
-        """``run_id``: W&B's."""
-        return {"run_id": self._id}
+        """``run_id``: W&B's; ``points``: all within epochs, which nobody else keeps."""
+        return {"run_id": self._id, "points": [dict(point) for point in self._points.values()]}
+
+    def _send_points(self, step: int) -> None:
+        """Those before a step."""
+        for known in sorted(known for known in self._points if self._step < known < step):
+            self._send(self._points[known], known)
+
+    def _send(self, row: Mapping[str, float | int], step: int) -> None:
+        if step > self._step and self._attempt("log", partial(_log, row=row, step=step)):
+            self._step = step
 
     def _begin(self, run: Any) -> None:
         """Finds out what W&B has of this run.
 
-        The step of a row is its epoch, so W&B's next step says it: after the last row that the
+        W&B's step is that of training, so its next step says it: after the last row that the
         server has, where it knows the run, else 0. Whoever continues a run logs all its rows again,
         so that an attempt without the server holds the whole curve.
         """
-        self._epoch = run.step - 1
+        self._step = run.step - 1
         mark_superseded(Path(run.dir).parent)
 
     def _draw(self, run: Any, numbers: Mapping[str, float]) -> None:
-        from wandb import Html
+        from wandb import Table, plot
 
-        from kdbench.tracker.figure import draw_pages
+        from kdbench.tracker.figure import collect_curves
 
-        pages = draw_pages(list(self._rows.values()), numbers)
-        shown = {
-            name: Html(page, inject=False, data_is_not_path=True) for name, page in pages.items()
+        rows = list(self._rows.values())
+        shown: dict[str, Any] = {
+            name: plot.line_series(
+                xs=curves.epochs,
+                ys=list(curves.lines.values()),
+                keys=list(curves.lines),
+                title=curves.title,
+                xname="epoch",
+            )
+            for name, curves in collect_curves(rows).items()
         }
-        if shown:  # in a row of its own, after the last epoch's
-            _log(run, {"epoch": self._epoch, **shown}, self._epoch + 1)
+        if numbers:
+            table = [[name, float(value)] for name, value in numbers.items()]
+            shown["table/result"] = Table(columns=["metric", "value"], data=table)
+        if not shown:
+            return
+        epoch = {"epoch": rows[-1]["epoch"]} if rows else {}
+        # W&B copies tables to a folder of the user's data; in that of the run they are found again.
+        with _variables({"WANDB_DATA_DIR": str(Path(run.dir).parents[1] / "data")}):
+            # In a row of its own, after the last epoch's.
+            _log(run, {**epoch, **shown}, self._step + 1)
 
     def _wanted_mode(self) -> str:
         variable = os.environ.get("WANDB_MODE", "")
@@ -265,7 +326,7 @@ class WandbTracker:
             job_type=identity.job_type,
             name=identity.name,
             tags=list(dict.fromkeys([*identity.tags, *(slug(redact(tag)) for tag in self.tags)])),
-            config=_config(identity, config),
+            config=_config(identity, config) | self._circumstances(),
             allow_val_change=True,
             settings=self._settings(wandb),
         )
@@ -273,17 +334,29 @@ class WandbTracker:
     def _settings(self, wandb: ModuleType) -> Any:
         return wandb.Settings(
             silent=True,
-            console="off",
-            x_disable_stats=True,
-            # The command line and the URL of the git remote may hold secrets; what is harmless in
-            # there stands in record.json.
-            x_disable_meta=True,
+            console="off",  # it would take what all runs of the process print, secrets included
+            x_disable_stats=not self.usage,
+            x_disable_meta=not self.machine,
+            # It would ask the metadata server of a cloud, offline too.
+            x_stats_coreweave_metadata_base_url="http://127.0.0.1:9",
+            program="kdbench-train",
+            # It would send the URL of the git remote, which may hold a secret.
             disable_git=True,
+            git_commit=self._circumstances().get("commit"),
             disable_code=True,
             init_timeout=self.init_timeout,
             finish_timeout=self.finish_timeout,
             finish_timeout_raises=True,
         )
+
+    def _circumstances(self) -> dict[str, Any]:
+        """What this attempt was made with: further columns of the config."""
+        if not (self.commit or self.machine):
+            return {}
+        environment = redact(_describe_environment())
+        git = environment.pop("git")
+        found = {"commit": git["commit"], "commit_changed": git["dirty"]} if self.commit else {}
+        return found | ({"environment": environment} if self.machine else {})
 
     def _group(self, identity: RunIdentity) -> str:
         if self.group is None:
@@ -361,7 +434,16 @@ def _log(run: Any, row: Mapping[str, Any], step: int) -> None:
 def _define_axes(run: Any) -> None:
     run.define_metric("epoch")
     run.define_metric("step")
-    run.define_metric("*", step_metric="epoch")
+    for kind in ("train", "val", "test", "temperature", "optim", "perf"):
+        run.define_metric(f"{kind}/*", step_metric="epoch")
+    run.define_metric("batch/*", step_metric="step")
+
+
+@cache
+def _describe_environment() -> dict[str, Any]:
+    from kdbench.results.environment import describe_environment
+
+    return describe_environment()
 
 
 def _import_wandb() -> ModuleType:
@@ -382,7 +464,9 @@ def _environment(folder: Path, timeout: int) -> Iterator[None]:
     Afterwards ``os.environ`` is as before: WANDB_SERVICE, which W&B adds, would tie processes that
     are started from here to the life of this one.
     """
-    before = set(os.environ)
+    before, arguments = set(os.environ), sys.argv
+    # W&B sends the command line with the machine; what it chose stands in the config.
+    sys.argv = arguments[:1]
     # The service's log, which would go to ~/.cache. Only a variable can move it.
     os.environ.setdefault("WANDB_CACHE_DIR", str(folder.absolute() / "wandb" / "cache"))
     # No crash reports to W&B's vendor: they would be network traffic of an offline run.
@@ -391,5 +475,18 @@ def _environment(folder: Path, timeout: int) -> Iterator[None]:
     try:
         yield
     finally:
+        sys.argv = arguments
         for name in set(os.environ) - before:
             del os.environ[name]
+
+
+@contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables of the environment for a while; those of the user have precedence."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)

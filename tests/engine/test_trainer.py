@@ -304,3 +304,46 @@ def test_memory_format_changes_rounding_only(tmp_path):
         train_job(job(tmp_path, name, *overrides).cfg, tmp_path / name)
         rows.append(read_metrics(tmp_path / name / "metrics.csv")[0]["train/loss"])
     assert rows[0] == pytest.approx(rows[1], rel=1e-4)
+
+
+class Listener:
+    """A tracker that keeps what it is told."""
+
+    every_steps = 2
+
+    def __init__(self):
+        self.points = []
+
+    def log_point(self, point):
+        self.points.append(point)
+
+    def start(self, *_):
+        pass
+
+    log = finish = start
+
+    def state_dict(self):
+        return {}
+
+
+def test_points_within_epochs_are_read_only_when_asked_for(tmp_path, monkeypatch):
+    from kdbench.engine import assemble
+    from kdbench.engine.metrics import TrainMeter
+
+    read = []
+    point = TrainMeter.point
+    monkeypatch.setattr(TrainMeter, "point", lambda self: read.append(1) or point(self))
+    train_jobs([job(tmp_path, "without", "temperature=cosine")])
+    assert read == []
+    listener, build = Listener(), assemble.build
+    monkeypatch.setattr(
+        assemble, "build", lambda node: listener if "tracker" in str(node) else build(node)
+    )
+    train_jobs([job(tmp_path, "with", "temperature=cosine")])
+    assert lasting(tmp_path / "with") == lasting(tmp_path / "without")
+    assert [point["step"] for point in listener.points] == [2, 4, 6, 8, 10, 12, 14]
+    assert len(read) == 7
+    first = listener.points[0]
+    names = ("loss", "ce", "kd", "temperature_teacher_mean", "temperature_student_max")
+    assert {f"batch/{name}" for name in names} <= first.keys()
+    assert first["batch/loss"] == pytest.approx(first["batch/ce"] + first["batch/kd"])

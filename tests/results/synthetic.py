@@ -164,6 +164,7 @@ def _fields(study, pair, method, temperature, seed, rows):
         "parameters": 278324,
         "config": _config(study, temperature, seed, method),
         "seconds": 31.0 * study.epochs + seed,
+        **_times(study, temperature, taught, seed),
         "images_per_s": 1612.9 - 10 * seed,
         "peak_memory_mb": 812.5,
         "attempts": 1,
@@ -183,6 +184,19 @@ def _fields(study, pair, method, temperature, seed, rows):
             "cores": 2,
             "visible_gpus": None,
         },
+    }
+
+
+def _times(study, temperature, taught, seed):
+    own = (4 + len(temperature) / 10) * study.epochs + seed
+    shared = (11.0 if taught else 1.5) * study.epochs
+    return {
+        "own_seconds": own,
+        "shared_seconds": shared,
+        "part_seconds": own + shared / study.seeds,
+        "data_seconds": 1.0 * study.epochs,
+        "teacher_seconds": 9.5 * study.epochs if taught else 0.0,
+        "evaluation_seconds": 1.0 * study.epochs,
     }
 
 

@@ -1,20 +1,24 @@
-import re
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from synthetic import SURVEY, Study, write_run, write_study
 
 from kdbench.results.collect import collect
 from kdbench.results.curves import Group, group_runs
 from kdbench.results.figures import (
     choose_styles,
+    draw_all,
+    draw_cost,
     draw_differences,
     draw_learning,
-    draw_learning_panels,
+    draw_learning_rows,
     draw_temperature_means,
-    draw_temperature_panels,
-    write_figure,
+    draw_temperatures,
+    fit_range,
+    write_figures,
 )
 from kdbench.results.table import Options, build_table
 
@@ -40,8 +44,19 @@ def few(tmp_path_factory):
     return read(folder)
 
 
-def titles(panels):
-    return [panel.title for panel in panels]
+def titles(drawing):
+    return [panel.title for panel in drawing.panels]
+
+
+def axes_of(drawing, place=0):
+    axes = Figure().add_axes((0, 0, 1, 1))
+    drawing.panels[place].draw(axes)
+    return axes
+
+
+def rows_in(axes):
+    """Row -> line."""
+    return {line.get_gid().removeprefix("row "): line for line in axes.lines if line.get_gid()}
 
 
 def make_group(row, accuracies, runs=None):
@@ -61,33 +76,36 @@ def test_every_row_has_a_line_of_its_own():
 
 def test_learning(few):
     groups, styles = few
-    whole, late = draw_learning(groups, styles)
-    assert (whole.title, late.title) == ("all of training", "the last 25 %, enlarged")
-    assert whole.svg.count('class="line') == len(groups)
-    assert whole.svg.count('class="band') == len(groups)
-    assert "test accuracy (top-1), %" in whole.svg
-    assert ">epoch<" in whole.svg
+    drawing = draw_learning(groups, styles)
+    assert titles(drawing) == ["test accuracy (top-1), %", "the last 25 %, enlarged"]
+    whole, late = axes_of(drawing), axes_of(drawing, 1)
+    assert set(rows_in(whole)) == {group.row for group in groups}
+    assert len(whole.collections) == len(groups)  # the bands
+    assert (whole.get_xlabel(), whole.get_xlim(), late.get_xlim()) == ("epoch", (1, 16), (13, 16))
+    assert {name.split("  ")[0] for name, _ in drawing.legend} == set(rows_in(whole))
+    scratch = rows_in(late)["scratch"].get_ydata()[12:]
+    assert max(scratch) < late.get_ylim()[0]  # it does not press the others flat
 
 
 def test_short_runs_are_not_enlarged(tmp_path):
     write_study(tmp_path, replace(FEW, epochs=3))
-    assert titles(draw_learning(*read(tmp_path))) == ["all of training"]
+    assert titles(draw_learning(*read(tmp_path))) == ["test accuracy (top-1), %"]
 
 
 def test_nothing_to_draw():
-    assert draw_learning([], {}) == []
-    assert draw_learning_panels([], {}, "x") == ("", [])
-    assert draw_differences([], None, {}) == []
-    assert draw_temperature_panels([], {}) == []
-    assert draw_temperature_means([], {}) == []
+    drawn = (draw_learning, draw_learning_rows, draw_temperatures, draw_temperature_means)
+    assert [draw([], {}) for draw in (*drawn, draw_cost)] == [None] * 5
+    assert draw_differences([], None, {}) is None
+    assert draw_all([], None, {}) == []
 
 
-def test_panels_of_taught_rows(few):
-    groups, styles = few
-    shared, panels = draw_learning_panels(groups, styles, "back")
-    assert titles(panels) == ["kd", "kd, annealing", "kd, dtkd"]
-    assert shared.count('class="line behind"') == 3
-    assert all('<use href="#back"/>' in panel.svg for panel in panels)
+def test_each_taught_row_stands_before_all_others(few):
+    drawing = draw_learning_rows(*few)
+    assert titles(drawing) == ["kd", "kd, annealing", "kd, dtkd"]
+    axes = axes_of(drawing, 2)
+    assert list(rows_in(axes)) == ["kd, dtkd"]
+    assert len(axes.lines) == 3 + 1
+    assert {axes_of(drawing, n).get_ylim() for n in range(3)} == {axes.get_ylim()}
 
 
 def test_differences_are_paired_by_seed(monkeypatch):
@@ -95,29 +113,30 @@ def test_differences_are_paired_by_seed(monkeypatch):
     monkeypatch.setattr(Group, "is_taught", True)
     baseline = make_group("kd", [[10, 20], [30, 40]], runs=[1, 2])
     other = make_group("dtkd", [[35, 45], [0, 0], [15, 25]], runs=[2, 9, 1])
-    (panel,) = draw_differences([baseline, other], baseline, {"dtkd": "c1 d1"})
-    assert panel.title == "dtkd"
-    (line,) = re.findall(r'class="line c1" d="M([^"]*)"', panel.svg)
-    places = [point.split(",")[1] for point in line.split()]
-    (zero,) = re.findall(r'class="line level base" d="M[\d.]+,([\d.]+) ', panel.svg)
-    assert places[0] == places[1]  # five points ahead after either epoch, whatever seed 9 did
-    assert float(places[0]) < float(zero)
+    drawing = draw_differences([baseline, other], baseline, {"dtkd": "c1 d1"})
+    assert titles(drawing) == ["dtkd"]
+    line = rows_in(axes_of(drawing))["dtkd"]
+    assert line.get_ydata().tolist() == [5, 5]  # whatever seed 9 did
 
 
 def test_temperatures(few):
     groups, styles = few
-    panels = draw_temperature_panels(groups, styles)
-    drawn = {panel.title: re.findall(r'class="line (\w+)"', panel.svg) for panel in panels}
-    assert drawn == {
-        "kd": ["both"],
-        "kd, annealing": ["teacher", "student"],
-        "kd, dtkd": ["teacher", "student"],
+    drawing = draw_temperatures(groups, styles)
+    drawn = {
+        panel.title: list(rows_in(axes_of(drawing, n))) for n, panel in enumerate(drawing.panels)
     }
-    ticks = {tuple(re.findall(r'class="end">([\d.]+)<', panel.svg)) for panel in panels}
-    assert len(ticks) == 1  # the same axis everywhere
+    assert drawn == {
+        "kd": ["kd: both"],
+        "kd, annealing": ["kd, annealing: teacher", "kd, annealing: student"],
+        "kd, dtkd": ["kd, dtkd: teacher", "kd, dtkd: student"],
+    }
+    every = [axes_of(drawing, n) for n in range(3)]
+    assert len({axes.get_ylim() for axes in every}) == 1  # the same axis everywhere
+    assert {axes.get_yscale() for axes in every} == {"log"}
+    assert len(every[2].collections) == 2  # a band for each of the two
     means = draw_temperature_means(groups, styles)
-    assert titles(means) == ["teacher", "student"]
-    assert [panel.svg.count('class="line') for panel in means] == [3, 3]
+    assert titles(means) == ["mean teacher temperature", "mean student temperature"]
+    assert [len(rows_in(axes_of(means, n))) for n in range(2)] == [3, 3]
 
 
 def test_a_few_wild_samples_do_not_set_the_scale(tmp_path):
@@ -127,16 +146,41 @@ def test_a_few_wild_samples_do_not_set_the_scale(tmp_path):
     place = head.split(",").index("temperature/student_p95")
     wild = [",".join([*(c := row.split(","))[:place], "1e9", *c[place + 1 :]]) for row in rows]
     metrics.write_text("\n".join([head, *wild]) + "\n")
-    ticks = re.findall(r'class="end">([^<]+)<', draw_temperature_panels(*read(tmp_path))[0].svg)
-    assert max(map(float, ticks)) <= 20
+    assert axes_of(draw_temperatures(*read(tmp_path))).get_ylim()[1] <= 25
 
 
-def test_figure_as_a_file(few, tmp_path):
+def test_cost_is_that_of_a_run_alone(few):
     groups, styles = few
-    write_figure(tmp_path / "learning.svg", draw_learning(groups, styles)[0].svg)
-    text = (tmp_path / "learning.svg").read_text()
-    assert text.startswith('<svg xmlns="http://www.w3.org/2000/svg" class="chart"')
-    assert "prefers-color-scheme: dark" in text
+    axes = axes_of(draw_cost(groups, styles))
+    record = groups[0].runs[0].record
+    assert axes.get_xlabel() == "time of a run alone, minutes"
+    points = [container[0].get_xdata()[0] for container in axes.containers]
+    assert points[0] == pytest.approx((record.alone_seconds + 0.5) / 60)
+    names = {text.get_text(): text for text in axes.texts}
+    assert set(names) == {group.row for group in groups}
+    heights = sorted(text.get_position()[1] for text in names.values())
+    assert min(b - a for a, b in pairwise(heights)) > 0.02  # they do not lie on each other
+
+
+def test_ranges_show_what_is_finite():
+    assert fit_range([1, 2, float("nan"), float("inf")]) == fit_range([1, 2])
+    assert fit_range([0, -1, 2], log=True) == fit_range([2], log=True)
+    assert fit_range([])[0] < fit_range([])[1]
+
+
+def test_every_figure_as_a_file(few, tmp_path):
+    groups, styles = few
+    names = ("learning", "learning-rows", "difference", "temperature", "temperature-means", "cost")
+    paths = write_figures(tmp_path / "a", {"x": groups}, "kd", styles)
+    assert {path.name for path in paths} == {
+        f"{name}.{ending}" for name in names for ending in ("pdf", "svg", "png")
+    }
+    magic = {".pdf": b"%PDF-", ".svg": b"<?xml", ".png": b"\x89PNG"}
+    assert all(path.read_bytes().startswith(magic[path.suffix]) for path in paths)
+    again = write_figures(tmp_path / "b", {"x": groups}, "kd", styles)
+    assert [p.read_bytes() for p in again] == [p.read_bytes() for p in paths]
+    several = write_figures(tmp_path / "c", {"x y": groups[:2], "z": []}, "kd", styles)
+    assert all(path.name.startswith("x-y-") for path in several)
 
 
 def test_the_survey_has_every_strategy():

@@ -37,9 +37,14 @@ onload = () => {{
       }});
     }});
   }}
-  document.querySelector('pre').textContent = JSON.stringify({{
+  const saved = [...page.querySelectorAll('a[download]')];
+  for (const link of saved) link.click();
+  const images = saved.map(link => Object.assign(new Image(), {{ src: link.href }}));
+  const tell = () => document.querySelector('pre').textContent = JSON.stringify({{
+    widths: images.map(image => image.naturalWidth),
     faults: faults, title: page.title, charts: page.querySelectorAll('svg.chart').length,
     scripts: page.scripts.length, paper: getComputedStyle(page.body).backgroundColor }});
+  Promise.all(images.map(image => image.decode())).catch(e => faults.push('' + e)).then(tell);
 }};
 </script></body>"""
 
@@ -111,6 +116,8 @@ def test_fits(report, tmp_path, width):
     assert found["faults"] == []
     assert found["charts"] > 50
     assert found["scripts"] == 0
+    assert len(found["widths"]) >= 12
+    assert min(found["widths"]) > 200  # what the links save can be read as pictures
 
 
 def test_follows_light_and_dark(report, tmp_path):

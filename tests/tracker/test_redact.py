@@ -1,6 +1,6 @@
 import pytest
 
-from kdbench.tracker.redact import REMOVED, redact
+from kdbench.tracker.redact import REMOVED, redact, redact_line
 
 
 @pytest.fixture(autouse=True)
@@ -39,3 +39,17 @@ def test_result_is_plain_and_the_config_stays_as_it_is(tmp_path):
     config = {"path": tmp_path, "pair": (1, 2.5), 3: None}
     assert redact(config) == {"path": str(tmp_path), "pair": [1, 2.5], "3": None}
     assert config["path"] is tmp_path
+
+
+@pytest.mark.parametrize(
+    ("line", "safe"),
+    [
+        ("hub.api_key=abc tau=4", f"hub.api_key={REMOVED} tau=4"),
+        ("+hub.password='a b' x", f"+hub.password='{REMOVED} b' x"),
+        ('{"token": "abc", "keep": 1}', f'{{"token": "{REMOVED}", "keep": 1}}'),
+        ("Bearer canary-hf-0123456789", f"Bearer {REMOVED}"),
+        ("epoch 3/240  loss 1.234  test 61.2 %", "epoch 3/240  loss 1.234  test 61.2 %"),
+    ],
+)
+def test_lines_lose_secrets_by_key_and_by_value(line, safe):
+    assert redact_line(line) == safe

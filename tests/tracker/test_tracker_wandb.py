@@ -7,7 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
-from wandb_child import follow, make_config, make_identity, make_row, make_tracker
+from wandb_child import (
+    follow,
+    make_config,
+    make_identity,
+    make_point,
+    make_row,
+    make_tracker,
+)
 from wandb_server import WELL_FORMED_KEY
 
 from kdbench.errors import ConfigError
@@ -61,6 +68,13 @@ def curve(records, key="train/loss"):
     return [(row["epoch"], row[key]) for row in rows if key in row]
 
 
+def read_tables(run_folder):
+    """Name -> content of the tables of an offline run."""
+    folder = next((run_folder / "wandb").glob("offline-run-*")) / "files" / "media" / "table"
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*.table.json")}
+    return {name.rsplit("_", 2)[0]: json.loads(path.read_text()) for name, path in found.items()}
+
+
 def marks(run_folder, number):
     attempts = sorted((run_folder / "wandb").glob("offline-run-*"))
     return list(attempts[number].glob("*.synced"))
@@ -95,18 +109,102 @@ def test_an_offline_run_reads_back_with_curves_axis_and_config(tmp_path, caplog)
     axes = {
         m.get("name", m.get("glob_name")): m.get("step_metric") for m in pick(records, "metric")
     }
-    assert axes == {"epoch": None, "step": None, "*": "epoch"}
-    pages = {
-        path.parent.name + "/" + path.name.split("_")[0]: path.read_text()
-        for path in tmp_path.glob("wandb/offline-run-*/files/media/html/*/*.html")
+    epochs = dict.fromkeys(("train", "val", "test", "temperature", "optim", "perf"), "epoch")
+    assert axes == {"epoch": None, "step": None, "batch/*": "step"} | {
+        f"{kind}/*": axis for kind, axis in epochs.items()
     }
-    assert pages.keys() == {"figures/accuracy", "figures/temperature", "table/result"}
-    assert "<svg" in pages["figures/temperature"]
-    assert "<th>top1_last</th><td>52</td>" in pages["table/result"]
     summary = {k: v for s in pick(records, "summary") for k, v in s["update"].items()}
+    tables = read_tables(tmp_path)
+    assert tables["table/result"]["data"] == [["top1_last", 52.0]]
+    assert summary["table/result._type"] == "table-file"
+    assert len(pick(records, "artifact")) == len(tables) == 3  # and of two charts
+    assert {line[1] for line in tables["figures/temperature_table"]["data"]} == {
+        *("teacher mean", "teacher p5", "teacher p95")
+    }
+    best = [item["item"]["test/top1_best"] for item in pick(records, "history")[:3]]
+    assert best == [50, 51, 52]
     assert (summary["top1_last"], summary["status"]) == (52.0, "done")
     assert f"wandb sync {tmp_path / 'wandb' / 'offline-run-'}" in caplog.text
     assert not warnings(caplog)
+
+
+def test_commit_machine_and_console_are_there_and_no_command_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x/kdbench-train", "hub.password=hush"])
+    monkeypatch.setenv("HF_TOKEN", "canary-hf-0123456789")
+    log = logging.getLogger("kdbench")
+    monkeypatch.setattr(logging.getLogger(), "level", logging.INFO)
+    monkeypatch.setattr(log, "level", logging.INFO)
+    tracker = make_tracker(mode="offline")
+    tracker.start(make_identity(tmp_path), make_config(), None)
+    label = make_identity(tmp_path).label
+    log.info("of this run, canary-hf-0123456789", extra={"run": label})
+    log.info("of everybody, hub.api_key=hush tau=4")
+    log.info("of another run", extra={"run": "other"})
+    tracker.finish("done", {})
+    log.info("too late")
+    records = inspect(tmp_path)
+    assert sys.argv[1:] == ["hub.password=hush"]
+    lines = [line["line"].split("kdbench: ")[1].strip() for line in pick(records, "output_logger")]
+    assert lines == ["of this run, <removed>", "of everybody, hub.api_key=<removed> tau=4"]
+    (machine,) = [record for record in pick(records, "environment") if "os" in record]
+    assert machine["program"] == "kdbench-train"
+    assert not machine.get("args")
+    assert "hush" not in json.dumps(records)
+    run = pick(records, "run")[0]
+    commit = run["config"]["update"]["commit"]
+    assert run["git"] == {"commit": commit}
+    assert len(commit) == 40
+    assert {"python", "versions", "platform"} <= run["config"]["update"]["environment"].keys()
+    import wandb
+
+    assert tracker._settings(wandb).x_disable_stats is False
+
+
+def test_each_of_them_can_be_switched_off(tmp_path, caplog):
+    import wandb
+
+    caplog.set_level(logging.INFO)
+    off = dict.fromkeys(("commit", "machine", "console", "usage"), False)
+    tracker = make_tracker(mode="offline", **off)
+    tracker.start(make_identity(tmp_path), make_config(), None)
+    logging.getLogger("kdbench").info("a line")
+    tracker.finish("done", {})
+    records = inspect(tmp_path)
+    assert not pick(records, "output_logger") + pick(records, "environment")
+    run = pick(records, "run")[0]
+    assert "git" not in run
+    assert not {"commit", "environment"} & run["config"]["update"].keys()
+    assert tracker._settings(wandb).x_disable_stats is True
+
+
+def points(records):
+    rows = [item["item"] for item in pick(records, "history")]
+    return [(row["step"], row["batch/loss"]) for row in rows if "batch/loss" in row]
+
+
+def test_points_within_epochs_survive_a_restart_once(tmp_path):
+    first = make_tracker(mode="offline")
+    first.start(make_identity(tmp_path / "a"), make_config(), None)
+    for step in (5, 10):
+        first.log_point(make_point(step))
+    first.log(make_row(0, 1.0))  # after step 10, too
+    first.log_point(make_point(15))
+    state = json.loads(json.dumps(first.state_dict()))
+    first.finish("preempted", {})
+    again = make_tracker(mode="offline")
+    again.start(make_identity(tmp_path / "b"), make_config(), state)
+    again.log(make_row(0, 1.0))
+    for step in (15, 20):  # a step before the checkpoint is not repeated, one after it is
+        again.log_point(make_point(step))
+    again.log(make_row(1, 0.5))
+    again.finish("done", {})
+    records = inspect(tmp_path / "b")
+    assert points(records) == [(step, 1.0 / step) for step in (5, 10, 15, 20)]
+    assert [loss for _, loss in curve(records)] == [1.0, 0.5]
+    rows = [item["item"] for item in pick(records, "history")]
+    assert [row.get("step") for row in rows[:4]] == [5, 10, 15, 20]
+    both = {f"batch/temperature_{who}_mean" for who in ("teacher", "student")}
+    assert both <= rows[0].keys()
 
 
 def test_runs_that_are_open_at_once_keep_their_rows_apart(tmp_path):
@@ -198,11 +296,14 @@ def test_online_runs_send_their_rows_and_names(tmp_path, wandb_server):
 def test_an_online_run_goes_on_where_the_server_is(tmp_path, wandb_server):
     told, _ = run_child(folders=[str(tmp_path)])
     (state,) = told["states"]
-    wandb_server.lines[state["run_id"]].pop()  # the last row, of the figure
+    lines = wandb_server.lines[state["run_id"]]
+    lines.pop()  # the last row, of the figures
     run_child(folders=[str(tmp_path)], states=[state], epochs=5)
     assert wandb_server.curve(state["run_id"]) == [
         (k, pytest.approx(1 / (k + 1))) for k in range(5)
     ]
+    steps = [row["step"] for row in map(json.loads, lines) if "batch/loss" in row]
+    assert steps == list(range(5, 51, 5))
 
 
 def test_an_offline_run_that_goes_on_online_is_complete_there(tmp_path, wandb_server):
@@ -263,7 +364,10 @@ def test_no_secret_is_in_any_byte(tmp_path, monkeypatch):
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert len(files) >= 3
     assert not [path for path in files if b"canary" in path.read_bytes()]
-    assert "canary" not in log
+    said = "the key is canary-hf-0123456789"  # by the process itself; W&B has it without
+    assert "canary" not in log.replace(said, "")
+    lines = [record["line"] for record in pick(inspect(tmp_path / "run"), "output_logger")]
+    assert len([line for line in lines if "the key is <removed>" in line]) == 3
     conf = pick(inspect(tmp_path / "run"), "run")[0]["config"]["update"]["conf"]
     assert conf["dataset"] == {"url": "https://<removed>@host/file"}
     assert list((tmp_path / "home").iterdir()) == []
@@ -370,6 +474,7 @@ def test_a_missing_package_is_named_with_its_remedy(tmp_path, monkeypatch):
         ({"required": True, "mode": "offline"}, "required"),
         ({"required": True, "mode": "disabled"}, "required"),
         ({"init_timeout": 0}, "init_timeout"),
+        ({"every_steps": -1}, "every_steps"),
         ({"finish_timeout": float("nan")}, "finish_timeout"),
     ],
 )

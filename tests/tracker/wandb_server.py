@@ -14,7 +14,7 @@ VIEWER = {"id": "u", "entity": "me", "username": "me", "email": "", "flags": "{}
 
 
 class Server(ThreadingHTTPServer):
-    """Keeps ``runs`` (what they were created with), ``lines`` (their rows) and saved ``views``.
+    """Keeps ``runs`` (what they were created with), ``lines`` (their rows), saved ``views`` and ``tables``.
 
     Once ``lost`` is set, it accepts connections and hangs up.
     """
@@ -24,7 +24,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.runs, self.lines, self.views = {}, {}, []
+        self.runs, self.lines, self.views, self.tables = {}, {}, [], []
         self.lose_after_first_row = self.lost = False
 
     def handle_error(self, request, client_address):
@@ -51,6 +51,12 @@ class Server(ThreadingHTTPServer):
             page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
             node = {**PROJECT, "__typename": "Project", "createdAt": "", "isBenchmark": False}
             found = {"models": {"pageInfo": page, "edges": [{"node": {**node, "user": None}}]}}
+        elif "query ArtifactType" in query:
+            found = {"project": None}
+        elif "mutation CreateArtifact (" in query:
+            self.tables.append(str(variables["input"]))
+            made = {"id": "a", "state": "COMMITTED", "artifactSequence": {"latestArtifact": None}}
+            found = {"createArtifact": {"artifact": made}}
         elif "ProjectInternalId" in query:
             found = {"project": PROJECT}
         elif "upsertView" in query:
