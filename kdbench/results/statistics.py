@@ -209,9 +209,7 @@ def write_p(p: float) -> str:
     return "<0.0001" if p < 0.0001 else f"{p:.2g}"
 
 
-def _compare(
-    a: Mapping[int, float], b: Mapping[int, float], larger_is_better: bool
-) -> Comparison:
+def _compare(a: Mapping[int, float], b: Mapping[int, float], larger_is_better: bool) -> Comparison:
     """A comparison by itself, without what depends on the others."""
     for seed, value in (*a.items(), *b.items()):
         if not math.isfinite(value):

@@ -14,7 +14,7 @@ VIEWER = {"id": "u", "entity": "me", "username": "me", "email": "", "flags": "{}
 
 
 class Server(ThreadingHTTPServer):
-    """Keeps ``runs`` (what they were created with), ``lines`` (their rows), saved ``views`` and ``tables``.
+    """Keeps what runs were created with, their ``lines`` (rows), saved ``views`` and ``tables``.
 
     Once ``lost`` is set, it accepts connections and hangs up.
     """
