@@ -137,7 +137,11 @@ class Sweep:
             return job
         if self.by_key.setdefault(job.member.key, job) is job:
             folder = Path(job.member.folder)
-            record = find_finished(folder, job.member.key)
+            try:
+                record = find_finished(folder, job.member.key)
+            except KdbenchError as error:
+                job.outcome = Outcome(job.member.key, FAILED, error.exit_code, str(error))
+                return job
             if record is not None:
                 job.outcome = Outcome(job.member.key, DONE, top1=record.top1_last)
             else:

@@ -86,9 +86,9 @@ def _teachers(configs: Sequence[Config], speed_of: SpeedOf) -> str:
 def _teacher_state(config: Config) -> str:
     try:
         _, folder, key = teacher_job(config)
+        return "trained" if find_finished(folder, key) else "to be trained first"
     except KdbenchError:
         return UNKNOWN
-    return "trained" if find_finished(folder, key) else "to be trained first"
 
 
 def _align(lines: Sequence[Sequence[str]]) -> str:

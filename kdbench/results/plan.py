@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from kdbench.config.identity import (
     strategy_name,
 )
 from kdbench.config.overrides import check_overrides
-from kdbench.errors import KdbenchError
+from kdbench.errors import CheckpointError, KdbenchError
 from kdbench.results.layout import method_label, pair_label
 from kdbench.results.record import FILE, find_finished
 
@@ -188,8 +189,9 @@ def _plan_run(cfg: DictConfig, problems: list[str]) -> PlannedRun:
 
 
 def _status(folder: Path, key: str) -> str:
-    if find_finished(folder, key) is not None:
-        return DONE
+    with suppress(CheckpointError):  # damaged weights; training says what to do about them
+        if find_finished(folder, key) is not None:
+            return DONE
     if (folder / FILE).exists():
         return FAILED
     return BEGUN if (folder / ".hydra").exists() else MISSING

@@ -255,6 +255,10 @@ def find_finished(folder: Path, key: str) -> RunRecord | None:
     Args:
         folder: of the run.
         key: its run key.
+
+    Raises:
+        CheckpointError: the weights are not those of the record; nobody may train over that
+            without being told to.
     """
     try:
         record = read_record(folder)
@@ -268,17 +272,20 @@ def find_finished(folder: Path, key: str) -> RunRecord | None:
 
 
 def _has_weights(path: Path, digest: str | None) -> bool:
-    """Whether a weight file is there and is the one of its record; reading it is all it costs."""
+    """Whether the final weights are there; reading them once is all that it costs."""
+    remedy = "put the right file back, or remove it to train the run again"
     try:
         found = safetensors_digest(path)
     except FileNotFoundError:
         return False
-    except (OSError, ValueError) as error:
-        log.warning("%s is damaged (%s); it is made again", path, error)
-        return False
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged: {error}; {remedy}") from error
     if found != digest:
-        log.warning("%s holds other weights than its run had; it is made again", path)
-    return found == digest
+        raise CheckpointError(
+            f"{path} is damaged: its weights should have the digest {digest}, found {found}; "
+            f"{remedy}"
+        )
+    return True
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -106,19 +106,21 @@ def test_finished_is_more_than_a_folder(record, tmp_path):
     assert find_finished(tmp_path, record.run_key) is None
 
 
-def test_weights_that_are_not_those_of_the_record_are_no_result(record, tmp_path, caplog):
+def test_weights_that_are_not_those_of_the_record_are_no_result(record, tmp_path):
     record = replace(record, weights_digest=write_weights(tmp_path))
     record.write(tmp_path)
     path = tmp_path / WEIGHTS
     payload = bytearray(path.read_bytes())
     payload[-3] ^= 1
     path.write_bytes(payload)
-    assert find_finished(tmp_path, record.run_key) is None
-    assert "holds other weights than its run had" in caplog.text
+    with pytest.raises(CheckpointError, match=r"damaged: its weights should have the digest .*put"):
+        find_finished(tmp_path, record.run_key)
     for damaged in (b"", bytes(payload[:-5]), b"\xff" * 100):
         path.write_bytes(damaged)
-        assert find_finished(tmp_path, record.run_key) is None
-    assert "is damaged" in caplog.text
+        with pytest.raises(CheckpointError, match=r"is damaged: no sound safetensors file.*put"):
+            find_finished(tmp_path, record.run_key)
+    path.unlink()
+    assert find_finished(tmp_path, record.run_key) is None
 
 
 @pytest.mark.parametrize(
