@@ -128,7 +128,7 @@ def test_mistakes_have_codes_and_messages_without_tracebacks(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"tau: [1\nx: 2\n", ", line 2, column 1"),
+        (b"tau: [1\nx: 2\n", ", line 2, column 2"),
         (b"\ttau: 1\n", ", line 1, column 1"),
         (b"tau: 1\ntau: 2\n", ", line 2, column 1: tau stands here for the second time"),
         (b"tau: caf\xe9\n", ", line 1, column 9: byte 0xe9 is not UTF-8"),

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigSource
 
 from kdbench.errors import ConfigError
 
@@ -36,18 +38,20 @@ def check_files_that_hydra_reads() -> None:
     For the command line, which owns its process; wherever a config is found (``conf/``,
     ``--config-dir``, ``hydra.searchpath``), it passes here.
     """
-    if getattr(FileConfigSource.load_config, "checks", False):
+    Plugins.instance()  # registers the sources; a class that is imported by name is another one
+    files = SourcesRegistry.instance().resolve("file")
+    read = files.load_config
+    if getattr(read, "checks", False):
         return
-    read = FileConfigSource.load_config
 
-    def load_config(source: FileConfigSource, config_path: str) -> Any:
+    def load_config(source: ConfigSource, config_path: str) -> Any:
         path = Path(source.path, source._normalize_file_name(config_path))
         if path.is_file():
             check_yaml(path)
         return read(source, config_path)
 
     load_config.checks = True  # type: ignore[attr-defined]
-    FileConfigSource.load_config = load_config  # type: ignore[method-assign]
+    files.load_config = load_config  # type: ignore[method-assign]
 
 
 def _read(path: Path) -> str:
