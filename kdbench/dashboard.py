@@ -72,13 +72,20 @@ def _build(options: argparse.Namespace) -> int:
         except Exception as error:  # W&B's errors have no common type
             problem = describe_problem(error)
     if problem or options.out is not None:
-        out = options.out or FILE
+        out = _choose_file(options.out)
         write_atomic(out, views.to_json(view).encode())
         print(f"workspace and report written as JSON: {out}")
     if problem:
         print(f"not saved in W&B: {problem}")
         return NOT_IN_WANDB
     return 0
+
+
+def _choose_file(out: Path | None) -> Path:
+    """Where the JSON goes: into a folder, or into the file that is named (it has a suffix)."""
+    if out is None:
+        return FILE
+    return out / FILE if out.is_dir() or not out.suffix else out
 
 
 def _save(view: View, views: ModuleType) -> Iterator[tuple[str, str]]:
@@ -157,7 +164,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--text", type=Path, metavar="FILE", help="Markdown at the top of the report"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help=f"JSON, in any case (without a login: {FILE})"
+        "--out",
+        type=Path,
+        metavar="DIR|FILE",
+        help=f"writes JSON, in any case: {FILE} into a folder, or a file (without a login: {FILE})",
     )
     parser.add_argument(
         "--sync",

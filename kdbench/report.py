@@ -2,17 +2,17 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kdbench.command import run_command
 from kdbench.errors import ConfigError, DataError
 from kdbench.files import write_atomic
-from kdbench.results.collect import Collection, collect
+from kdbench.results.collect import Collection, collect, find_failure
 from kdbench.results.layout import AXES
 from kdbench.results.render import write_csv, write_latex, write_markdown, write_text
-from kdbench.results.select import parse_conditions
-from kdbench.results.table import SORTS, Options, build_table, select
+from kdbench.results.select import may_hold, parse_conditions
+from kdbench.results.table import SORTS, Options, Table, build_table, select
 
 _EXAMPLES = """examples
   kdbench-report outputs
@@ -20,7 +20,9 @@ _EXAMPLES = """examples
   kdbench-report outputs --figures paper/figures
   kdbench-report outputs --metric epochs_to.60 --rows temperature --baseline constant
   kdbench-report outputs --table ttm_cifar100 paths.data=DIR
+  kdbench-report outputs --where dataset=cifar100 --compact    # methods x pairs, for a paper
 """
+_MOST_LISTED = 5  # folders of one kind; the page has all
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -36,21 +38,22 @@ def report(arguments: argparse.Namespace) -> int:
     if not outputs.is_dir():
         raise DataError(f"{outputs} is not a folder; give the one that kdbench-train writes into")
     found = collect(outputs)
-    _tell_trouble(found)
     options = _choose_options(arguments)
-    shown = Collection(select(found.runs, options), found.unfinished, found.problems)
+    unfinished = [folder for folder in found.unfinished if may_hold(options.filters, folder)]
+    aborted = {folder: reason for folder in unfinished if (reason := find_failure(folder))}
+    _tell_trouble(found.problems, [folder for folder in unfinished if folder not in aborted])
+    shown = Collection(select(found.runs, options), unfinished, found.problems)
     if not shown.runs:
         raise DataError(_explain_nothing(found, outputs))
-    _tell_failures(shown)
     table = build_table(shown.runs, shown.unfinished, options)
     folder = arguments.out or outputs / "report"
-    for name, write in (("md", write_markdown), ("tex", write_latex), ("csv", write_csv)):
-        write_atomic(folder / f"table.{name}", write(table).encode())
+    names = list(_write_files(folder, table, arguments.compact))
     for problem in write_page(folder / "report.html", shown, table):
         print(f"no curves: {problem}", file=sys.stderr)
-    print(write_text(table))
+    print(write_text(table, arguments.compact))
+    _tell_failures(shown, aborted)
     print(_count_runs(shown, found, outputs))
-    print(f"written: {folder / 'report.html'}, table.md, table.tex, table.csv")
+    print(f"written: {', '.join([str(folder / 'report.html'), *names])}")
     if arguments.figures:
         drawn = write_figures(arguments.figures, shown, table)
         print(f"{len(drawn)} figures (PDF, SVG, PNG) in {arguments.figures}")
@@ -85,17 +88,38 @@ def _choose_options(arguments: argparse.Namespace) -> Options:
     )
 
 
-def _tell_trouble(found: Collection) -> None:
-    for problem in found.problems:
-        print(f"left out: {problem}", file=sys.stderr)
-    for folder in found.unfinished:
-        print(f"left out: {folder} has begun and not ended", file=sys.stderr)
+def _write_files(folder: Path, table: Table, compact: bool) -> Iterator[str]:
+    """Writes the table in every form; yields the names of the files."""
+    for name, is_compact in (("table", False), ("compact", True)):
+        if is_compact and not compact:
+            continue
+        for suffix, write in (("md", write_markdown), ("tex", write_latex), ("csv", write_csv)):
+            write_atomic(folder / f"{name}.{suffix}", write(table, is_compact).encode())
+            yield f"{name}.{suffix}"
 
 
-def _tell_failures(shown: Collection) -> None:
-    for run in shown.distinct:
-        if run.record.status != "done":
-            print(f"failed: {run.folder}: {run.record.reason}", file=sys.stderr)
+def _tell_trouble(problems: Sequence[str], unfinished: Sequence[Path]) -> None:
+    for problem in problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    lines = [f"{folder} has begun and not ended" for folder in unfinished]
+    for line in _fold(lines):
+        print(f"left out: {line}", file=sys.stderr)
+
+
+def _tell_failures(shown: Collection, aborted: Mapping[Path, str]) -> None:
+    """Runs that failed, and those that failed before they had anything to record."""
+    ended = {r.folder: r.record.reason for r in shown.distinct if r.record.status != "done"}
+    failed = {**ended, **aborted}
+    if failed:
+        print(f"Failed: {len(failed)}")
+        for line in _fold([f"{folder}: {reason}" for folder, reason in failed.items()]):
+            print(f"  {line}")
+
+
+def _fold(lines: Sequence[str]) -> list[str]:
+    rest = len(lines) - _MOST_LISTED
+    more = [f"and {rest} more, which the page lists"] if rest > 0 else []
+    return [*lines[:_MOST_LISTED], *more]
 
 
 def _count_runs(shown: Collection, found: Collection, outputs: Path) -> str:
@@ -110,6 +134,13 @@ def _explain_nothing(found: Collection, outputs: Path) -> str:
         return (
             f"no run has ended below {outputs}; train one with kdbench-train, or give the folder "
             f"of paths.outputs"
+        )
+    if all(run.record.method == "teacher" for run in found.runs):
+        only = "the only run" if len(found.runs) == 1 else f"all {len(found.runs)} runs"
+        return (
+            f"{only} below {outputs} trained a teacher, and a table compares students; see how "
+            f"good it is with kdbench-evaluate {found.runs[0].folder}, or give a folder with runs "
+            f"of students"
         )
     return (
         f"none of the {len(found.runs)} runs below {outputs} is left; --where, --protocol or "
@@ -136,7 +167,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--where", nargs="+", default=[], metavar="CONDITION", help="NAME=VALUE[,VALUE], 'seed<5'")
     add("--sort", choices=SORTS, default=default.sort)
     add("--protocol", choices=("paper", "strict"), help="default: both, and a note says so")
-    add("--baseline", default=default.baseline, help="row that the others are compared with")
+    add("--baseline", help="row that the others are compared with (kd, or constant)")
+    add("--compact", action="store_true", help="means of methods x pairs, as papers print them")
     add(
         "--table",
         nargs="+",

@@ -29,6 +29,13 @@ def build(tmp_path, *arguments):
     return json.loads(out.read_text())
 
 
+def test_a_folder_is_written_into(tmp_path):
+    pytest.importorskip("wandb_workspaces", reason="needs pip install 'kdbench[dashboard]'")
+    for out in (tmp_path, tmp_path / "made"):
+        assert run("--out", out) == NOT_IN_WANDB
+        assert json.loads((out / "kdbench-dashboard.json").read_text())
+
+
 def sections(workspace):
     return workspace["spec"]["section"]["panelBankConfig"]["sections"]
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from synthetic import Study, write_study, write_trouble
+from synthetic import Study, write_run, write_study, write_trouble
 
 from kdbench.report import main
 
@@ -52,9 +52,102 @@ def test_trouble_is_told_and_not_fatal(report, outputs):
     code, out, err = report()
     assert code == 0
     assert "1 failed" in out
-    assert "left out" in err
+    assert "Failed: 1\n" in out
+    assert "kd-random/seed90: ce, kd not finite at step 71" in out
     assert "kd-cosine/seed91/record.json is damaged" in err
+    assert "left out: " in err
     assert "kd-linear/seed92 has begun and not ended" in err
+    assert "kd-step/seed93/metrics.csv was changed after the run ended" in err
+
+
+def begin(outputs, name, config):
+    (outputs / name / ".hydra").mkdir(parents=True)
+    (outputs / name / ".hydra" / "config.yaml").write_text(config)
+
+
+def test_unfinished_runs_are_folded_and_chosen_by_their_configs(report, outputs):
+    for seed in range(12):
+        begin(
+            outputs,
+            f"begun{seed:02}",
+            f"seed: {seed}\nmethod: kd\npair: ${{teacher.model.arch}}_${{student.arch}}\n"
+            "dataset: {name: cifar100}\nteacher: {model: {arch: resnet56}}\n"
+            "student: {arch: resnet20}\nobjective: {name: kd}\n"
+            "temperature: {_target_: kdbench.temperature.constant.Constant, tau: 4.0}\n",
+        )
+    _, out, err = report()
+    assert err.count("has begun and not ended") == 5
+    assert "and 7 more, which the page lists" in err
+    assert "have begun and not ended are in no cell: 12" in " ".join(out.split())
+    page = (outputs / "report" / "report.html").read_text()
+    assert all(f"begun{seed:02}" in page for seed in range(12))
+    for condition, count in {
+        "seed<1": 1,
+        "seed=1,7": 2,
+        "dataset=cifar100": 12,
+        "temperature=constant": 12,
+        "temperature=cosine": 0,
+        "pair=resnet56_resnet20": 12,
+        "pair=wrn_40_2_wrn_16_2": 0,
+        "objective=kd": 12,
+        "teacher_top1>0": 12,  # what nobody knows yet hides nothing
+    }.items():
+        err = report("--where", condition)[2]
+        assert min(count, 5) == err.count("has begun and not ended"), condition
+
+
+def test_a_run_that_failed_before_it_had_a_record_is_listed_with_its_reason(report, outputs):
+    begin(outputs, "begun", "seed: 1\n")
+    begin(outputs, "failed", "seed: 1\n")
+    log = "2026-11-21 18:00:01 failed: no room on the disk\nTraceback (most recent call last):\n"
+    (outputs / "failed" / "train.log").write_text(log)
+    (outputs / "begun" / "train.log").write_text(f"{log}[2026-11-21 18:09:01,1][kdbench] again\n")
+    _, out, err = report()
+    assert "Failed: 1\n" in out
+    assert f"  {outputs / 'failed'}: no room on the disk\n" in out
+    assert err == f"left out: {outputs / 'begun'} has begun and not ended\n"
+
+
+@pytest.mark.parametrize("config", ["{", "a: &a [1]\nb: *a", "- 1", "\xff", "x: " + "[" * 5000])
+def test_an_unfinished_run_whose_config_is_no_config_is_told_all_the_same(report, outputs, config):
+    begin(outputs, "begun", config)
+    code, _, err = report("--where", "seed<9")
+    assert code == 0
+    assert "begun has begun and not ended" in err
+
+
+def test_odd_records_do_not_kill_the_report(report, outputs):
+    pair = SMALL.pairs[0]
+    write_run(outputs, SMALL, pair, "kd", "random", 10**40)
+    write_run(outputs, SMALL, pair, "kd", "random", 3 * 10**9)  # a seed as any other
+    write_run(outputs, SMALL, pair, "kd", "random", 8, test={"nll": float("nan")})
+    write_run(outputs, SMALL, pair, "kd", "random", 9, method="x" * 200_000)
+    write_run(outputs, SMALL, pair, "kd", "step", 9, top1_last=float("nan"))
+    for metric in ("top1_last", "nll"):
+        code, out, err = report("--metric", metric)
+        assert code == 0, err
+        assert "14 of 14 runs" in out
+        assert err.count("is left out: its") == 3
+        assert len(err) < 3000
+    assert "3000000000" in (outputs / "report" / "report.html").read_text()
+
+
+def test_a_teacher_alone_is_told_in_words_that_do_not_blame_a_condition(report, tmp_path):
+    folder = write_run(tmp_path / "only", SMALL, SMALL.pairs[0], "teacher", "none", 0)
+    code, _, err = report(folder=folder)
+    assert code == 3
+    assert "trained a teacher, and a table compares students" in err
+    assert f"kdbench-evaluate {folder}" in err
+    assert "--where" not in err
+
+
+def test_a_compact_table(report, outputs):
+    code, out, _ = report("--compact")
+    assert code == 0
+    assert ["student", "resnet20", "wrn_16_2"] in [line.split() for line in out.splitlines()]
+    assert "best epoch" not in out
+    written = {path.name for path in (outputs / "report").iterdir()}
+    assert {"compact.md", "compact.tex", "compact.csv", "table.csv"} <= written
 
 
 def test_options(report):

@@ -305,11 +305,19 @@ def _mismatch(
             ("of another shape", [f"{k} {found[k]} for {expected[k]}" for k in misshapen]),
         )
     )
-    guess = said or _likely_architecture(found)
-    hint = f"the file looks like {guess}" if guess else "the file is none of the 32x32 networks"
-    return (
-        f"{path}: weights do not fit {arch}\n{listed}\n{hint}; choose that network or another file"
-    )
+    return f"{path}: weights do not fit {arch}\n{listed}\n{_advice(found, arch, said)}"
+
+
+def _advice(found: Shapes, arch: str, said: str | None) -> str:
+    guess = said if said not in (None, arch) else _likely_architecture(found)
+    if guess == arch or (guess is None and said == arch):
+        return (
+            f"the file is of {arch} in another form (layers, widths, channels or image size were "
+            f"changed), or incomplete; choose another file"
+        )
+    if guess is None:
+        return "the file is none of the 32x32 networks; choose another network or file"
+    return f"the file looks like {guess}; choose that network or another file"
 
 
 def _is_classifier(misshapen: list[str], found: Shapes, expected: Shapes) -> bool:

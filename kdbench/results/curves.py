@@ -9,7 +9,7 @@ import pyarrow
 from pyarrow import csv
 
 from kdbench.errors import DataError
-from kdbench.results.collect import RunFolder
+from kdbench.results.collect import RunFolder, finished_at
 from kdbench.results.layout import lay_out
 from kdbench.results.record import METRICS
 from kdbench.results.table import Table
@@ -76,7 +76,7 @@ def group_runs(runs: Sequence[RunFolder], table: Table) -> tuple[list[Group], li
     problems: list[str] = []
     for column in table.columns:
         for row in table.rows:
-            records = sorted(cells.get((row, column), []), key=lambda record: record.finished)
+            records = sorted(cells.get((row, column), []), key=finished_at)
             done = [record for record in records if record.status == "done"]
             if done:  # of two runs with one seed the last one is shown, as in the table
                 kept = {record.seed: folders[id(record)] for record in done}
@@ -131,7 +131,8 @@ def _group(row: str, column: str, runs: Mapping[int, RunFolder], problems: list[
     found = {}
     for seed, run in runs.items():
         try:
-            found[seed] = read_columns(run.folder / METRICS, NAMES)
+            sound = run.has_sound_metrics  # whoever collected the runs has said it otherwise
+            found[seed] = read_columns(run.folder / METRICS, NAMES) if sound else {}
         except DataError as error:
             problems.append(str(error))
             found[seed] = {}

@@ -2,10 +2,12 @@
 
 A cell is a mean over seeds, so its runs may differ in nothing but the seed. Where they differ in
 more, columns are told apart by how long, how and how exactly was trained, and rows by whatever
-else the configs differ in: "kd, temperature.tau=8".
+else the configs differ in: "kd, temperature.tau=8". What most runs of a row have is not named, so
+that one run that tries something out changes its own name and no other.
 """
 
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -15,6 +17,7 @@ import yaml
 from kdbench.config.compose import CONF
 from kdbench.errors import ConfigError
 from kdbench.results.record import RunRecord
+from kdbench.tracker.base import shorten
 
 Key = tuple[str, str]  # row, column
 Cells = dict[Key, list[RunRecord]]
@@ -22,6 +25,10 @@ Facts = Mapping[str, Any]
 
 ROW, COLUMN = 0, 1
 _PER_SEED = ("seed", "run.data_seed")
+# What a run is rather than how it was set: always named where it differs.
+_IDENTITY = ("method", "temperature", "objective", "pair")
+_MAX_VALUE = 40  # characters of a value in a label
+_NUMBER = re.compile(r"((?:(?<==)-)?\d+(?:\.\d+)?(?:e[-+]?\d+)?)")
 
 
 def method_label(method: str, temperature: str) -> str:
@@ -44,6 +51,20 @@ AXES: dict[str, Callable[[RunRecord], str]] = {
     "teacher": lambda record: record.teacher or "none",
     "student": lambda record: record.student,
 }
+
+
+def axis_label(record: RunRecord, axis: str, other: str) -> str:
+    """The row (or column) of a run, given what the columns (or rows) are.
+
+    Beside temperatures, a method is named without its own: "kd", not "kd, cosine".
+    """
+    return record.method if (axis, other) == ("method", "temperature") else AXES[axis](record)
+
+
+def natural_key(label: str) -> list[Any]:
+    """Sorts labels as people do: numbers in them by their size, so tau=8 before tau=16."""
+    parts = _NUMBER.split(label)
+    return [float(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 @lru_cache
@@ -83,7 +104,8 @@ def lay_out(records: Sequence[RunRecord], rows: str, columns: str) -> Cells:
         raise ConfigError(f"--rows and --columns are both {rows!r}; choose two different ones")
     cells: Cells = defaultdict(list)
     for record in records:
-        cells[AXES[rows](record), AXES[columns](record)].append(record)
+        key = axis_label(record, rows, columns), axis_label(record, columns, rows)
+        cells[key].append(record)
     return _split(_split(dict(cells), COLUMN, _circumstances), ROW, _settings)
 
 
@@ -96,11 +118,11 @@ def _split(cells: Cells, axis: int, describe: Callable[[RunRecord], Facts]) -> C
     for label, keys in lines.items():
         facts = {key: [describe(record) for record in cells[key]] for key in keys}
         telling = _telling(list(facts.values()))
+        usual = _usual({key: _settled(cells[key]) for key in keys}, telling) if axis == ROW else {}
         for key in keys:
             for record, fact in zip(cells[key], facts[key], strict=True):
-                finer = ", ".join(
-                    [label, *(f"{name}={_write(fact.get(name))}" for name in telling)]
-                )
+                named = [n for n in telling if usual.get((key, n)) != repr(fact.get(n))]
+                finer = ", ".join([label, *(f"{name}={_write(fact.get(name))}" for name in named)])
                 found[(finer, key[1]) if axis == ROW else (key[0], finer)].append(record)
     return dict(found)
 
@@ -114,6 +136,27 @@ def _telling(groups: list[list[Facts]]) -> list[str]:
             telling.append(name)
             groups = finer
     return telling
+
+
+def _settled(records: Sequence[RunRecord]) -> list[Facts]:
+    """Settings of the runs that are done; of all where none is."""
+    done = [record for record in records if record.status == "done"]
+    return [_settings(record) for record in done or records]
+
+
+def _usual(facts: Mapping[Key, list[Facts]], telling: Sequence[str]) -> dict[tuple[Key, str], str]:
+    """By cell and name, the value that most runs of the cell have: it needs no naming.
+
+    A name is left out in all cells of a row or in none, so that columns stay comparable.
+    """
+    found = {}
+    for name in telling:
+        counts = {key: Counter(repr(f.get(name)) for f in group) for key, group in facts.items()}
+        most = {key: count.most_common(1)[0] for key, count in counts.items()}
+        clear = all(2 * times > counts[key].total() for key, (_, times) in most.items())
+        if clear and name not in _IDENTITY:
+            found |= {(key, name): value for key, (value, _) in most.items()}
+    return found
 
 
 def _partition(group: list[Facts], name: str) -> list[list[Facts]]:
@@ -150,4 +193,5 @@ def _leaves(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 
 def _write(value: Any) -> str:
-    return str(value).replace(", ", ",")  # which separates the parts of a label
+    # A comma with a blank separates the parts of a label.
+    return shorten(str(value).replace(", ", ","), _MAX_VALUE)

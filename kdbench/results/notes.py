@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from kdbench.results.layout import Cells, Key, base_label
 from kdbench.results.record import RunRecord
 from kdbench.results.select import Condition, look_up
-from kdbench.results.statistics import ALPHA, Comparison, least_seeds
 
 if TYPE_CHECKING:
     from kdbench.results.table import Cell
@@ -48,7 +47,7 @@ def describe_cells(grouped: Cells, cells: Mapping[Key, "Cell"]) -> list[str]:
     return [
         *_repeated(grouped, cells),
         *_without_value(cells),
-        *_power(cells),
+        *_unnamed(grouped),
         *_other_budgets(grouped, cells),
     ]
 
@@ -141,19 +140,25 @@ def _without_value(cells: Mapping[Key, "Cell"]) -> Iterator[str]:
             )
 
 
-def _power(cells: Mapping[Key, "Cell"]) -> Iterator[str]:
-    """Says where not even the clearest difference could have been found."""
-    columns: dict[str, list[Comparison]] = defaultdict(list)
-    for (_, column), cell in cells.items():
-        if cell.comparison is not None and cell.comparison.p is not None:
-            columns[column].append(cell.comparison)
-    for column, found in columns.items():
-        if not any(comparison.can_tell for comparison in found):
-            yield (
-                f"{column}: {len(found)} comparisons at once cannot reach p < {ALPHA} with "
-                f"{max(comparison.n for comparison in found)} seeds, however clear they are; "
-                f"{least_seeds(len(found))} are the least."
-            )
+def _unnamed(grouped: Cells) -> Iterator[str]:
+    """What rows have that name no value where rows beside them are named by one."""
+    rows: dict[str, dict[str, set[str]]] = defaultdict(dict)  # by base, row: the names it names
+    for row, _ in grouped:
+        rows[base_label(row)][row] = {p.split("=")[0] for p in row.split(", ") if "=" in p}
+    for base, named in rows.items():
+        usual = []
+        for name in sorted(set().union(*named.values()) - {"teacher"}):
+            silent = [row for row, names in named.items() if name not in names]
+            records = [r for (row, _), found in grouped.items() if row in silent for r in found]
+            if records:
+                usual.append(f"{name}={_one_value(records, name)}")
+        if usual:
+            yield f"Rows of {base} that do not name it have {', '.join(usual)}, as most of them."
+
+
+def _one_value(records: Sequence[RunRecord], name: str) -> str:
+    values = dict.fromkeys(str(look_up(record, name)) for record in records)
+    return " or ".join(values) if len(values) < 4 else "several values"
 
 
 def _other_budgets(grouped: Cells, cells: Mapping[Key, "Cell"]) -> Iterator[str]:

@@ -22,7 +22,7 @@ from markupsafe import Markup
 from kdbench.files import write_atomic
 from kdbench.results import figures, views
 from kdbench.results.canvas import PageFigure, show
-from kdbench.results.collect import Collection, RunFolder
+from kdbench.results.collect import Collection, RunFolder, parse_time
 from kdbench.results.curves import Group, group_runs
 from kdbench.results.layout import lay_out
 from kdbench.results.record import FILE, METRICS, TIMINGS, RunRecord
@@ -354,8 +354,8 @@ def _write_long(seconds: float) -> str:
 
 def _write_period(records: Sequence[RunRecord]) -> str:
     """From the first start to the last end."""
-    times = sorted(time[:16].replace("T", " ") for r in records for time in (r.started, r.finished))
-    return f"{times[0]} to {times[-1]} UTC"
+    times = sorted(parse_time(time) for r in records for time in (r.started, r.finished))
+    return f"{times[0]:%Y-%m-%d %H:%M} to {times[-1]:%Y-%m-%d %H:%M} UTC"
 
 
 def _epochs(count: int) -> str:
@@ -364,7 +364,7 @@ def _epochs(count: int) -> str:
 
 def _list_seeds(seeds: set[int]) -> str:
     ordered = sorted(seeds)
-    if len(ordered) > 2 and ordered == list(range(ordered[0], ordered[-1] + 1)):
+    if len(ordered) > 2 and ordered[-1] - ordered[0] == len(ordered) - 1:
         return f"{ordered[0]} to {ordered[-1]}"
     return ", ".join(map(str, ordered))
 

@@ -1,4 +1,4 @@
-"""A table as text, Markdown, LaTeX and CSV."""
+"""A table as text, Markdown, LaTeX and CSV: in detail, or compact as papers print it."""
 
 import csv
 import io
@@ -6,12 +6,15 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from textwrap import fill
+from typing import Any
 
 from kdbench.results.published import KINDS, Choice
-from kdbench.results.statistics import ALPHA, MIN_SEEDS, Comparison
+from kdbench.results.statistics import ALPHA, FEW_SEEDS, MIN_SEEDS, Comparison, write_p
 from kdbench.results.table import Cell, Table
+from kdbench.tracker.base import slug
 
-TEACHER = "teacher"
+TEACHER, STUDENT = "teacher", "student"
+_EPOCH = {"best": "best", "last": "last", "unknown": "?"}  # of a published number
 LINE = 100  # characters of a line of prose in a terminal
 
 
@@ -21,130 +24,245 @@ class Block:
 
     Attributes:
         title: one line above it.
-        rows: the first one names the columns.
-        strong: (row, column) of what stands out.
+        rows: the first ones name the columns.
+        strong: (row, column) of what stands out: the best of its column.
+        marks: (row, column) -> "+" or "-", in brackets of few seeds: against the baseline.
+        heads: how many of the rows name columns.
     """
 
     title: str
     rows: list[list[str]]
     strong: set[tuple[int, int]] = field(default_factory=set)
+    marks: dict[tuple[int, int], str] = field(default_factory=dict)
+    heads: int = 1
 
 
-def layout_blocks(table: Table) -> list[Block]:
-    """All of a table: where it has several columns an overview, then each column in detail."""
+def layout_blocks(table: Table, compact: bool = False) -> list[Block]:
+    """All of a table: where it has several columns an overview, then each column in detail.
+
+    Args:
+        table: to be shown.
+        compact: one grid of means instead, as papers print it.
+    """
+    if compact:
+        return [_compact(table)]
     details = [_detail(table, column) for column in table.columns]
     return [_overview(table), *details] if len(details) > 1 else details
 
 
-def explain(table: Table) -> list[str]:
+def explain(table: Table, compact: bool = False) -> list[str]:
     """What the reader of a table must know about its columns, one sentence each."""
     cells = table.cells.values()
-    sentences = ["Mean ± standard deviation over seeds; teacher as measured here."]
-    if _has_best(table):
+    sentences = [_explain_spread(table, compact)]
+    if any(cell.is_best for cell in cells):
+        sentences.append("Marked as best: the best mean of each column.")
+    if _has_best(table) and not compact:
         sentences.append("* Best epoch: picked on the test set, optimistic, never the result.")
-    if any(cell.published for cell in cells) or table.teacher_published:
+    if (any(cell.published for cell in cells) or table.teacher_published) and not compact:
         kinds = ", then ".join(KINDS.values())
         sentences.append(
             f"Published: one source of possibly several, by this order: {kinds}. Brackets have the "
-            f"range where sources disagree. Most do not say whether they print the last epoch or "
-            f"the best."
+            f"range where sources disagree. In round brackets: whether it is of the best epoch or "
+            f"of the last, (?) where nobody says it. The difference is that of the same accuracy "
+            f"of ours, named in its brackets; to (?) that of the last."
         )
     if any(cell.comparison for cell in cells):
-        sentences.append(
-            f"Against {table.baseline}: paired by seed, mean difference with its 95 % interval "
-            f"(t, each row by itself); exact signed-rank test, p adjusted for all rows of a column "
-            f"(Holm). With fewer than {MIN_SEEDS} seeds, more for many rows, nothing can reach "
-            f"p < {ALPHA}: too few."
-        )
-    if any(cell.is_winner for cell in cells):
-        sentences.append(f"+ Better than the second best of its column, p < {ALPHA} (Holm).")
+        sentences += _explain_verdicts(table, compact)
     return sentences
 
 
-def write_text(table: Table) -> str:
+def _explain_spread(table: Table, compact: bool) -> str:
+    if not compact:
+        return "Mean ± standard deviation over seeds; teacher as measured here."
+    spreads = [cell.std for cell in table.cells.values() if cell.std is not None]
+    seeds = sorted({cell.done for cell in table.cells.values() if cell.values})
+    many = " to ".join(map(str, dict.fromkeys(seeds[:1] + seeds[-1:]))) or "no"
+    of = f"Mean over {many} {'seed' if many == '1' else 'seeds'}"
+    if not spreads:
+        return f"{of}; teacher as measured here."
+    span = " to ".join(dict.fromkeys(_number(table, end) for end in (min(spreads), max(spreads))))
+    return f"{of}, standard deviation {span}; teacher as measured here."
+
+
+def _explain_verdicts(table: Table, compact: bool) -> Iterator[str]:
+    """How the rows were compared with the baseline."""
+    test = (
+        f"paired by seed, t test adjusted for all rows of a column (Holm), p < {ALPHA}. It "
+        f"assumes that differences between runs of one seed are normal"
+    )
+    if len(table.columns) > 1 or compact:
+        yield f"+ and - are better and worse than {table.baseline}: {test}. In brackets: few seeds."
+    if compact:
+        return
+    yield (
+        f"Against {table.baseline}: {test}; below {MIN_SEEDS} seeds nothing is said, below "
+        f"{FEW_SEEDS} it rests on few seeds. Mean difference with its simultaneous 95 % interval, "
+        f"which excludes 0 exactly where the verdict is better or worse."
+    )
+    yield (
+        "Signed-rank p: exact and not adjusted; with n seeds it is never below 2/2^n (0.063 for "
+        "5). Where it can reach the level and says otherwise than the t test, the verdict tells."
+    )
+    comparisons = [cell.comparison for cell in table.cells.values()]
+    if any(c is not None and c.verdict == "no spread" for c in comparisons):
+        yield "No spread: every seed differs by the same, and a t test needs more than that."
+    winners = [f"{row} ({column})" for (row, column), c in table.cells.items() if c.is_winner]
+    if winners:
+        yield (
+            f"Better than the second best of its column by more than chance, p < {ALPHA} (Holm, "
+            f"for all that it was chosen from): {', '.join(winners)}."
+        )
+
+
+def write_text(table: Table, compact: bool = False) -> str:
     """For a terminal."""
     parts = [
-        f"{_printable(block.title)}\n{align(_marked(block, '{} +', _printable))}"
-        for block in layout_blocks(table)
+        f"{_printable(block.title)}\n"
+        f"{align(_marked(block, '{} (best)', '{} {}', _printable), block.heads)}"
+        for block in layout_blocks(table, compact)
     ]
-    lines = [*explain(table), *(f"Note: {note}" for note in table.notes)]
+    lines = [*explain(table, compact), *(f"Note: {note}" for note in table.notes)]
     folded = [fill(_printable(line), LINE, subsequent_indent="  ") for line in lines]
     return "\n\n".join([_printable(table.title), *parts, "\n".join(folded)]) + "\n"
 
 
-def write_markdown(table: Table) -> str:
+def write_markdown(table: Table, compact: bool = False) -> str:
     """GitHub's flavour."""
     parts = [f"## {_escape_markdown(table.title)}"]
-    for block in layout_blocks(table):
-        head, *body = _marked(block, "**{}**", _escape_markdown)
+    for block in layout_blocks(table, compact):
+        head, *body = _marked(block, "**{}**", "{} {}", _escape_markdown)
         rule = ["---", *("--:" for _ in head[1:])]
         grid = "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))
         parts.append(f"### {_escape_markdown(block.title)}\n\n{grid}")
-    lines = [*explain(table), *table.notes]
+    lines = [*explain(table, compact), *table.notes]
     parts.append("\n".join(f"- {_escape_markdown(line)}" for line in lines))
     return "\n\n".join(parts) + "\n"
 
 
-def write_latex(table: Table) -> str:
+def write_latex(table: Table, compact: bool = False) -> str:
     """One ``table`` environment for each block; needs booktabs and nothing else."""
     parts = ["% \\usepackage{booktabs}"]
-    for block in layout_blocks(table):
-        head, *body = [
-            " & ".join(row) + r" \\" for row in _marked(block, r"\textbf{{{}}}", _escape_latex)
+    for block in layout_blocks(table, compact):
+        lines = [
+            " & ".join(row) + r" \\"
+            for row in _marked(block, r"\textbf{{{}}}", "{}$^{{{}}}$", _escape_latex)
         ]
+        title = f"{table.title}: {block.title}"
         parts += [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_escape_latex(f'{table.title}: {block.title}')}}}",
+            rf"\caption{{{_escape_latex(title)}}}",
+            rf"\label{{tab:{slug(title)}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(block.rows[0]) - 1)}}}",
             r"\toprule",
-            head,
+            *lines[: block.heads],
             r"\midrule",
-            *body,
+            *lines[block.heads :],
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
         ]
-    lines = [*explain(table), *table.notes]
+    lines = [*explain(table, compact), *table.notes]
     parts += [rf"{{\footnotesize {_escape_latex(line)}\par}}" for line in lines]
     return "\n".join(parts) + "\n"
 
 
-def write_csv(table: Table) -> str:
-    """One line a cell, with everything that is known of it, numbers unrounded."""
+def write_csv(table: Table, compact: bool = False) -> str:
+    """One line a cell, with everything that is known of it; compact, one line a row of means.
+
+    Numbers are not rounded.
+    """
+    if compact:
+        return _write_lines([_means(table, row) for row in table.rows])
     lines = [_record(table, row, column) for row in table.rows for column in table.columns]
-    lines = [*_teacher_records(table), *(line for line in lines if line)]
+    return _write_lines([*_teacher_records(table), *(line for line in lines if line)])
+
+
+def _write_lines(lines: Sequence[dict[str, object]]) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(n for line in lines for n in line)))
+    writer = csv.DictWriter(text, [_plain(n) for n in dict.fromkeys(n for li in lines for n in li)])
     writer.writeheader()
     for line in lines:
-        writer.writerow({name: _plain(value) for name, value in line.items()})
+        writer.writerow({_plain(name): _plain(value) for name, value in line.items()})
     return text.getvalue()
 
 
+def _means(table: Table, row: str) -> dict[str, object]:
+    found: dict[str, object] = {table.axes[0]: row}
+    for column in table.columns:
+        cell = table.cells.get((row, column))
+        found[column] = cell and cell.mean
+        found[f"{column}: std"] = cell and cell.std
+        found[f"{column}: seeds"] = cell and len(cell.values)
+        found[f"{column}: verdict"] = cell and cell.comparison and cell.comparison.verdict
+    return found
+
+
 def _overview(table: Table) -> Block:
-    rows = [[table.axes[0], *table.columns]]
+    return _grid(
+        table,
+        f"{table.metric.title} (seeds)",
+        [[table.axes[0], *table.columns]],
+        lambda cell: f"{_spread(table, cell)} ({_seeds(cell)})",
+    )
+
+
+def _compact(table: Table) -> Block:
+    known = [table.networks.get(column) for column in table.columns]
+    if table.axes[1] != "pair" or not all(known):
+        heads = [[table.axes[0], *table.columns]]
+    else:
+        names = [pair for pair in known if pair is not None]
+        heads = [[TEACHER, *(t for t, _ in names)], [STUDENT, *(s for _, s in names)]]
+        rest = [_without_pair(column) for column in table.columns]
+        if len(set(rest)) > 1:
+            heads.insert(0, ["", *rest])
+    return _grid(
+        table,
+        table.metric.title,
+        heads,
+        lambda cell: "-" if cell.mean is None else _number(table, cell.mean),
+    )
+
+
+def _without_pair(label: str) -> str:
+    """A column's label without teacher and student, which stand below it."""
+    dataset, _, *rest = [*label.split(", "), ""]
+    return ", ".join(part for part in (dataset, *rest) if part)
+
+
+def _grid(table: Table, title: str, heads: list[list[str]], write: Callable[[Cell], str]) -> Block:
+    """All cells of a table, one text each."""
+    rows, strong, marks = [*heads], set(), {}
     if table.teacher:
         rows.append([TEACHER, *(_number(table, table.teacher.get(c)) for c in table.columns)])
-    strong = set()
     for row in table.rows:
-        for place, column in enumerate(table.columns, 1):
-            cell = table.cells.get((row, column))
-            if cell is not None and cell.is_winner:
-                strong.add((len(rows), place))
         cells = [table.cells.get((row, column)) for column in table.columns]
-        rows.append([row, *(f"{_spread(table, c)} ({_seeds(c)})" if c else "" for c in cells)])
-    return Block(f"{table.metric.title} (seeds)", rows, strong)
+        for place, cell in enumerate(cells, 1):
+            if cell is not None and cell.is_best:
+                strong.add((len(rows), place))
+            if cell is not None and (mark := _mark(cell.comparison)):
+                marks[len(rows), place] = mark
+        rows.append([row, *("" if cell is None else write(cell) for cell in cells)])
+    return Block(title, rows, strong, marks, len(heads))
+
+
+def _mark(comparison: Comparison | None) -> str:
+    """Significance against the baseline in one sign."""
+    if comparison is None or not comparison.is_distinguishable:
+        return ""
+    sign = "+" if comparison.verdict == "better" else "-"
+    return f"({sign})" if comparison.has_few_seeds else sign
 
 
 def _detail(table: Table, column: str) -> Block:
     shown = [(row, table.cells[row, column]) for row in table.rows if (row, column) in table.cells]
     head = [table.axes[0], "mean ± std", "seeds", "best epoch*", "published", "difference"]
-    head += [f"against {table.baseline}", "verdict"]
+    head += [f"against {table.baseline}", "verdict", "signed-rank p"]
     rows = [_teacher_row(table, column)] if column in table.teacher else []
     strong = set()
     for row, cell in shown:
-        if cell.is_winner:
+        if cell.is_best:
             strong.add((len(rows) + 1, 1))
         rows.append([row, *_cell_texts(table, cell)])
     grid = _without_empty_columns([head, *rows])
@@ -154,7 +272,7 @@ def _detail(table: Table, column: str) -> Block:
 def _teacher_row(table: Table, column: str) -> list[str]:
     top1, published = table.teacher[column], table.teacher_published.get(column)
     difference = _number(table, top1 - published.value, sign=True) if published else ""
-    found = [_number(table, top1), "", "", _published(table, published), difference, "", ""]
+    found = [_number(table, top1), "", "", _published(table, published), difference, "", "", ""]
     return [TEACHER, *found]
 
 
@@ -164,9 +282,10 @@ def _cell_texts(table: Table, cell: Cell) -> list[str]:
         _seeds(cell),
         _number(table, cell.best_mean) if _has_best(table) else "",
         _published(table, cell.published),
-        _number(table, cell.difference, sign=True),
+        _to_published(table, cell),
         _difference(table, cell.comparison),
-        _verdict(cell.comparison),
+        cell.comparison.statement if cell.comparison else "",
+        _rank_p(cell.comparison),
     ]
 
 
@@ -196,7 +315,12 @@ def _published(table: Table, choice: Choice | None) -> str:
     if choice is None:
         return ""
     disputed = f" [{choice.low:.2f} to {choice.high:.2f}]" if choice.is_disputed else ""
-    return f"{_number(table, choice.value)}{disputed}"
+    return f"{_number(table, choice.value)} ({_EPOCH[choice.selection]}){disputed}"
+
+
+def _to_published(table: Table, cell: Cell) -> str:
+    text = _number(table, cell.difference, sign=True)
+    return f"{text} ({cell.matching})" if text else ""
 
 
 def _difference(table: Table, comparison: Comparison | None) -> str:
@@ -209,11 +333,8 @@ def _difference(table: Table, comparison: Comparison | None) -> str:
     return text
 
 
-def _verdict(comparison: Comparison | None) -> str:
-    if comparison is None:
-        return ""
-    p = f" (p={comparison.adjusted_p:.2g})" if comparison.can_tell else ""
-    return f"{comparison.verdict}{p}"
+def _rank_p(comparison: Comparison | None) -> str:
+    return "" if comparison is None or comparison.rank_p is None else write_p(comparison.rank_p)
 
 
 def _without_empty_columns(rows: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -222,21 +343,23 @@ def _without_empty_columns(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     return [[row[i] for i in kept] for row in rows]
 
 
-def _marked(block: Block, mark: str, escape: Callable[[str], str] = str) -> list[list[str]]:
-    return [
-        [
-            mark.format(escape(text)) if (i, j) in block.strong else escape(text)
-            for j, text in enumerate(row)
-        ]
-        for i, row in enumerate(block.rows)
-    ]
+def _marked(
+    block: Block, strong: str, mark: str, escape: Callable[[str], str] = str
+) -> list[list[str]]:
+    """The texts of a block with what stands out: strong what is best, a sign for a verdict."""
+
+    def write(text: str, place: tuple[int, int]) -> str:
+        found = strong.format(escape(text)) if place in block.strong else escape(text)
+        return mark.format(found, block.marks[place]) if place in block.marks else found
+
+    return [[write(text, (i, j)) for j, text in enumerate(row)] for i, row in enumerate(block.rows)]
 
 
-def align(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of equal width for a terminal; the first row is the head."""
+def align(rows: Sequence[Sequence[str]], heads: int = 1) -> str:
+    """Columns of equal width for a terminal; the first rows are the head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+    return "\n".join([*lines[:heads], "-" * max(map(len, lines)), *lines[heads:]])
 
 
 def _printable(text: str) -> str:
@@ -292,23 +415,28 @@ def _record(table: Table, row: str, column: str) -> dict[str, object]:
         "done": cell.done,
         "failed": cell.failed,
         "best_epoch_mean_picked_on_test": cell.best_mean,
-        **_published_record(cell.published, cell.difference),
+        **_published_record(cell.published, cell.difference, cell.matching),
         **_comparison_record(table.baseline, cell.comparison),
+        "is_best": cell.is_best,
         "is_winner": cell.is_winner,
         "seeds": " ".join(map(str, cell.values)),
         "values": " ".join(map(repr, cell.values.values())),
     }
 
 
-def _published_record(choice: Choice | None, difference: float | None) -> dict[str, object]:
+def _published_record(
+    choice: Choice | None, difference: float | None, matching: str | None = None
+) -> dict[str, object]:
     return {
         "published": choice and choice.value,
+        "published_epoch": choice and choice.selection,
         "published_low": choice and choice.low,
         "published_high": choice and choice.high,
         "published_rule": choice and choice.rule,
         "published_arxiv": choice and choice.row.arxiv,
         "published_source": choice and choice.row.source,
         "difference": difference,
+        "difference_of_our_epoch": matching,
     }
 
 
@@ -322,11 +450,15 @@ def _comparison_record(baseline: str | None, comparison: Comparison | None) -> d
         "interval_high": high,
         "p": comparison and comparison.p,
         "adjusted_p": comparison and comparison.adjusted_p,
+        "signed_rank_p": comparison and comparison.rank_p,
+        "adjusted_signed_rank_p": comparison and comparison.adjusted_rank_p,
+        "signed_rank_agrees": comparison and comparison.rank_test_agrees,
         "effect": comparison and comparison.effect,
         "verdict": comparison and comparison.verdict,
+        "few_seeds": comparison and comparison.has_few_seeds,
     }
 
 
-def _plain(value: object) -> object:
+def _plain(value: Any) -> Any:
     # A text that begins so would be a formula in a spreadsheet.
     return f"'{value}" if isinstance(value, str) and value.startswith(tuple("=+-@\t\r")) else value

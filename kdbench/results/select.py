@@ -4,7 +4,10 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from kdbench.errors import ConfigError
 from kdbench.results.record import RunRecord
@@ -16,6 +19,17 @@ _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+# Where the config of a run that has no record yet says what a record would.
+_IN_CONFIG = {
+    "dataset": "dataset.name",
+    "teacher": "teacher.model.arch",
+    "student": "student.arch",
+    "objective": "objective.name",
+    "epochs": "run.epochs",
+    "protocol": "run.protocol",
+    "precision": "run.precision",
+}
+_MAX_CONFIG = 10**6  # bytes
 
 
 def look_up(record: RunRecord, name: str) -> Any:
@@ -53,7 +67,10 @@ class Condition:
 
     def holds(self, record: RunRecord) -> bool:
         """Whether a run meets it; one that has no such value meets "!=" and nothing else."""
-        found = look_up(record, self.name)
+        return self.holds_for(look_up(record, self.name))
+
+    def holds_for(self, found: Any) -> bool:
+        """Whether a value meets it."""
         if self.relation in _ORDER:
             return isinstance(found, int | float) and _ORDER[self.relation](
                 found, float(self.values[0])
@@ -83,6 +100,49 @@ def require_known(conditions: Sequence[Condition], records: Sequence[RunRecord])
                 f"pair, method, temperature, seed, epochs, protocol, precision, ...) or a key of "
                 f"the config (temperature.tau, optim.lr, ...)"
             )
+
+
+def may_hold(conditions: Sequence[Condition], folder: Path) -> bool:
+    """Whether a run that has begun and has no record may meet conditions.
+
+    Its config says it, as far as it is plain; what nobody knows is no reason to hide the run.
+
+    Args:
+        conditions: on fields of a record or keys of a config.
+        folder: of the run.
+    """
+    config = _read_config(folder / ".hydra" / "config.yaml") if conditions else {}
+    for condition in conditions:
+        found = _in_config(config, condition.name)
+        if found is not None and not condition.holds_for(found):
+            return False
+    return True
+
+
+def _in_config(config: Mapping[str, Any], name: str) -> Any:
+    """What a record would say of a run with this config; None where the config does not say it."""
+    if name == "temperature":
+        target = _in_config(config, "temperature._target_")
+        return str(target).split(".")[-2:][0] if target else None  # as in config/identity.py
+    found: Any = config
+    for key in _IN_CONFIG.get(name, name).split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    if name == "pair" and "${" in str(found):
+        networks = [_in_config(config, role) for role in ("teacher", "student")]
+        return "_".join(map(str, networks)) if all(networks) else None
+    return None if isinstance(found, Mapping) or "${" in str(found) else found
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    """The config of a run as it was written; empty where it cannot be read."""
+    try:
+        text = path.read_text() if path.stat().st_size < _MAX_CONFIG else ""
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            return {}  # kdbench writes none, and a few of them can be made to fill the memory
+        found = yaml.safe_load(text)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, Mapping) else {}
 
 
 def _parse(text: str) -> Condition:

@@ -94,7 +94,8 @@ class Comparison:
         if self.adjusted_p is None:
             return self.verdict
         said = [self.verdict, *(["few seeds"] if self.has_few_seeds else [])]
-        text = f"{', '.join(said)} (p={write_p(self.adjusted_p)})"
+        p = write_p(self.adjusted_p)
+        text = f"{', '.join(said)} (p{'' if p.startswith('<') else '='}{p})"
         return f"{text}; signed-rank test differs" if self.rank_test_agrees is False else text
 
 
@@ -189,10 +190,10 @@ def holm_levels(p_values: Sequence[float]) -> list[float]:
     levels = [0.0] * len(p_values)
     stopped: float | None = None
     for done, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        level = ALPHA / (len(p_values) - done) if stopped is None else stopped
-        if stopped is None and p_values[place] >= level:
-            stopped = level
-        levels[place] = level
+        left = len(p_values) - done
+        if stopped is None and left * p_values[place] >= ALPHA:  # as ``holm`` computes it
+            stopped = ALPHA / left
+        levels[place] = stopped or ALPHA / left
     return levels
 
 
@@ -248,27 +249,25 @@ def _adjust(comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
     rank_p = dict(zip(ranks, holm(list(ranks.values())), strict=True))
     levels = dict(zip(tests, holm_levels(list(tests.values())), strict=True))
     family = max(1, len(tests))
+    adjusted = {
+        name: replace(c, family=family, adjusted_p=p.get(name), adjusted_rank_p=rank_p.get(name))
+        for name, c in comparisons.items()
+    }
     return {
-        name: replace(
-            comparison,
-            family=family,
-            adjusted_p=p.get(name),
-            adjusted_rank_p=rank_p.get(name),
-            interval=_interval(comparison, levels[name], family) if name in tests else None,
-        )
-        for name, comparison in comparisons.items()
+        name: replace(c, interval=_interval(c, levels[name])) if name in levels else c
+        for name, c in adjusted.items()
     }
 
 
-def _interval(comparison: Comparison, level: float, family: int) -> Interval | None:
+def _interval(comparison: Comparison, level: float) -> Interval | None:
     """See the head of this file; None where the differences do not vary."""
-    if comparison.difference is None or not comparison.spread or comparison.p is None:
+    if comparison.difference is None or not comparison.spread:
         return None
     mean, error = comparison.difference, comparison.spread / math.sqrt(comparison.n)
     step = _half_width(level, comparison.n, error)
-    if comparison.p >= level:
+    if not comparison.is_distinguishable:
         return mean - step, mean + step
-    far = _half_width(ALPHA / family, comparison.n, error)
+    far = _half_width(ALPHA / comparison.family, comparison.n, error)
     near = far if far < abs(mean) else step
     return (mean - near, mean + far) if mean > 0 else (mean - far, mean + near)
 

@@ -36,7 +36,7 @@ class Scale:
     def ticks(self, most: int) -> list[float]:
         """Round values between the ends, at most so many."""
         found = MaxNLocator(most, steps=[1, 2, 5, 10]).tick_values(self.low, self.high)
-        return [round(v, 12) for v in found.tolist() if self.low <= v <= self.high][:most]
+        return [round(float(v), 12) for v in found if self.low <= v <= self.high][:most]
 
 
 def fit_scale(values: Iterable[float], margin: float = 0.06) -> Scale:

@@ -1,14 +1,22 @@
 """Runs to a table: mean and spread over seeds beside the published number and the baseline."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from kdbench.errors import ConfigError
-from kdbench.results.collect import RunFolder
-from kdbench.results.layout import AXES, Cells, Key, base_label, lay_out, own_temperature
+from kdbench.results.collect import RunFolder, finished_at
+from kdbench.results.layout import (
+    Cells,
+    Key,
+    axis_label,
+    base_label,
+    lay_out,
+    natural_key,
+    own_temperature,
+)
 from kdbench.results.metric import Metric, find_metric
 from kdbench.results.notes import (
     describe_cells,
@@ -22,6 +30,7 @@ from kdbench.results.select import Condition, require_known
 from kdbench.results.statistics import Comparison, compare_all, find_winner
 
 SORTS = ("name", "mean")
+BASELINES = {"method": "kd", "objective": "kd", "temperature": "constant"}  # by what the rows are
 # What stands in a title where all runs have it in common, and how it is written.
 _COMMON: dict[str, Callable[[Any], str]] = {
     "dataset": str,
@@ -39,7 +48,7 @@ class Options:
         rows, columns: see ``layout.AXES``.
         filters: conditions that its runs meet.
         sort: "name", or "mean": the best row first.
-        baseline: the row that the others are compared with.
+        baseline: the row that the others are compared with; None takes that of ``BASELINES``.
         protocol: "paper" or "strict"; None takes all, and says so.
         planned: seeds that each cell should have; no others are shown. None shows all there are.
         name: of the planned table; None for any other.
@@ -50,10 +59,15 @@ class Options:
     columns: str = "pair"
     filters: tuple[Condition, ...] = ()
     sort: str = "name"
-    baseline: str = "kd"
+    baseline: str | None = None
     protocol: str | None = None
     planned: Mapping[Key, set[int]] | None = None
     name: str | None = None
+
+    @property
+    def wanted(self) -> str:
+        """The row that the others are to be compared with."""
+        return BASELINES.get(self.rows, "kd") if self.baseline is None else self.baseline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +82,12 @@ class Cell:
         mean, std: of the values, std with n - 1; None below one and two of them.
         best_mean: of the best epochs' top-1, picked on the test set; None where nobody looked.
         published: the number of a paper, for methods as published only.
-        difference: mean - published, in the metric's unit.
+        matching: which accuracy of ours the published number is set against: "best" where it is of
+            the best epoch, else "last"; None where none is published.
+        difference: mean of the matching accuracy - published, percentage points; None where no run
+            has that accuracy.
         comparison: with the baseline of the same column, adjusted for the rows of that column.
+        is_best: the best mean of its column, as far as its digits are shown.
         is_winner: better than the second best by more than chance.
     """
 
@@ -81,8 +99,10 @@ class Cell:
     std: float | None
     best_mean: float | None
     published: Choice | None
+    matching: str | None
     difference: float | None
     comparison: Comparison | None = None
+    is_best: bool = False
     is_winner: bool = False
 
 
@@ -95,6 +115,7 @@ class Table:
         metric: what is shown.
         axes: what rows and columns are, such as ("method", "pair").
         rows, columns: labels, in order; the student alone comes first.
+        networks: column -> (teacher, student), for columns that have one of each.
         cells: by (row, column); what is not there was neither planned nor run.
         baseline: the row that the others are compared with; None where no single row is it.
         teacher: column -> top-1 of its teacher as measured here, percent.
@@ -107,6 +128,7 @@ class Table:
     axes: tuple[str, str]
     rows: list[str]
     columns: list[str]
+    networks: dict[str, tuple[str, str]]
     cells: dict[Key, Cell]
     baseline: str | None
     teacher: dict[str, float]
@@ -135,7 +157,7 @@ def _share_alone(runs: Sequence[RunFolder]) -> list[RunFolder]:
         pairs.setdefault((run.record.dataset, run.record.student), set()).add(run.record.pair)
     there = {(run.record.run_key, run.record.pair) for run in runs}
     return [*runs] + [
-        RunFolder(run.folder, replace(run.record, pair=pair))
+        replace(run, record=replace(run.record, pair=pair))
         for run in runs
         if run.record.teacher is None
         for pair in sorted(pairs[run.record.dataset, run.record.student])
@@ -165,7 +187,7 @@ def build_table(runs: Sequence[RunFolder], unfinished: Sequence[Path], options: 
         key: _cell(found, metric, planned.get(_base(key)), _published(key, found, metric))
         for key, found in grouped.items()
     }
-    baseline = _find_baseline(cells, options.baseline)
+    baseline = _find_baseline(cells, options.wanted)
     rows = _order(cells, metric, options, baseline)
     cells = _judge(cells, baseline, metric)
     return Table(
@@ -173,7 +195,8 @@ def build_table(runs: Sequence[RunFolder], unfinished: Sequence[Path], options: 
         metric=metric,
         axes=(options.rows, options.columns),
         rows=rows,
-        columns=sorted({column for _, column in cells}),
+        columns=sorted({column for _, column in cells}, key=natural_key),
+        networks=_networks(grouped),
         cells=cells,
         baseline=baseline,
         teacher=_teachers(grouped) if metric.is_accuracy else {},
@@ -182,7 +205,7 @@ def build_table(runs: Sequence[RunFolder], unfinished: Sequence[Path], options: 
             *describe_selection(options.filters, options.protocol),
             *describe_mixes(done),
             *describe_cells(grouped, cells),
-            *describe_missing(rows, options.baseline, baseline, unfinished),
+            *describe_missing(rows, options.wanted, baseline, unfinished),
         ],
     )
 
@@ -194,7 +217,8 @@ def _base(key: Key) -> Key:
 
 def _is_chosen(record: RunRecord, options: Options) -> bool:
     if options.planned is not None:
-        place = AXES[options.rows](record), AXES[options.columns](record)
+        rows, columns = options.rows, options.columns
+        place = axis_label(record, rows, columns), axis_label(record, columns, rows)
         if record.seed not in options.planned.get(place, ()):
             return False
     return options.protocol in (None, record.protocol) and all(
@@ -212,7 +236,9 @@ def _cell(
     found = {seed: metric.value(record) for seed, record in done.items()}
     values = {seed: value for seed, value in found.items() if value is not None}
     mean = fmean(values.values()) if values else None
-    best = [record.top1_best for record in done.values() if record.top1_best is not None]
+    best, last = _mean_of(done.values(), "top1_best"), _mean_of(done.values(), "top1_last")
+    matching = ("best" if published.selection == "best" else "last") if published else None
+    own = best if matching == "best" else last
     return Cell(
         done=len(done),
         failed=len({record.seed for record in records} - set(done)),
@@ -220,16 +246,22 @@ def _cell(
         values=values,
         mean=mean,
         std=stdev(values.values()) if len(values) > 1 else None,
-        best_mean=fmean(best) if best else None,
+        best_mean=best,
         published=published,
-        difference=mean - published.value if mean is not None and published else None,
+        matching=matching,
+        difference=own - published.value if own is not None and published else None,
     )
+
+
+def _mean_of(records: Iterable[RunRecord], field: str) -> float | None:
+    found = [value for record in records if (value := getattr(record, field)) is not None]
+    return fmean(found) if found else None
 
 
 def _by_seed(records: Sequence[RunRecord]) -> dict[int, RunRecord]:
     """The runs that are done; of two with one seed, the one that finished last."""
     done = [record for record in records if record.status == "done"]
-    by_seed = {record.seed: record for record in sorted(done, key=lambda r: r.finished)}
+    by_seed = {record.seed: record for record in sorted(done, key=finished_at)}
     return dict(sorted(by_seed.items()))
 
 
@@ -246,7 +278,7 @@ def _published(key: Key, records: Sequence[RunRecord], metric: Metric) -> Choice
 
 def _find_baseline(cells: Mapping[Key, Cell], wanted: str) -> str | None:
     """The row that is called so, or else the only setting of it that has values."""
-    known = sorted({row for (row, _), cell in cells.items() if cell.values})
+    known = sorted({row for (row, _), cell in cells.items() if cell.values}, key=natural_key)
     if wanted in known:
         return wanted
     settings = [row for row in known if base_label(row) == wanted]
@@ -265,14 +297,14 @@ def _order(
         means = [c.mean for (name, _), c in cells.items() if name == row and c.mean is not None]
         alone = row.split(",")[0] in ("scratch", "none")
         if options.sort == "mean":
-            return (not alone, not means, sign * fmean(means) if means else 0, row)
-        return (not alone, row != baseline, row)
+            return (not alone, not means, sign * fmean(means) if means else 0, natural_key(row))
+        return (not alone, row != baseline, natural_key(row))
 
     return sorted({row for row, _ in cells}, key=place)
 
 
 def _judge(cells: Mapping[Key, Cell], baseline: str | None, metric: Metric) -> dict[Key, Cell]:
-    """The cells with their comparisons, and with the winner of each column marked."""
+    """The cells with their comparisons, and with the best and the winner of each column marked."""
     judged = dict(cells)
     for column in {column for _, column in cells}:
         values = {row: c.values for (row, at), c in cells.items() if at == column and c.values}
@@ -280,10 +312,29 @@ def _judge(cells: Mapping[Key, Cell], baseline: str | None, metric: Metric) -> d
             compared = compare_all(values, baseline, larger_is_better=metric.larger_is_better)
             for row, found in compared.items():
                 judged[row, column] = replace(judged[row, column], comparison=found)
+        for row in _find_best(values, metric):
+            judged[row, column] = replace(judged[row, column], is_best=True)
         winner = find_winner(values, larger_is_better=metric.larger_is_better)
         if winner is not None:
             judged[winner, column] = replace(judged[winner, column], is_winner=True)
     return judged
+
+
+def _find_best(values: Mapping[str, Mapping[int, float]], metric: Metric) -> list[str]:
+    """The rows with the best mean as it is shown; none where there is nothing to be better than."""
+    shown = {row: float(metric.write(fmean(own.values()))) for row, own in values.items()}
+    if len(shown) < 2:
+        return []
+    best = max(shown.values()) if metric.larger_is_better else min(shown.values())
+    return [row for row, value in shown.items() if value == best]
+
+
+def _networks(grouped: Cells) -> dict[str, tuple[str, str]]:
+    found: dict[str, set[tuple[str, str]]] = {}
+    for (_, column), records in grouped.items():
+        taught = {(record.teacher, record.student) for record in records if record.teacher}
+        found.setdefault(column, set()).update((str(t), s) for t, s in taught)
+    return {column: pairs.pop() for column, pairs in found.items() if len(pairs) == 1}
 
 
 def _teachers(grouped: Cells) -> dict[str, float]:

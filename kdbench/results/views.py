@@ -18,7 +18,7 @@ from kdbench.results.curves import Group, mean_over, read_columns
 from kdbench.results.figures import Styles
 from kdbench.results.metric import find_metric
 from kdbench.results.record import TIMINGS, RunRecord
-from kdbench.results.statistics import Comparison, compare_all, least_seeds
+from kdbench.results.statistics import MIN_SEEDS, Comparison, compare_all
 from kdbench.results.svg import draw_strip, draw_strip_axis, fit_scale
 
 SPEED = "convergence.aulc"
@@ -96,8 +96,8 @@ def view_convergence(groups: Sequence[Group], baseline: str | None, styles: Styl
     columns = [_draw_metric(groups, styles, SPEED)]
     if baseline is not None:
         compared = compare_all(collect_values(groups, SPEED), baseline, larger_is_better=True)
-        entries = {row: Entry(write_difference(c), note=c.verdict) for row, c in compared.items()}
-        head = Head(f"against {baseline}, points", "95 % interval")
+        entries = {row: Entry(write_difference(c), note=c.statement) for row, c in compared.items()}
+        head = Head(f"against {baseline}, points", "simultaneous 95 % interval")
         columns.append((head, {baseline: Entry("baseline"), **entries}))
     columns += [_epochs_to(groups, level) for level in choose_levels(groups)]
     return _arrange(groups, styles, columns)
@@ -255,11 +255,10 @@ def _speed_by_area(compared: Mapping[str, Comparison], baseline: str) -> list[st
         said.append(f"Not distinguishable from {baseline} in speed: {same}.")
     if "unknown" in rows:
         most = max(comparison.n for comparison in rows["unknown"].values())
-        family = max(comparison.family for comparison in rows["unknown"].values())
         said.append(
             f"Too few seeds to tell what learns faster than {baseline} "
             f"({_count(len(rows['unknown']), 'row')} with at most {_count(most, 'shared seed')}; "
-            f"{least_seeds(family)} are the least). {_largest_lead(compared)}"
+            f"{MIN_SEEDS} are the least). {_largest_lead(compared)}"
         )
     return said
 

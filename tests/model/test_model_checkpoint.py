@@ -258,6 +258,15 @@ class TestFit:
         torch.save(state(arch=arch), tmp_path / "teacher.pth")
         assert f"looks like {arch};" in refusal(tmp_path / "teacher.pth")
 
+    def test_a_file_of_the_network_that_was_chosen_is_not_sent_back_to_it(self, tmp_path):
+        found = {**state(arch="resnet56"), "extra.weight": torch.zeros(3)}
+        for name, container in (("said", {"arch": "resnet56"}), ("guessed", None)):
+            path = tmp_path / f"{name}.safetensors"
+            save_file(found, path, container)
+            said = refusal(path, network("resnet56"), "resnet56")
+            assert "the file is of resnet56 in another form" in said
+            assert "choose that network" not in said
+
     def test_a_name_in_the_file_beats_the_guess(self, tmp_path):
         path = tmp_path / "teacher.safetensors"
         save_file(state(arch="resnet20"), path, {"arch": "resnet20_mine"})

@@ -3,7 +3,14 @@ from test_record import make_record
 
 from kdbench.config.compose import CONF
 from kdbench.errors import ConfigError
-from kdbench.results.layout import base_label, lay_out, method_label, own_temperature, pair_label
+from kdbench.results.layout import (
+    base_label,
+    lay_out,
+    method_label,
+    natural_key,
+    own_temperature,
+    pair_label,
+)
 
 
 def record(tau=4.0, lr=0.1, **changes):
@@ -65,13 +72,54 @@ def test_a_setting_that_follows_from_another_is_not_named():
     runs = [record(tau=4.0, lr=0.1), record(tau=8.0, lr=0.2), record(tau=8.0, lr=0.3)]
     assert {row for row, _ in labels(runs)} == {
         "kd, temperature.tau=4.0, optim.lr=0.1",
-        "kd, temperature.tau=8.0, optim.lr=0.2",
-        "kd, temperature.tau=8.0, optim.lr=0.3",
+        "kd, optim.lr=0.2",  # two of three have tau=8
+        "kd, optim.lr=0.3",
     }
     assert {row for row, _ in labels(runs[:2])} == {
         "kd, temperature.tau=4.0",
         "kd, temperature.tau=8.0",
     }
+
+
+def test_one_run_that_tries_something_changes_no_other_name():
+    wild = record(tau=9.0, lr=3.0, seed=7)
+    runs = [record(seed=seed) for seed in range(3)]
+    assert {row for row, _ in labels([*runs, wild])} == {"kd", "kd, temperature.tau=9.0"}
+    sweep = [record(tau=tau, seed=seed) for tau in (1.0, 2.0, 4.0) for seed in range(2)]
+    assert {row for row, _ in labels([*sweep, record(tau=4.0, lr=3.0, seed=5)])} == {
+        *(f"kd, temperature.tau={tau}" for tau in (1.0, 2.0, 4.0)),
+        "kd, temperature.tau=4.0, optim.lr=3.0",
+    }
+
+
+def test_runs_that_failed_are_not_the_usual_ones():
+    failed = [record(lr=9.0, seed=seed, status="failed") for seed in range(5)]
+    assert {row for row, _ in labels([record(seed=0), *failed])} == {"kd", "kd, optim.lr=9.0"}
+
+
+def test_a_long_value_is_shortened_and_stays_different():
+    runs = [record(tau=["x" * 300 + end]) for end in "ab"]
+    rows = {row for row, _ in labels(runs)}
+    assert len(rows) == 2
+    assert max(map(len, rows)) < 80
+
+
+def test_beside_temperatures_a_method_is_named_alone():
+    runs = [record(), record(temperature="cosine"), record(method="dkd", temperature="cosine")]
+    assert set(labels(runs, rows="temperature", columns="method")) == {
+        ("constant", "kd"),
+        ("cosine", "kd"),
+        ("cosine", "dkd"),
+    }
+    assert ("dkd", "cosine") in labels(runs, rows="method", columns="temperature")
+
+
+def test_numbers_in_labels_are_ordered_by_size():
+    names = [f"kd, temperature.tau={tau}" for tau in (0.5, 1.0, 2.0, 8.0, 16.0, 128.0)]
+    assert sorted(reversed(names), key=natural_key) == names
+    mixed = ["a, lr=-1.0", "a, lr=1e-05", "a, lr=0.1", "b", "resnet8x4", "resnet32x4"]
+    assert sorted(mixed[::-1], key=natural_key) == mixed
+    assert sorted(["2", "a", ""], key=natural_key) == ["", "2", "a"]
 
 
 def test_each_pair_may_have_its_own_setting():

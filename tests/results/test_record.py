@@ -42,8 +42,8 @@ def make_record(**changes):
         teacher_memo=None,
         device="cpu",
         threads=1,
-        started="",
-        finished="",
+        started="2026-01-01T00:00:00+00:00",
+        finished="2026-01-01T01:00:00+00:00",
         command=[],
         environment={},
     )
