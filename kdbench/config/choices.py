@@ -11,7 +11,7 @@ DESCRIBED = ("temperature", "method")
 # Up to a full stop or semicolon that is not inside of parentheses or of a number.
 _SENTENCE = re.compile(r"(?:\([^)]*\)|[^;.(]|[;.](?!\s|$))*")
 # Not for people to choose from: Hydra's own, and settings that it picks by itself.
-HIDDEN = ("hydra", "tuned")
+HIDDEN = ("hydra", "recipe", "tuned")
 
 
 def list_groups(conf: Path) -> str:

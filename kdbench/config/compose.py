@@ -4,6 +4,8 @@ Programs that import kdbench may be Hydra applications themselves. So nothing he
 keeps once per process (its current application, its version compatibility), or it is put back.
 """
 
+import operator
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +52,34 @@ def prepare() -> None:
     register()
     register_resolvers()
     OmegaConf.register_new_resolver("kdbench.groups", lambda: list_groups(CONF), replace=True)
+
+
+def pair_name(teacher: str, student: str, dataset: str = "imagenet") -> str:
+    """The column of a teacher and a student: "resnet56_resnet20", "imagenet_resnet34_resnet18".
+
+    It names the settings of ``conf/tuned`` and, of a composed config, the pair, so that one name
+    has one setting however the two networks were chosen.
+
+    Args:
+        teacher: option of its group ("resnet56", "imagenet/resnet34"), or architecture
+            ("resnet56", "torchvision:resnet34").
+        student: the same.
+        dataset: its name. Networks of a library count as ImageNet's on ImageNet alone.
+    """
+    if dataset == "imagenet" and all(":" in name or "/" in name for name in (teacher, student)):
+        return f"imagenet_{plain_name(teacher)}_{plain_name(student)}"
+    return f"{teacher}_{student}"
+
+
+def plain_name(network: str) -> str:
+    """A network as papers call it: "torchvision:resnet18" and "imagenet/resnet18" are resnet18."""
+    return re.split("[:/]", network)[-1].removesuffix("_100")  # timm's name of width 1
+
+
+# At import, and not in prepare(): a config that was composed in one process is resolved in others.
+OmegaConf.register_new_resolver("kdbench.pair", pair_name, replace=True)
+# Budgets of methods, such as twice the epochs of the dataset's recipe:
+OmegaConf.register_new_resolver("kdbench.times", operator.mul, replace=True)
 
 
 class Loader(ConfigLoaderImpl):

@@ -31,6 +31,7 @@ VOLATILE = (
     "paths",
     "tracker",
     "pair",
+    "published",
     "table",
     "dataset.root",
     "dataset.download",

@@ -20,6 +20,8 @@ from kdbench.config.syntax import explain, is_readable
 from kdbench.errors import known_error
 
 _NO_DELETION = "does not support deletion"  # as OmegaConf says it of a key that has a type
+# Options of the groups teacher and student that leave the network to the key `arch`.
+_LIBRARIES = {"timm", "torchvision"}
 # The key that a number given to a group is meant for.
 _NUMBER_OF_GROUP = {"temperature": "tau", "optim": "lr"}
 
@@ -69,6 +71,7 @@ def _find_problems(loader: Loader, overrides: Sequence[str], values: bool) -> It
         if override not in readable:
             yield explain(override, lambda option: _groups_with(loader, option))
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(readable)
+    yield from _wrong_networks(parsed, loader.get_group_options("student"))
     sound = []
     choices = [o for o in parsed if loader.get_group_options(o.key_or_group)]
     for choice in choices:
@@ -101,8 +104,26 @@ def _find_problems(loader: Loader, overrides: Sequence[str], values: bool) -> It
 
 
 def _groups_with(loader: Loader, option: str) -> list[str]:
-    groups = [group for group in loader.list_groups("") if group not in ("hydra", "tuned")]
+    groups = [
+        group for group in loader.list_groups("") if group not in ("hydra", "recipe", "tuned")
+    ]
     return [group for group in groups if option in loader.get_group_options(group)]
+
+
+def _wrong_networks(parsed: list[Override], known: list[str]) -> Iterator[str]:
+    """A network that another key names: its settings would be those of the option's network."""
+    given = {o.key_or_group: o for o in parsed if not o.is_delete()}
+
+    def values(key: str) -> list[str]:
+        return list(map(str, _plain_values(given[key]))) if key in given else []
+
+    for role, key in (("student", "student.arch"), ("teacher", "teacher.model.arch")):
+        for arch in values(key):
+            library, _, name = arch.rpartition(":")
+            instead = f"{role}={library} {key}={arch}" if library else f"{role}={name}"
+            chosen = values(role)
+            if (not chosen or set(chosen) - _LIBRARIES) if library else name in known:
+                yield f"{key}={arch} keeps the settings of another network; write {instead}"
 
 
 def _unknown_options(loader: Loader, override: Override) -> Iterator[str]:

@@ -3,7 +3,7 @@
 The swappable parts (``Any``) are typed by the signature of their ``_target_``: see ``check.py``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -90,6 +90,8 @@ class Config:
     seed: int = MISSING
     method: str = MISSING
     pair: str = MISSING
+    # dataset -> pairs; a config made from a record has none
+    published: dict[str, list[str]] = field(default_factory=dict)
     table: str | None = None  # set by conf/table; a config made from a record has none
 
 

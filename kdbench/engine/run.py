@@ -23,6 +23,7 @@ from kdbench.config.identity import (
     stable_config,
     teacher_job,
 )
+from kdbench.config.setting import find_setting
 from kdbench.data.base import DataModule
 from kdbench.digest import file_digest, state_digest
 from kdbench.engine.assemble import (
@@ -35,7 +36,7 @@ from kdbench.engine.assemble import (
 from kdbench.engine.device import Compute, configure_compute, set_threads
 from kdbench.engine.lock import run_lock
 from kdbench.engine.metrics import evaluate_logits
-from kdbench.engine.runlog import log_traceback, run_log
+from kdbench.engine.runlog import log_traceback, of, run_log
 from kdbench.engine.state import save_weights
 from kdbench.engine.teacher import Teacher, require_accuracy
 from kdbench.engine.timesheet import summarise_time
@@ -194,6 +195,7 @@ def _prepare_runs(
     for job in jobs:
         try:
             runs[job] = prepare_run(job.cfg, job.folder, job.key, teacher, compute)
+            _tell_setting(job, runs[job])
         except Exception as error:
             log_traceback(job.folder, error)
             outcomes[job.folder] = Outcome(None, error)
@@ -277,6 +279,7 @@ def _conclude(
         parameters=count_parameters(student),
         config=stable_config(cfg),
         **_sum_times(journal.timings, rest),
+        **_setting(job),
         images_per_s=journal.timings[-1]["perf/images_per_s"] if rows else None,
         command=redact(_command(job)),
         attempts=journal.attempts,
@@ -296,6 +299,24 @@ def _sum_times(timings: Sequence[dict[str, float]], rest: dict[str, float]) -> d
         known = [timing[f"perf/{name}"] for timing in timings if f"perf/{name}" in timing]
         found[name] = sum(known) + value if len(known) == len(timings) else None
     return found
+
+
+def _setting(job: Job) -> dict[str, Any]:
+    if job.cfg.method == "teacher":
+        return {}
+    setting = find_setting(job.cfg)
+    return {"setting": setting.kind, "setting_differs": setting.differs}
+
+
+def _tell_setting(job: Job, run: Run) -> None:
+    """Says in the run's log whether its numbers may stand beside published ones."""
+    if job.cfg.method == "teacher":
+        return
+    setting = find_setting(job.cfg)
+    text = setting.describe(job.cfg)
+    if text:
+        level = logging.WARNING if setting.is_borrowed else logging.INFO
+        log.log(level, "%s", text, extra=of(run.name))
 
 
 def _command(job: Job) -> list[str]:

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdbench.results.layout import Cells, Key, base_label
+from kdbench.results.layout import Cells, Key, base_label, own_temperature
+from kdbench.results.published import find_number, knows
 from kdbench.results.record import RunRecord
 from kdbench.results.select import Condition, look_up
 
@@ -48,7 +49,8 @@ def describe_cells(grouped: Cells, cells: Mapping[Key, "Cell"]) -> list[str]:
         *_repeated(grouped, cells),
         *_without_value(cells),
         *_unnamed(grouped),
-        *_other_budgets(grouped, cells),
+        *_withheld(grouped),
+        *_unpublished(grouped),
     ]
 
 
@@ -161,20 +163,55 @@ def _one_value(records: Sequence[RunRecord], name: str) -> str:
     return " or ".join(values) if len(values) < 4 else "several values"
 
 
-def _other_budgets(grouped: Cells, cells: Mapping[Key, "Cell"]) -> Iterator[str]:
-    shown = [record for key, found in grouped.items() if cells[key].published for record in found]
-    budgets = {(r.dataset, look_up(r, "config.dataset.epochs"), r.epochs) for r in shown}
-    for dataset, usual, epochs in sorted(budgets, key=str):
-        if usual is not None and epochs != usual:
-            yield (
-                f"Published numbers of {dataset} are of {usual} epochs as a rule, runs of this "
-                f"table of {epochs}."
-            )
+def _withheld(grouped: Cells) -> Iterator[str]:
+    """Why a published number does not stand beside runs of its name."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for (row, column), records in grouped.items():
+        number = find_number(records) if _is_usual(row, records) else None
+        if number is None:
+            continue
+        for reason in filter(None, dict.fromkeys(map(_reason, records))):
+            reasons[reason].append(f"{row} ({column}), {number.value:.2f}")
+    for reason, cells in reasons.items():
+        yield f"Published numbers that are not shown, {reason}: {_first(cells, '; ')}."
 
 
-def _quote(names: Sequence[str], most: int = 4) -> str:
+def _reason(record: RunRecord) -> str | None:
+    found = record.setting_differs
+    pairs = found.items() if isinstance(found, dict) else ()  # a record may say anything
+    differs = [(key, *pair) for key, pair in pairs if isinstance(pair, list) and len(pair) == 2]
+    changes = "; ".join(f"{key:.60}={usual!s:.40}, here {own!s:.40}" for key, usual, own in differs)
+    return {
+        "published": None,
+        "changed": f"because they are of another setting ({changes})",
+        "default": "because nobody says at which setting, and the runs have the method's own values"
+        + (f" but for {changes}" if changes else ""),
+    }.get(str(record.setting), "because the runs' records do not say at which setting they are")
+
+
+def _unpublished(grouped: Cells) -> Iterator[str]:
+    """Names the rows whose setting nobody published, on datasets of which papers have numbers."""
+    rows: dict[str, list[str]] = defaultdict(list)
+    for (row, column), records in grouped.items():
+        if any(r.setting == "default" and knows(r.dataset) for r in records):
+            rows[column].append(row)
+    for column, found in rows.items():
+        yield f"{column}: nobody published a setting of {_first(found)}; it is the method's own."
+
+
+def _is_usual(row: str, records: Sequence[RunRecord]) -> bool:
+    """Whether the label of a row promises its method as published."""
+    own = {own_temperature(r.method) for r in records} | {"none"}
+    return base_label(row) == row and {r.temperature for r in records} <= own
+
+
+def _first(names: Sequence[str], between: str = ", ", most: int = 4) -> str:
     rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + rest
+    return between.join(names[:most]) + rest
+
+
+def _quote(names: Sequence[str]) -> str:
+    return _first([repr(name) for name in names])
 
 
 def _count(values: Iterable[Any]) -> dict[Any, int]:

@@ -13,7 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from kdbench.config.compose import plain_name
 from kdbench.errors import DataError
+from kdbench.results.record import RunRecord
 
 FOLDER = Path(__file__).parent / "published"
 
@@ -127,6 +129,11 @@ def load_all() -> dict[str, tuple[Published, ...]]:
     return {name: load(name) for name in names()}
 
 
+def knows(dataset: str) -> bool:
+    """Whether anything was published about a dataset."""
+    return bool(_of(dataset))
+
+
 def names() -> list[str]:
     """Works with published numbers, the preferred ones first."""
     found = {path.stem for path in FOLDER.glob("*.csv")}
@@ -157,6 +164,12 @@ def find(dataset: str, teacher: str | None, student: str, method: str) -> Choice
     return _choose(alone, "baseline") if method == "scratch" else _choose(distilled)
 
 
+def find_number(records: Sequence[RunRecord]) -> Choice | None:
+    """The published number of what runs have in common; None where they differ in it."""
+    names = {(r.dataset, r.teacher, r.student, r.method) for r in records}
+    return find(*names.pop()) if len(names) == 1 else None
+
+
 def find_teacher(dataset: str, teacher: str) -> Choice | None:
     """What was published about a teacher; None where nothing was."""
     return _choose(
@@ -167,11 +180,6 @@ def find_teacher(dataset: str, teacher: str) -> Choice | None:
         ],
         "baseline",
     )
-
-
-def plain_name(arch: str) -> str:
-    """An architecture as papers call it: "torchvision:resnet18" is resnet18."""
-    return arch.rpartition(":")[2].removesuffix("_100")  # timm's name of width 1
 
 
 @lru_cache

@@ -65,6 +65,10 @@ class RunRecord:
         initial_digest: SHA-256 of the file of ``student.weights``; None where the student started
             from its seed.
         best_digest: SHA-256 of ``checkpoint/best.safetensors``.
+        setting: "published" (as somebody published it for this dataset, teacher, student, method),
+            "changed" (some keys of a published one differ) or "default" (nobody published one; the
+            method's own values). None of teachers, and where it is not known.
+        setting_differs: key -> [what the four choices alone compose to, the run's own value].
         environment: versions, git commit and dirty flag, machine.
     """
 
@@ -114,6 +118,8 @@ class RunRecord:
     test_samples: int | None = None
     initial_digest: str | None = None
     best_digest: str | None = None
+    setting: str | None = None
+    setting_differs: dict[str, list[Any]] | None = None
     device: str
     threads: int
     started: str

@@ -15,7 +15,6 @@ from kdbench.results.layout import (
     base_label,
     lay_out,
     natural_key,
-    own_temperature,
 )
 from kdbench.results.metric import Metric, find_metric
 from kdbench.results.notes import (
@@ -24,7 +23,7 @@ from kdbench.results.notes import (
     describe_mixes,
     describe_selection,
 )
-from kdbench.results.published import Choice, find, find_teacher
+from kdbench.results.published import Choice, find_number, find_teacher
 from kdbench.results.record import RunRecord
 from kdbench.results.select import Condition, require_known
 from kdbench.results.statistics import Comparison, compare_all, find_winner
@@ -81,7 +80,7 @@ class Cell:
         values: seed -> the metric. A run that never got there has none (epochs to a level).
         mean, std: of the values, std with n - 1; None below one and two of them.
         best_mean: of the best epochs' top-1, picked on the test set; None where nobody looked.
-        published: the number of a paper, for methods as published only.
+        published: the number of a paper, for runs at the published setting only.
         matching: which accuracy of ours the published number is set against: "best" where it is of
             the best epoch, else "last"; None where none is published.
         difference: mean of the matching accuracy - published, percentage points; None where no run
@@ -184,7 +183,7 @@ def build_table(runs: Sequence[RunFolder], unfinished: Sequence[Path], options: 
     begun = {_base(key) for key in grouped}
     grouped |= {key: [] for key in planned if key not in begun}
     cells = {
-        key: _cell(found, metric, planned.get(_base(key)), _published(key, found, metric))
+        key: _cell(found, metric, planned.get(_base(key)), _published(found, metric))
         for key, found in grouped.items()
     }
     baseline = _find_baseline(cells, options.wanted)
@@ -265,15 +264,10 @@ def _by_seed(records: Sequence[RunRecord]) -> dict[int, RunRecord]:
     return dict(sorted(by_seed.items()))
 
 
-def _published(key: Key, records: Sequence[RunRecord], metric: Metric) -> Choice | None:
-    """The published number of a cell; None for a method at a setting that is not its usual one."""
-    names = {(r.dataset, r.teacher, r.student, r.method, r.temperature) for r in records}
-    if not metric.is_accuracy or len(names) != 1 or base_label(key[0]) != key[0]:
-        return None
-    dataset, teacher, student, method, temperature = names.pop()
-    if temperature not in (own_temperature(method), "none"):
-        return None
-    return find(dataset, teacher, student, method)
+def _published(records: Sequence[RunRecord], metric: Metric) -> Choice | None:
+    """The published number of a cell whose runs are all at the published setting; else None."""
+    at_setting = all(record.setting == "published" for record in records)
+    return find_number(records) if metric.is_accuracy and at_setting else None
 
 
 def _find_baseline(cells: Mapping[Key, Cell], wanted: str) -> str | None:

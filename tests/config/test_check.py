@@ -24,6 +24,14 @@ def problems(*overrides):
         ("+run.epoch=3", ["run.epoch is not a key", "run.epochs"]),
         ("method=foo", ["method=foo does not exist", "kd, scratch"]),
         ("student=resnet8x5", ["student=resnet8x5", "resnet8x4"]),
+        (
+            "student.arch=wrn_16_1",
+            ["settings of another network; write student=wrn_16_1"],
+        ),
+        (
+            "teacher.model.arch=timm:resnet18",
+            ["write teacher=timm teacher.model.arch=timm:resnet18"],
+        ),
         ("dataset=cifar1000", ["dataset=cifar1000", "cifar100", "mnist5k"]),
         ("temperature.tau=abc", ["temperature.tau='abc'", "float"]),
         ("temperature.tau=0", ["temperature", "tau must be a finite number > 0, found 0"]),

@@ -13,7 +13,7 @@ from kdbench.model.cifar import __all__ as networks
 EVERY = sorted(
     f"{path.parent.name}={path.stem}"
     for path in CONF.glob("*/*.yaml")
-    if path.parent.name not in ("hydra", "tuned")
+    if path.parent.name not in ("hydra", "recipe", "tuned")
 )
 
 
@@ -38,6 +38,39 @@ def test_a_pair_is_its_name_and_the_command_line_wins(pair):
     assert cfg.teacher.optim.lr == usual
     mine = compose_config([f"pair={pair}", "student=wrn_16_1", "optim.lr=0.3"])
     assert (mine.student.arch, mine.optim.lr) == ("wrn_16_1", 0.3)
+    assert mine.pair == f"{mine.teacher.model.arch}_wrn_16_1"
+
+
+def setting(*choices):
+    """Pair, learning rate and weights of the terms."""
+    cfg = compose_config(choices)
+    return cfg.pair, cfg.optim.lr, {name: term.weight for name, term in cfg.objective.terms.items()}
+
+
+def test_a_pair_has_one_setting_however_it_is_chosen():
+    apart = setting("dataset=cifar100", "teacher=resnet56", "student=resnet20", "method=dkd")
+    assert apart == ("resnet56_resnet20", 0.05, {"tckd": 1, "nckd": 2})
+    assert apart == setting("dataset=cifar100", "pair=resnet56_resnet20", "method=dkd")
+    networks = ["teacher=resnet32x4", "student=shufflenetv2"]
+    assert setting(*networks) == setting("pair=resnet32x4_shufflenetv2")
+    assert setting(*networks)[1] == 0.01
+    networks = ["dataset=imagenet", "teacher=imagenet/resnet34", "student=imagenet/resnet18"]
+    photographs = setting(*networks, "method=dkd")
+    assert photographs == ("imagenet_resnet34_resnet18", 0.2, {"tckd": 1, "nckd": 0.5})
+    assert photographs == setting("pair=imagenet_resnet34_resnet18", "method=dkd")
+
+
+def test_a_pair_with_another_student_has_nothing_of_the_pair_but_its_teacher():
+    other = setting("pair=resnet56_resnet20", "student=wrn_16_1", "method=dkd")
+    assert other == ("resnet56_wrn_16_1", 0.05, {"tckd": 1, "nckd": 8})
+    assert setting("pair=resnet32x4_shufflenetv2", "student=wrn_16_1")[1] == 0.05
+    other = setting("pair=imagenet_resnet34_resnet18", "student=imagenet/resnet50", "method=dkd")
+    assert other == ("imagenet_resnet34_resnet50", 0.2, {"tckd": 1, "nckd": 8})
+
+
+def test_a_networks_learning_rate_is_one_of_sgd():
+    assert setting("student=shufflenetv2", "optim=adamw")[1] == 5e-4
+    assert setting("student=shufflenetv2", "optim.lr=0.3")[1] == 0.3
 
 
 def test_there_is_a_student_and_a_teacher_for_every_network():

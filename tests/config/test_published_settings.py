@@ -6,6 +6,7 @@ The numbers stand here once more on purpose: typed from the sources, not read fr
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from kdbench.config.check import find_problems
@@ -41,8 +42,19 @@ def lines(value, *pairs):
     return dict.fromkeys(pairs, value)
 
 
+# epochs, and drops after 150, 180 and 210 of them
+IN_480, IN_960 = (480, [0.3125, 0.375, 0.4375]), (960, [0.15625, 0.1875, 0.21875])
+
 # fmt: off
 CIFAR = {
+    "scratch": Row({CE: 1, BATCH: 64, EPOCHS: 240, DROPS: [0.625, 0.75, 0.875]}, (LR,), {
+        **lines((0.05,), "resnet56_resnet20", "resnet110_resnet20", "resnet110_resnet32",
+                "resnet32x4_resnet8x4", "wrn_40_2_wrn_16_2", "wrn_40_2_wrn_40_1", "vgg13_vgg8",
+                "resnet50_vgg8", "resnet32x4_wrn_16_2", "resnet32x4_wrn_40_2",
+                "wrn_40_2_resnet8x4"),
+        **lines((0.01,), "vgg13_mobilenetv2", "resnet50_mobilenetv2", "resnet32x4_shufflenetv1",
+                "resnet32x4_shufflenetv2", "wrn_40_2_shufflenetv1", "wrn_40_2_mobilenetv2"),
+    }),
     # RepDistiller, mdistiller
     "kd": Row({TAU: 4, CE: 0.1, KD: 0.9, BATCH: 64, EPOCHS: 240}, (LR,), {
         **lines((0.05,), "resnet56_resnet20", "resnet110_resnet20", "resnet110_resnet32",
@@ -62,6 +74,10 @@ CIFAR = {
                 "wrn_40_2_shufflenetv1", "resnet50_mobilenetv2"),
         **lines((2,), "resnet56_resnet20", "resnet110_resnet32"),
         **lines((6,), "vgg13_vgg8", "vgg13_mobilenetv2", "wrn_40_2_wrn_16_2", "wrn_40_2_wrn_40_1"),
+        # names of the logs of Sun et al.
+        **lines((2,), "resnet110_resnet20", "resnet32x4_wrn_16_2", "wrn_40_2_resnet8x4",
+                "wrn_40_2_mobilenetv2"),
+        "resnet32x4_wrn_40_2": (8,),
     }),
     # Wei and Bai, released configs
     "dtkd": Row({
@@ -114,8 +130,15 @@ CIFAR = {
     "ctkd": Row({
         CE: 0.1, KD: 0.9, LOOPS: 10, DECAY: 5e-4, "temperature.tau_min": 1,
         "temperature.tau_range": 20, "temperature.theta_init": 1, "temperature.mode": "global",
-    }, (LR,), lines((0.05,), "resnet56_resnet20", "resnet110_resnet20", "resnet110_resnet32",
-                    "wrn_40_2_wrn_16_2", "wrn_40_2_wrn_40_1", "vgg13_vgg8")),
+    }, (LR,), {
+        **lines((0.05,), "resnet56_resnet20", "resnet110_resnet20", "resnet110_resnet32",
+                "wrn_40_2_wrn_16_2", "wrn_40_2_wrn_40_1", "vgg13_vgg8"),
+        # the same command by Sun et al.
+        **lines((0.05,), "resnet32x4_resnet8x4", "resnet32x4_wrn_16_2", "resnet32x4_wrn_40_2",
+                "wrn_40_2_resnet8x4"),
+        **lines((0.01,), "resnet32x4_shufflenetv2", "wrn_40_2_mobilenetv2", "vgg13_mobilenetv2",
+                "resnet50_mobilenetv2"),
+    }),
     "dkd_ctkd": Row({CE: 1, "objective.terms.tckd.ramp": None, "objective.terms.nckd.ramp": None},
                     (TCKD, NCKD), {"resnet56_resnet20": (1, 2)}),
     # Sun et al., names of the released logs, and the released command for CTKD
@@ -151,36 +174,38 @@ CIFAR = {
         "vgg13_mobilenetv2":       (3, 9, 9 * 2),
         "resnet50_mobilenetv2":    (2, 15, 15 * 2),
     }),
-    "ctkd_logit_std": Row({CE: 0.1, f"{TAU}.loops": 10, f"{TAU}.weight_decay": 5e-4}, (KD,), lines(
+    # T in [2, 42]: bounds of the 14 logs
+    "ctkd_logit_std": Row({
+        CE: 0.1, f"{TAU}.loops": 10, f"{TAU}.weight_decay": 5e-4, f"{TAU}.tau_min": 2,
+        f"{TAU}.tau_range": 40, EPOCHS: 240,
+    }, (KD,), lines(
         (9,), "resnet32x4_resnet8x4", "vgg13_vgg8", "wrn_40_2_wrn_40_1", "wrn_40_2_wrn_16_2",
         "resnet56_resnet20", "resnet110_resnet32", "resnet110_resnet20", "resnet32x4_shufflenetv2",
         "resnet32x4_wrn_16_2", "resnet32x4_wrn_40_2", "wrn_40_2_resnet8x4", "wrn_40_2_mobilenetv2",
         "vgg13_mobilenetv2", "resnet50_mobilenetv2",
     )),
-    "mlkd_logit_std": Row({CE: 0.1, TAU: 2}, (*LEVELS, LR), {
-        **lines((9, 9, 9, 9, 9, 0.025), "resnet32x4_resnet8x4", "wrn_40_2_wrn_40_1",
+    # configs/cifar100/mlkd of Sun et al., names of their logs; those of Jin et al. have another
+    # budget and rate for some
+    "mlkd_logit_std": Row({CE: 0.1, TAU: 2}, (*LEVELS, LR, EPOCHS, DROPS), {
+        **lines((9, 9, 9, 9, 9, 0.025, *IN_480), "resnet32x4_resnet8x4", "wrn_40_2_wrn_40_1",
                 "wrn_40_2_wrn_16_2", "resnet110_resnet32", "resnet110_resnet20",
-                "resnet32x4_wrn_16_2", "resnet32x4_wrn_40_2", "wrn_40_2_resnet8x4"),
-        **lines((9, 9, 9, 9, 9, 0.01), "resnet50_mobilenetv2", "wrn_40_2_mobilenetv2",
-                "wrn_40_2_shufflenetv1", "resnet32x4_shufflenetv1"),
-        "vgg13_vgg8":              (6, 6, 6, 6, 6, 0.025),
-        "resnet32x4_shufflenetv2": (6, 6, 6, 6, 6, 0.01),
-        "vgg13_mobilenetv2":       (6, 6, 6, 6, 6, 0.01),
+                "resnet32x4_wrn_16_2", "resnet32x4_wrn_40_2", "wrn_40_2_resnet8x4",
+                "resnet56_resnet20"),
+        "resnet50_mobilenetv2":    (9, 9, 9, 9, 9, 0.01, *IN_480),
+        "wrn_40_2_mobilenetv2":    (9, 9, 9, 9, 9, 0.005, *IN_480),
+        "vgg13_vgg8":              (6, 6, 6, 6, 6, 0.01, *IN_480),
+        "resnet32x4_shufflenetv2": (6, 6, 6, 6, 6, 0.01, *IN_960),
+        "vgg13_mobilenetv2":       (6, 6, 6, 6, 6, 0.01, *IN_480),
     }),
-    # Jin, Wang, Lin, released configs; ATKD's code has the same ones
-    "mlkd": Row({CE: 0.1, TAU: 4, **dict.fromkeys(LEVELS, 0.9)}, (LR,), {
-        **lines((0.025,), "resnet32x4_resnet8x4", "vgg13_vgg8", "wrn_40_2_wrn_40_1",
+    "mlkd": Row({CE: 0.1, TAU: 4, **dict.fromkeys(LEVELS, 0.9)}, (LR, EPOCHS, DROPS), {
+        **lines((0.025, *IN_480), "resnet32x4_resnet8x4", "wrn_40_2_wrn_40_1",
                 "wrn_40_2_wrn_16_2", "resnet56_resnet20", "resnet110_resnet32",
-                "resnet110_resnet20"),
-        **lines((0.01,), "resnet32x4_shufflenetv1", "resnet32x4_shufflenetv2",
-                "wrn_40_2_shufflenetv1", "wrn_40_2_mobilenetv2", "vgg13_mobilenetv2",
+                "resnet110_resnet20", "resnet32x4_wrn_16_2", "resnet32x4_wrn_40_2",
+                "wrn_40_2_resnet8x4"),
+        **lines((0.01, *IN_480), "vgg13_vgg8", "wrn_40_2_shufflenetv1", "vgg13_mobilenetv2",
                 "resnet50_mobilenetv2"),
-    }),
-    "mlkd_atkd": Row({CE: 0.1, **dict.fromkeys(LEVELS, 9)}, (LR,), {
-        **lines((0.025,), "resnet32x4_resnet8x4"),
-        **lines((0.01,), "resnet32x4_shufflenetv1", "resnet32x4_shufflenetv2",
-                "wrn_40_2_shufflenetv1", "wrn_40_2_mobilenetv2", "vgg13_mobilenetv2",
-                "resnet50_mobilenetv2"),
+        "wrn_40_2_mobilenetv2": (0.005, *IN_480),
+        **lines((0.01, *IN_960), "resnet32x4_shufflenetv1", "resnet32x4_shufflenetv2"),
     }),
     # Chi et al., released configs
     "normkd": Row({TAU: 2, CE: 0.1}, (KD,), lines(
@@ -217,15 +242,19 @@ CIFAR = {
         **lines((2,), "resnet56_resnet20", "resnet110_resnet20", "resnet110_resnet32",
                 "vgg13_vgg8", "wrn_40_2_wrn_16_2", "wrn_40_2_wrn_40_1"),
     }),
-    # Matsuyama et al.: command of the README; Huang et al.: TTM's code; Ham et al.: a third party
+    # Matsuyama et al.: command of the README; Huang et al.: released config
     "atkd": Row({CE: 0.1, "temperature.mode": "both_abs"}, (KD,), {"resnet32x4_resnet8x4": (9,)}),
-    "dkd_atkd": Row({TCKD: 1, CE: 1, TCKD_RAMP: 20}, (NCKD,), {"resnet32x4_resnet8x4": (8,)}),
-    "dist": Row({CE: 1, TAU: 4}, ("objective.terms.inter.weight", "objective.terms.intra.weight"),
-                lines((1, 1), "resnet56_resnet20", "resnet32x4_resnet8x4", "wrn_40_2_wrn_40_1")),
-    "cskd": Row({CE: 1, "temperature.low": 2, "temperature.high": 6,
-                 "objective.terms.cskd_constant.strategy.tau": 4},
-                ("objective.terms.cskd.weight", "objective.terms.cskd_constant.weight"),
-                {"resnet32x4_resnet8x4": (2, 2)}),
+    "dist": Row(
+        {CE: 1, TAU: 4, BATCH: 64, EPOCHS: 240},
+        ("objective.terms.inter.weight", "objective.terms.intra.weight", LR), {
+            **lines((2, 2, 0.05), "resnet56_resnet20", "resnet32x4_resnet8x4", "wrn_40_2_wrn_40_1"),
+            **lines((2, 2, 0.01), "resnet50_mobilenetv2", "resnet32x4_shufflenetv1",
+                    "resnet32x4_shufflenetv2"),
+        },
+    ),
+    # Jafari et al.: command of the README
+    "annealing_kd": Row({CE: 1, BATCH: 128, EPOCHS: 400}, ("temperature.tau_max",),
+                        {"resnet110_resnet8": (10,)}),
 }
 
 RN18, MNV1 = "imagenet_resnet34_resnet18", "imagenet_resnet50_mobilenetv1"
@@ -244,9 +273,17 @@ IMAGENET = {
     ("dkd_normkd", RN18): {TAU: 0.5, TCKD: 1, NCKD: 1, NCKD_RAMP: 1, CE: 1, **BY_MDISTILLER},
     ("dkd_normkd", MNV1): {TAU: 0.75, TCKD: 1, NCKD: 1, NCKD_RAMP: 1, CE: 1, **BY_MDISTILLER},
     ("ctkd", RN18): {CE: 1, KD: 1, LOOPS: 5, DECAY: 1e-4, BATCH: 256, **FOR_120_EPOCHS},
-    ("ctkd", MNV1): {CE: 1, KD: 1, LOOPS: 5, DECAY: 1e-4, BATCH: 256, **FOR_120_EPOCHS},
     ("ctkd_logit_std", RN18): {
-        CE: 1, KD: 2, f"{TAU}.loops": 5, f"{TAU}.weight_decay": 1e-4, BATCH: 256, **FOR_120_EPOCHS,
+        CE: 1, KD: 2, f"{TAU}.loops": 5, f"{TAU}.weight_decay": 1e-4, f"{TAU}.tau_min": 1,
+        f"{TAU}.tau_range": 20, BATCH: 256, **FOR_120_EPOCHS,
+    },
+    ("dkd_ctkd", RN18): {
+        CE: 1, TCKD: 1, NCKD: 1, "objective.terms.nckd.ramp": None, LOOPS: 5, DECAY: 1e-4,
+        BATCH: 256, **FOR_120_EPOCHS,
+    },
+    ("logit_std", RN18): {TAU: 2, CE: 1, KD: 9, **BY_MDISTILLER},
+    ("dkd_logit_std", RN18): {
+        TAU: 2, CE: 1, TCKD: 9 * 1, NCKD: 9 * 0.5, TCKD_RAMP: 1, NCKD_RAMP: 1, **BY_MDISTILLER,
     },
     ("wttm", RN18): {EXPONENT: 0.8, KD: 1.6, CE: 1, BATCH: 256, LR: 0.1, EPOCHS: 100},
     ("wttm", MNV1): {EXPONENT: 0.7, KD: 3.5, CE: 1, BATCH: 256, LR: 0.1, EPOCHS: 100},
@@ -254,17 +291,21 @@ IMAGENET = {
         TAU: 1, "objective.terms.inter.weight": 2, "objective.terms.intra.weight": 2, CE: 1,
         BATCH: 256, LR: 0.1, EPOCHS: 100,
     },
-    ("nkd", RN18): {TAU: 1, "objective.terms.nkd_non_target.weight": 1.5, CE: 1},
-    ("nkd", MNV1): {TAU: 1, "objective.terms.nkd_non_target.weight": 1.5, CE: 1},
+    **{("nkd", pair): {
+        TAU: 1, "objective.terms.nkd_non_target.weight": 1.5, CE: 1, BATCH: 8 * 32, LR: 0.1,
+        "optim.optimizer.weight_decay": 1e-4, EPOCHS: 100, DROPS: [0.3, 0.6, 0.9],
+    } for pair in (RN18, MNV1)},
     ("rlkd", RN18): {CE: 1, KD: 1, BATCH: 512, **BY_AGENT, **FOR_120_EPOCHS},
     ("dkd_rlkd", RN18): {
         CE: 1, TCKD: 1, NCKD: 1, NCKD_RAMP: 1, FROM: 1, EVERY: 5, BATCH: 256, **BY_AGENT,
         **FOR_120_EPOCHS,
     },
-    ("mlkd", RN18): {
+    **{("mlkd", pair): {
         TAU: 1, CE: 0.5, "objective.strong_ce_weight": 0.5, **dict.fromkeys(LEVELS, 0.5),
-        BATCH: 512, LR: 0.1, EPOCHS: 100,
-    },
+        BATCH: 512, LR: lr, EPOCHS: 100, DROPS: [0.3, 0.6, 0.9],
+    } for pair, lr in ((RN18, 0.1), (MNV1, 0.2))},
+    ("scratch", RN18): {CE: 1, **BY_MDISTILLER},
+    ("scratch", MNV1): {CE: 1, **BY_MDISTILLER},
 }
 # fmt: on
 
@@ -275,14 +316,44 @@ PUBLISHED = IMAGENET | {
 }
 
 
+# Ours: what others do nearby, where nobody published a setting.
+OURS = {
+    ("ctkd", MNV1): {CE: 1, KD: 1, LOOPS: 5, DECAY: 1e-4, BATCH: 256, **FOR_120_EPOCHS},
+    **{
+        ("mlkd_logit_std", pair): {LR: 0.01, **dict.fromkeys(LEVELS, 9)}
+        for pair in ("resnet32x4_shufflenetv1", "wrn_40_2_shufflenetv1")
+    },
+    **{
+        ("mlkd_atkd", pair): {CE: 0.1, LR: lr, EPOCHS: epochs, **dict.fromkeys(LEVELS, 9)}
+        for pair, lr, epochs in (
+            ("resnet32x4_resnet8x4", 0.025, 480),
+            ("vgg13_vgg8", 0.01, 480),
+            ("wrn_40_2_shufflenetv1", 0.01, 480),
+            ("vgg13_mobilenetv2", 0.01, 480),
+            ("resnet50_mobilenetv2", 0.01, 480),
+            ("wrn_40_2_mobilenetv2", 0.005, 480),
+            ("resnet32x4_shufflenetv1", 0.01, 960),
+            ("resnet32x4_shufflenetv2", 0.01, 960),
+        )
+    },
+    ("dkd_atkd", "resnet32x4_resnet8x4"): {TCKD: 1, CE: 1, TCKD_RAMP: 20, NCKD: 8},
+    ("cskd", "resnet32x4_resnet8x4"): {
+        CE: 1,
+        "temperature.low": 2,
+        "temperature.high": 6,
+        "objective.terms.cskd.weight": 2,
+        "objective.terms.cskd_constant.weight": 2,
+        "objective.terms.cskd_constant.strategy.tau": 4,
+    },
+}
 TUNED = {tuple(path.stem.split("__")) for path in (CONF / "tuned").glob("*.yaml")}
-METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+METHODS = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "method").glob("*.yaml")}
 
 
 def cells():
     """Every cell; what a method has in common for several pairs is left to the long tests."""
     seen: list = []
-    for (method, pair), values in PUBLISHED.items():
+    for (method, pair), values in (PUBLISHED | OURS).items():
         again = (method, values) in seen and (method, pair) not in TUNED
         seen.append((method, values))
         yield pytest.param(method, pair, marks=[pytest.mark.slow] if again else [])
@@ -294,19 +365,38 @@ def compose_cell(method, pair):
 
 
 @pytest.mark.parametrize(("method", "pair"), list(cells()))
-def test_a_cell_is_what_was_published_and_passes_the_checks(method, pair):
+def test_a_cell_is_what_it_should_be_and_passes_the_checks(method, pair):
     cfg = compose_cell(method, pair)
-    published = PUBLISHED[method, pair]
+    published = (PUBLISHED | OURS)[method, pair]
     assert {key: OmegaConf.select(cfg, key) for key in published} == published
     cfg.student.arch = cfg.teacher.model.arch = "resnet8"  # others are built in test_conf
     assert find_problems(cfg) == []
 
 
-def test_every_tuned_file_is_a_published_cell():
-    assert PUBLISHED.keys() >= TUNED
+def test_every_tuned_file_is_in_this_list():
+    assert (PUBLISHED | OURS).keys() >= TUNED
+
+
+def test_a_method_lists_the_pairs_for_which_its_setting_is_published():
+    listed = {
+        (method, pair)
+        for method, node in METHODS.items()
+        for pairs in node.get("published", {}).values()
+        for pair in pairs
+    }
+    assert listed == PUBLISHED.keys()
+
+
+@pytest.mark.parametrize("method", ["mlkd", "mlkd_logit_std", "mlkd_atkd"])
+def test_mlkd_has_twice_the_epochs_of_a_dataset_and_its_table_follows(method):
+    assert compose_config([f"method={method}"]).run.epochs == 2 * 6  # mnist5k
+    assert compose_config(["dataset=cifar100", f"method={method}"]).run.epochs == 480
+    table = ["table=mlkd_cifar100", f"method={method}"]
+    assert compose_config([*table, "pair=vgg13_vgg8"]).run.epochs == 480
+    assert compose_config([*table, "pair=resnet32x4_shufflenetv2"]).run.epochs == 960
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", sorted(METHODS))
 def test_every_method_goes_with_a_published_pair(method):
     assert find_problems(compose_cell(method, "resnet56_resnet20")) == []

@@ -25,6 +25,8 @@ NEVER_READ = {
     "imagenet_resnet18": {"rlkd", "dkd_rlkd"},
     "mlkd_cifar100": {"mlkd_atkd"},
 }
+# Single cells: Sun et al. have a config for it, and no number.
+NOT_PRINTED = {("mlkd_logit_std", ("cifar100", "resnet32x4", "shufflenetv1"))}
 
 
 def swept(table):
@@ -94,7 +96,7 @@ def test_every_cell_has_a_published_number_or_is_known_to_have_none(table):
         (method, place)
         for place in columns(table)
         for method in methods
-        if method in NEVER_READ.get(table, ())
+        if method in NEVER_READ.get(table, ()) or (method, place) in NOT_PRINTED
     ]
 
 

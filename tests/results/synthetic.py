@@ -140,7 +140,11 @@ def _fields(study, pair, method, temperature, seed, rows):
         pair.rsplit("_", 1) if pair.startswith("resnet") else ("wrn_40_2", "wrn_16_2")
     )
     taught = method != "scratch"
+    own = {"scratch": "none", "kd": "constant", "dkd": "constant"}.get(method, method)
+    differs = {"temperature._target_": ["kdbench.temperature.constant.Constant", temperature]}
     return names | {
+        "setting": "published" if temperature == own else "changed",
+        "setting_differs": {} if temperature == own else differs,
         "run_key": random.Random(f"{names} {seed}").randbytes(32).hex(),
         "status": "done",
         "reason": None,

@@ -40,6 +40,7 @@ def run(method="kd", seed=0, top1=50.0, temperature=None, **changes):
         config={"seed": seed, "dataset": {"epochs": 240}},
         environment=CLEAN,
         finished=f"2026-01-01T00:00:{seed:02}",
+        setting="changed" if temperature else "published",
     )
     return RunFolder(Path(f"{method}-{seed}"), replace(record, **changes))
 
@@ -108,15 +109,45 @@ def test_published_numbers_stand_beside_methods_as_published_only():
     assert table.cells["scratch", PAIR].published.value == 69.06
     assert table.cells["kd, cosine", PAIR].published is None
     assert build([run("kd")], metric="agreement").cells["kd", PAIR].published is None
-    split = build([run("kd"), run("kd", config={"optim": {"lr": 1}})])
-    assert len(split.rows) == 2
-    assert all(cell.published is None for cell in split.cells.values())
+    split = build([run("kd"), run("kd", config={"optim": {"lr": 1}}, setting="changed")])
+    shown = {row: split.cells[row, PAIR].published for row in split.rows}
+    assert len(shown) == 2
+    assert [published.value for published in shown.values() if published] == [70.66]
     assert build([run("kd")], metric="agreement").teacher == {}
 
 
-def test_published_budgets_are_compared():
-    (note,) = build([run("kd", epochs=30)]).notes
-    assert "240 epochs as a rule, runs of this table of 30" in note
+def test_a_published_number_stands_only_beside_its_own_setting():
+    differs = {"optim.lr": [0.05, 0.3], "temperature.tau": [4.0, 8]}
+    other = {"setting": "changed", "setting_differs": differs}
+    table = build([*runs("kd", [60.0, 61.0, 62.0], **other), run("dkd")])
+    cell = table.cells["kd", PAIR]
+    assert (cell.published, cell.difference) == (None, None)
+    assert table.cells["dkd", PAIR].published.value == 71.97
+    (note,) = [note for note in table.notes if "70.66" in note]
+    assert f"kd ({PAIR}), 70.66" in note
+    assert "optim.lr=0.05, here 0.3; temperature.tau=4.0, here 8" in note
+    assert "71.97" not in note
+
+
+def test_a_setting_that_nobody_published_or_noted_is_said():
+    table = build([run("kd", setting="default", setting_differs={}), run("dkd", setting=None)])
+    assert {cell.published for cell in table.cells.values()} == {None}
+    notes = "\n".join(table.notes)
+    assert "nobody says at which setting, and the runs have the method's own values: kd" in notes
+    assert f"{PAIR}: nobody published a setting of kd; it is the method's own." in notes
+    assert "the runs' records do not say at which setting they are: dkd" in notes
+    assert build([run("kd", dataset="mnist5k", setting="default")]).notes == []
+
+
+def test_a_row_whose_label_says_that_it_is_another_setting_needs_no_note():
+    assert build([run("kd", temperature="cosine")], baseline="kd, cosine").notes == []
+
+
+def test_one_setting_of_many_cells_is_one_note():
+    other = {"setting": "changed", "setting_differs": {"run.epochs": [240, 2]}}
+    (note,) = build([run("kd", **other), run("dkd", **other), run("scratch", **other)]).notes
+    assert note.count("run.epochs=240, here 2") == 1
+    assert all(number in note for number in ("70.66", "71.97", "69.06"))
 
 
 def test_published_numbers_are_set_against_the_same_epoch_of_ours():
