@@ -19,6 +19,7 @@ from kdbench.config.code import foreign_code
 from kdbench.config.machine import resolve_precision
 from kdbench.config.names import require_names
 from kdbench.data.base import Dataset
+from kdbench.data.folder import describe_folder
 from kdbench.digest import file_digest
 from kdbench.errors import CheckpointError, ConfigError, KdbenchError
 from kdbench.tracker.base import RunIdentity
@@ -313,8 +314,9 @@ def _key_in_folder(*, _root_: DictConfig) -> str:
 
 
 def register_resolvers() -> None:
-    """``${kdbench.key:}`` and ``${kdbench.strategy:}`` in ``conf/``: parts of a run's folder."""
+    """``${kdbench.key:}``, ``${kdbench.strategy:}``, ``${kdbench.folder:}`` in ``conf/``."""
     OmegaConf.register_new_resolver("kdbench.key", _key_in_folder, replace=True)
+    OmegaConf.register_new_resolver("kdbench.folder", describe_folder, replace=True)
     OmegaConf.register_new_resolver(
         "kdbench.strategy", lambda *, _root_: strategy_name(_root_), replace=True
     )

@@ -84,7 +84,7 @@ def find_folders(folder: Path, shape: tuple[int, int, int]) -> Layout | None:
     return Layout(
         "class-folders",
         (*train.files, *test.files),
-        lambda: Content(_decode(train, shape), _decode(test, shape), train.class_names),
+        lambda: Content(decode(train, shape), decode(test, shape), train.class_names),
     )
 
 
@@ -123,7 +123,8 @@ def _problem(entry: "os.DirEntry[str]") -> str | None:
     return None
 
 
-def _decode(split: ImageFolder, shape: tuple[int, int, int]) -> Arrays:
+def decode(split: ImageFolder, shape: tuple[int, int, int]) -> Arrays:
+    """All images of a split; DataError where one is damaged or of another shape (H, W, C)."""
     images = np.stack([read_array(file, str(file), shape) for file in split.files])
     return Arrays(images, split.targets)
 

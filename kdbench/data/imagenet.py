@@ -1,6 +1,7 @@
 """ImageNet-1k, or any dataset of photographs in class folders: decoded anew in every epoch."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,21 +19,16 @@ if TYPE_CHECKING:
     import torch
 
     from kdbench.data.loader import LoaderData
+    from kdbench.data.tensors import TensorData
 
 _READER = "imagenet/1"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageNet(Recipe):
-    """Class folders ``root/train_dir`` and ``root/val_dir``, or the same below ``root/name``.
-
-    The images of ``val_dir`` are the split "test", as everywhere in the field; the strict
-    protocol's "val" is carved from ``train_dir``.
+class Photographs(Recipe, ABC):
+    """Images of any size in class folders.
 
     Attributes:
-        root: folder with the data.
-        train_dir: its training images; "." for class folders that lie in ``root`` itself.
-        val_dir: its validation images.
         augmentation: ``crop_scale`` and ``crop_ratio``, two numbers each: range of the area (part
             of the image) and of the aspect ratio of a random crop; ``flip``: whether images are
             flipped with probability 1/2.
@@ -41,9 +37,6 @@ class ImageNet(Recipe):
             batches do not depend on it.
     """
 
-    root: str
-    train_dir: str
-    val_dir: str
     augmentation: Mapping[str, Any]
     eval_resize: int
     workers: int | None
@@ -62,22 +55,22 @@ class ImageNet(Recipe):
                 f"dataset.workers={self.workers} must be a whole number >= 0, or null"
             )
 
+    @abstractmethod
     def source(self, cache: Path) -> Source:
-        """Lists and identifies the images: see ``kdbench.data.source`` for more than 5 GB.
+        """Lists and identifies the images: see ``kdbench.data.base.Dataset``."""
 
-        Raises:
-            DataError: nothing is found, or the class folders are not in order.
-        """
-        train, test = self._folders
-        return identify("class-folders", (*train.files, *test.files), cache, _READER)
+    @property
+    @abstractmethod
+    def splits(self) -> tuple[ImageFolder, ImageFolder]:
+        """The images of "train" and "test"; DataError where they are not in order."""
 
     def open(
         self, *, cache: Path, device: "torch.device", data_seed: int, protocol: str
-    ) -> "LoaderData":
+    ) -> "LoaderData | TensorData":
         """Prepares loading: see ``kdbench.data.base.Dataset``."""
         from kdbench.data.loader import LoaderData
 
-        train, test = self._folders
+        train, test = self.splits
         if len(train.class_names) != self.num_classes:
             raise DataError(
                 f"{self.name}: {len(train.class_names)} class folders were found, "
@@ -88,8 +81,36 @@ class ImageNet(Recipe):
             train, test, self, digest, device=device, data_seed=data_seed, protocol=protocol
         )
 
+
+@dataclass(frozen=True, kw_only=True)
+class ImageNet(Photographs):
+    """Class folders ``root/train_dir`` and ``root/val_dir``, or the same below ``root/name``.
+
+    The images of ``val_dir`` are the split "test", as everywhere in the field; the strict
+    protocol's "val" is carved from ``train_dir``.
+
+    Attributes:
+        root: folder with the data.
+        train_dir: its training images; "." for class folders that lie in ``root`` itself.
+        val_dir: its validation images.
+    """
+
+    root: str
+    train_dir: str
+    val_dir: str
+
+    def source(self, cache: Path) -> Source:
+        """Lists and identifies the images: see ``kdbench.data.source`` for more than 5 GB.
+
+        Raises:
+            DataError: nothing is found, or the class folders are not in order.
+        """
+        train, test = self.splits
+        return identify("class-folders", (*train.files, *test.files), cache, _READER)
+
     @cached_property
-    def _folders(self) -> tuple[ImageFolder, ImageFolder]:
+    def splits(self) -> tuple[ImageFolder, ImageFolder]:
+        """The images of ``train_dir`` and ``val_dir``."""
         searched = places(self.root, self.name)
         for place in searched:
             train, test = place / self.train_dir, place / self.val_dir

@@ -1,9 +1,7 @@
 """Photographs that are decoded by worker processes; who decodes does not change a bit of them."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,10 +14,11 @@ from torchvision.transforms import v2
 from kdbench.data.base import Batch
 from kdbench.data.folders import ImageFolder
 from kdbench.data.image import read_image
-from kdbench.data.imagenet import ImageNet
+from kdbench.data.imagenet import Photographs
 from kdbench.data.normalise import Normalise
 from kdbench.data.plan import Plan
 from kdbench.data.randomness import STRONG_VIEW, TRANSFORM, hash64
+from kdbench.data.split import name_key
 from kdbench.errors import DataError, KdbenchError, explain_loader
 
 
@@ -32,7 +31,7 @@ class LoaderData:
         self,
         train: ImageFolder,
         test: ImageFolder,
-        dataset: ImageNet,
+        dataset: Photographs,
         digest: str,
         *,
         device: torch.device,
@@ -42,7 +41,7 @@ class LoaderData:
         self._plan = Plan(
             dataset,
             train.targets,
-            lambda: [_name_key(file) for file in train.files],
+            lambda: [name_key(file) for file in train.files],
             len(test.files),
             data_seed,
             protocol,
@@ -167,7 +166,7 @@ def _share(tensors: list[Tensor]) -> list[Tensor] | KdbenchError:
         )
 
 
-def _train_transform(dataset: ImageNet) -> v2.Transform:
+def _train_transform(dataset: Photographs) -> v2.Transform:
     recipe = dataset.augmentation
     crop = v2.RandomResizedCrop(
         dataset.image_size, scale=_pair(recipe["crop_scale"]), ratio=_pair(recipe["crop_ratio"])
@@ -175,14 +174,9 @@ def _train_transform(dataset: ImageNet) -> v2.Transform:
     return v2.Compose([crop, v2.RandomHorizontalFlip(p=0.5 if recipe["flip"] else 0.0)])
 
 
-def _eval_transform(dataset: ImageNet) -> v2.Transform:
+def _eval_transform(dataset: Photographs) -> v2.Transform:
     return v2.Compose([v2.Resize(dataset.eval_resize), v2.CenterCrop(dataset.image_size)])
 
 
 def _pair(ends: Sequence[float]) -> tuple[float, float]:
     return ends[0], ends[1]
-
-
-def _name_key(file: Path) -> bytes:
-    """Stands for the content where reading all of it takes too long: class and file name."""
-    return hashlib.sha256(f"{file.parent.name}/{file.name}".encode()).digest()
