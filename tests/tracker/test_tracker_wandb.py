@@ -282,7 +282,8 @@ def test_a_server_that_is_lost_after_the_login_leaves_an_offline_run(tmp_path, m
 
 def test_online_runs_send_their_rows_and_names(tmp_path, wandb_server):
     told, log = run_child(folders=[str(tmp_path / "a"), str(tmp_path / "b")])
-    assert "WARNING" not in log
+    assert "WARNING W&B" not in log
+    assert len(wandb_server.tables) == 2 * 3  # result, accuracy, temperature
     ids = [state["run_id"] for state in told["states"]]
     assert list(wandb_server.runs) == ids
     for run_id in ids:
