@@ -67,33 +67,16 @@ def begin(outputs, name, config):
 
 def test_unfinished_runs_are_folded_and_chosen_by_their_configs(report, outputs):
     for seed in range(12):
-        begin(
-            outputs,
-            f"begun{seed:02}",
-            f"seed: {seed}\nmethod: kd\npair: ${{teacher.model.arch}}_${{student.arch}}\n"
-            "dataset: {name: cifar100}\nteacher: {model: {arch: resnet56}}\n"
-            "student: {arch: resnet20}\nobjective: {name: kd}\n"
-            "temperature: {_target_: kdbench.temperature.constant.Constant, tau: 4.0}\n",
-        )
+        begin(outputs, f"begun{seed:02}", f"seed: {seed}\n")
     _, out, err = report()
     assert err.count("has begun and not ended") == 5
     assert "and 7 more, which the page lists" in err
     assert "have begun and not ended are in no cell: 12" in " ".join(out.split())
     page = (outputs / "report" / "report.html").read_text()
     assert all(f"begun{seed:02}" in page for seed in range(12))
-    for condition, count in {
-        "seed<1": 1,
-        "seed=1,7": 2,
-        "dataset=cifar100": 12,
-        "temperature=constant": 12,
-        "temperature=cosine": 0,
-        "pair=resnet56_resnet20": 12,
-        "pair=wrn_40_2_wrn_16_2": 0,
-        "objective=kd": 12,
-        "teacher_top1>0": 12,  # what nobody knows yet hides nothing
-    }.items():
-        err = report("--where", condition)[2]
-        assert min(count, 5) == err.count("has begun and not ended"), condition
+    _, out, err = report("--where", "seed<2")
+    assert err.count("has begun and not ended") == 2
+    assert "have begun and not ended are in no cell: 2" in " ".join(out.split())
 
 
 def test_a_run_that_failed_before_it_had_a_record_is_listed_with_its_reason(report, outputs):
@@ -108,14 +91,6 @@ def test_a_run_that_failed_before_it_had_a_record_is_listed_with_its_reason(repo
     assert err == f"left out: {outputs / 'begun'} has begun and not ended\n"
 
 
-@pytest.mark.parametrize("config", ["{", "a: &a [1]\nb: *a", "- 1", "\xff", "x: " + "[" * 5000])
-def test_an_unfinished_run_whose_config_is_no_config_is_told_all_the_same(report, outputs, config):
-    begin(outputs, "begun", config)
-    code, _, err = report("--where", "seed<9")
-    assert code == 0
-    assert "begun has begun and not ended" in err
-
-
 def test_odd_records_do_not_kill_the_report(report, outputs):
     pair = SMALL.pairs[0]
     write_run(outputs, SMALL, pair, "kd", "random", 10**40)
@@ -127,7 +102,7 @@ def test_odd_records_do_not_kill_the_report(report, outputs):
         code, out, err = report("--metric", metric)
         assert code == 0, err
         assert "14 of 14 runs" in out
-        assert err.count("is left out: its") == 3
+        assert err.count("record.json is ") == 3
         assert len(err) < 3000
     assert "3000000000" in (outputs / "report" / "report.html").read_text()
 

@@ -173,7 +173,10 @@ def write_csv(table: Table, compact: bool = False) -> str:
     Numbers are not rounded.
     """
     if compact:
-        return _write_lines([_means(table, row) for row in table.rows])
+        lines = [_means(table, row) for row in table.rows]
+        teacher = {name: None for line in lines[:1] for name in line}
+        teacher |= {table.axes[0]: TEACHER, **table.teacher}
+        return _write_lines([teacher, *lines] if table.teacher else lines)
     lines = [_record(table, row, column) for row in table.rows for column in table.columns]
     return _write_lines([*_teacher_records(table), *(line for line in lines if line)])
 
@@ -235,7 +238,8 @@ def _grid(table: Table, title: str, heads: list[list[str]], write: Callable[[Cel
     """All cells of a table, one text each."""
     rows, strong, marks = [*heads], set(), {}
     if table.teacher:
-        rows.append([TEACHER, *(_number(table, table.teacher.get(c)) for c in table.columns)])
+        name = TEACHER if len(heads) == 1 else f"{TEACHER}, top-1"
+        rows.append([name, *(_number(table, table.teacher.get(c)) for c in table.columns)])
     for row in table.rows:
         cells = [table.cells.get((row, column)) for column in table.columns]
         for place, cell in enumerate(cells, 1):
