@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 from harness import TINY, context
+from waiting import hold_at
 
 
-def command(outputs, arguments, dead_gpu=None, memory=None, environment=None):
+def command(outputs, arguments, dead_gpu=None, memory=None, environment=None, here=None):
     """``kdbench-train`` with everything below ``outputs``; what it says goes to said.txt there.
 
     Its workers are forks of this process: they do what real ones do, seconds earlier.
@@ -20,7 +21,8 @@ def command(outputs, arguments, dead_gpu=None, memory=None, environment=None):
         arguments: of the command line.
         dead_gpu: id of a GPU on which every worker dies.
         memory: bytes that a worker believes to be free.
-        environment: variables of the workers.
+        environment: variables of the workers; HOLD_AT is for ``waiting.hold_at``.
+        here: current directory.
     """
     import kdbench.engine.capacity
     import kdbench.launch.local
@@ -34,6 +36,8 @@ def command(outputs, arguments, dead_gpu=None, memory=None, environment=None):
     if memory is not None:
         kdbench.engine.capacity.free_bytes = lambda device: memory
     os.setpgrp()
+    os.chdir(here or os.getcwd())
+    os.environ.update(environment or {})
     sys.stdout = sys.stderr = open(Path(outputs) / "said.txt", "a", buffering=1)  # noqa: SIM115
     sys.argv = ["kdbench-train", f"paths.outputs={outputs}/out", *arguments]
     main()
@@ -84,6 +88,7 @@ def _work(request, variables, died, read, write):
         signal.signal(number, signal.SIG_DFL)
     logging.getLogger().handlers.clear()
     os.environ.update(variables)
+    hold_at(variables.get("HOLD_AT", ""))
     if died:
         os.kill(os.getpid(), signal.SIGKILL)
     sys.argv = ["worker", str(request)]
@@ -96,6 +101,7 @@ class Cli:
     def __init__(self, folder):
         self.folder = folder
         self.said_path = folder / "said.txt"
+        self.started = []
 
     def start(self, *arguments, **circumstances):
         tiny = [] if any("dataset=" in argument for argument in arguments) else TINY
@@ -103,13 +109,19 @@ class Cli:
             target=command, args=(str(self.folder), [*tiny, *arguments]), kwargs=circumstances
         )
         process.start()
+        self.started.append(process)
         return process
+
+    def close(self):
+        """Leaves nothing running, should a test have failed."""
+        for process in self.started:
+            process.kill()
 
     def __call__(self, *arguments, **circumstances):
         """Exit code and what was said."""
         self.said_path.unlink(missing_ok=True)
         process = self.start(*arguments, **circumstances)
-        process.join(100)
+        process.join()
         return process.exitcode, self.said
 
     def other(self, module, *arguments):
@@ -119,7 +131,8 @@ class Cli:
             target=other_command, args=(str(self.folder), module, list(map(str, arguments)))
         )
         process.start()
-        process.join(100)
+        self.started.append(process)
+        process.join()
         return process.exitcode, self.said
 
     @property

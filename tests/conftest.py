@@ -4,8 +4,12 @@ import sys
 import pytest
 import torch
 from cli import Cli
+from hypothesis import settings
 from paths import SHARED
 from wandb_server import WELL_FORMED_KEY, Server
+
+settings.register_profile("kdbench", deadline=None)  # of time: a machine may be busy
+settings.load_profile("kdbench")
 
 
 def pytest_collection_modifyitems(items):
@@ -59,4 +63,6 @@ def wandb_server(wandb_nobody, monkeypatch):
 @pytest.fixture
 def kdbench(tmp_path):
     """Runs the command; returns its exit code and what it said."""
-    return Cli(tmp_path)
+    cli = Cli(tmp_path)
+    yield cli
+    cli.close()

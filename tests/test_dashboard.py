@@ -52,7 +52,6 @@ def in_a_process(folder, *arguments):
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
     )
 
 

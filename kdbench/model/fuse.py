@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _RELUS = (F.relu, torch.relu, torch.relu_)
+_NOT_TRACED = (
+    "%s is computed as it is, its batch norms on their own: its forward pass depends on more than "
+    "the layers it calls (%s)"
+)
 
 
 def fold_norms(network: nn.Module) -> nn.Module:
@@ -37,7 +41,7 @@ def fold_norms(network: nn.Module) -> nn.Module:
     try:
         return fuse(network)  # a copy; leaves alone what has a second reader
     except Exception as error:  # anything that a forward pass may do
-        log.info("the batch norms of %s stay apart: %s", type(network).__name__, error)
+        log.info(_NOT_TRACED, type(network).__name__, str(error).splitlines()[0])
         return network
 
 
@@ -57,7 +61,7 @@ def fuse_norms(network: nn.Module, kernel: Kernel | None) -> nn.Module:
     try:
         traced = fx.symbolic_trace(network)
     except fx.proxy.TraceError as error:
-        log.info("the batch norms of %s stay as they are: %s", type(network).__name__, error)
+        log.info(_NOT_TRACED, type(network).__name__, str(error).splitlines()[0])
         return network
     for number, node in enumerate(list(_norms(traced))):
         _fuse_norm(traced, node, f"fused_norm{number}", kernel)

@@ -6,6 +6,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from waiting import hold_at
+
 HERE = Path(__file__).parent
 TINY = [
     "debug=smoke",
@@ -44,6 +46,7 @@ def work(outputs, overrides, environment):
     os.environ.update(environment, KDBENCH_ALLOW_TARGETS="stateful,stateful.net")
     sys.stderr = open(Path(outputs) / "stderr.txt", "a")  # noqa: SIM115
     torch.set_num_threads(1)
+    hold_at(environment.get("HOLD_AT", ""))
     cfg = compose_config([*overrides, f"paths.outputs={outputs}"])
     try:
         train_job(cfg, Path(outputs) / "run")
@@ -54,7 +57,8 @@ def work(outputs, overrides, environment):
 
 def start(outputs, overrides, **environment):
     Path(outputs).mkdir(exist_ok=True)
-    process = context().Process(target=work, args=(str(outputs), overrides, environment))
+    arguments = (str(outputs), overrides, environment)
+    process = context().Process(target=work, args=arguments, daemon=True)
     process.start()
     return process
 
@@ -62,7 +66,7 @@ def start(outputs, overrides, **environment):
 def run(outputs, overrides, **environment):
     """Exit code of a run; negative signal number where it was killed."""
     process = start(outputs, overrides, **environment)
-    process.join(100)
+    process.join()
     return process.exitcode
 
 

@@ -228,7 +228,7 @@ def test_two_processes_fill_one_file(tmp_path, caplog):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     assert len(list(tmp_path.glob("*.memo"))) == 1
     assert not [path for path in tmp_path.iterdir() if path.suffix in (".tmp", ".damaged")]

@@ -4,13 +4,13 @@ import os
 import re
 import shutil
 import signal
-import time
 from dataclasses import replace
 
 import pytest
 from harness import STATEFUL, result, run, start
 from paths import ROOT
 from safetensors.torch import load_file, save_file
+from waiting import wait_for
 
 from kdbench.digest import state_digest
 from kdbench.results.record import read_record
@@ -69,11 +69,12 @@ def test_killed_again_and_again(tmp_path, uninterrupted):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_saves_and_exits_75(tmp_path, number):
-    long = [*STATEFUL, "run.epochs=60"]
-    process = start(tmp_path / "stopped", long)
-    wait_for(lambda: list((tmp_path / "stopped" / "run").glob("checkpoint/step*.json")))
+    long = [*STATEFUL, "run.epochs=6"]
+    process = start(tmp_path / "stopped", long, HOLD_AT="epoch 3/")
+    saved = tmp_path / "stopped" / "run" / "checkpoint"
+    wait_for(lambda: list(saved.glob("step*.json")), process)
     os.kill(process.pid, number)
-    process.join(60)
+    process.join()
     assert process.exitcode == 75
     said = (tmp_path / "stopped" / "stderr.txt").read_text()
     assert f"stopped by {number.name}; saved" in said
@@ -81,13 +82,6 @@ def test_a_signal_saves_and_exits_75(tmp_path, number):
     if number == signal.SIGTERM:
         assert run(tmp_path / "stopped", long) == run(tmp_path / "whole", long) == 0
         assert result(tmp_path / "stopped") == result(tmp_path / "whole")
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
@@ -159,7 +153,7 @@ def test_two_runs_that_need_one_teacher_train_it_once(tmp_path):
         for seed, name in enumerate(("first", "second"))
     ]
     for process in processes:
-        process.join(100)
+        process.join()
     assert [process.exitcode for process in processes] == [0, 0]
     (path,) = (tmp_path / "teachers").rglob("record.json")
     assert read_record(path.parent).attempts == 1
@@ -168,9 +162,9 @@ def test_two_runs_that_need_one_teacher_train_it_once(tmp_path):
 
 
 def test_the_same_run_twice_at_once(tmp_path):
-    first = start(tmp_path, [*STATEFUL, "run.epochs=200"])
-    wait_for((tmp_path / "run" / "run.owner.json").exists)
-    assert run(tmp_path, [*STATEFUL, "run.epochs=200"]) == 7
+    first = start(tmp_path, STATEFUL, HOLD_AT="epoch 2/")
+    wait_for((tmp_path / "run" / "run.owner.json").exists, first)
+    assert run(tmp_path, STATEFUL) == 7
     assert f"process {first.pid} on " in (tmp_path / "stderr.txt").read_text()
     assert first.is_alive()
     first.kill()

@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from harness import TINY
 from safetensors.torch import load_file
+from waiting import look_again, wait_for
 
 from kdbench.digest import state_digest
 from kdbench.results.record import CIRCUMSTANCES, read_record
@@ -26,11 +26,12 @@ class Cluster:
         folder: of the test.
         launcher: arguments that choose it.
         pause: seconds that each step takes longer.
+        hold_at: for ``waiting.hold_at``, in each process that trains.
     """
 
-    def __init__(self, folder, *launcher, pause=0.1):
+    def __init__(self, folder, *launcher, pause=0.1, hold_at=""):
         self.folder, self.launcher, self.said_path = folder, launcher, folder / "said.txt"
-        self.pause, self.started = pause, []
+        self.pause, self.hold_at, self.started = pause, hold_at, []
         folder.mkdir(exist_ok=True)
 
     def start(self, *arguments):
@@ -39,7 +40,10 @@ class Cluster:
             **os.environ,
             "PAUSE": str(self.pause),
             "KDBENCH_ALLOW_TARGETS": "slow.net",
-            "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+            "HOLD_AT": self.hold_at,
+            "PYTHONPATH": os.pathsep.join(
+                [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+            ),
         }
         with self.said_path.open("w") as said:
             process = subprocess.Popen(
@@ -57,7 +61,7 @@ class Cluster:
 
     def finish(self, process):
         """Exit code and what was said."""
-        return process.wait(400), self.said
+        return process.wait(), self.said
 
     @property
     def said(self):
@@ -130,15 +134,8 @@ def watch_gpus(cluster, process):
             gpus = [_variables(pid)["CUDA_VISIBLE_DEVICES"] for pid in cluster.workers()]
             most = max(most, len(gpus))
             pairs |= {tuple(sorted(gpus))} if len(gpus) == 2 else set()
-        time.sleep(0.1)
+        look_again()
     return pairs, most
-
-
-def wait_for(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 def kill(pid):

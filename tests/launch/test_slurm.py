@@ -1,12 +1,14 @@
 """Jobs that save, queue again and go on; the cluster is submitit's local one or a pretended one."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
-from cluster import Cluster, undisturbed
+from cluster import Cluster, parent, undisturbed
 from submitit.core.utils import FailedJobError
 
 from kdbench.errors import ConfigError
@@ -29,16 +31,26 @@ OPTIONS = {
 }
 
 
-def test_a_job_whose_time_is_up_is_requeued_and_ends_as_if_it_had_not_been(tmp_path):
-    executor = {**OPTIONS, "timeout_min": 14 / 60, "signal_delay_s": 3, "partition": "null"}
-    executor = {**executor, "mem_gb": "null", "additional": "{}"}
+def test_a_job_that_gets_notice_is_requeued_and_ends_as_if_it_had_not_been(tmp_path):
+    """The notice at the time limit and that of a preemption are one signal; here it is ours."""
+    executor = {**OPTIONS, "partition": "null", "mem_gb": "null", "additional": "{}"}
     options = [f"hydra.launcher.executor.{name}={value}" for name, value in executor.items()]
-    jobs = Cluster(tmp_path / "jobs", "hydra/launcher=cohort_slurm", *options)
-    code, said = jobs("run.epochs=22")
+    launcher = ("hydra/launcher=cohort_slurm", *options)
+    jobs = Cluster(tmp_path / "jobs", *launcher, pause=0, hold_at="epoch 3/6,epoch 5/6")
+    process = jobs.start("run.epochs=6")
+    for epoch in (2, 4):  # the third is begun, and waits
+        jobs.wait(process, lambda epoch=epoch: jobs.has_reached(epoch) and jobs.workers())
+        os.kill(parent(*jobs.workers()), signal.SIGUSR2)
+        jobs.wait(process, lambda epoch=epoch: len(continued(jobs.said)) == epoch // 2)
+    code, said = jobs.finish(process)
     assert code == 0, said
-    assert re.search(r"scratch-none-seed0-\w+ continues after step \d+", said)
+    assert len(continued(said)) == 2
     assert len(jobs.requests) == 1  # the same job, over and over
-    assert jobs.results() == undisturbed(tmp_path / "quiet", "run.epochs=22")
+    assert jobs.results() == undisturbed(tmp_path / "quiet", "run.epochs=6")
+
+
+def continued(said):
+    return re.findall(r"scratch-none-seed0-\w+ continues after step \d+", said)
 
 
 @pytest.fixture
@@ -74,7 +86,7 @@ def run_until_time_is_up(job, monkeypatch):
         with pytest.raises(TimeIsUpError):
             job()
     requeued = job.checkpoint()
-    assert job._process.wait(10) == -15
+    assert job._process.wait() == -15
     return requeued and requeued.function
 
 

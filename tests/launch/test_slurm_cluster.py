@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cluster import Cluster, kill, parent, undisturbed, wait_for, watch_gpus
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slurm]
 
 ONE = ("seed=0", "run.epochs=20")
 FOUR = ("seed=0,1,2,3", "run.epochs=10")
@@ -147,7 +147,7 @@ def test_jobs_finish_without_their_launcher(jobs):
     process = jobs.start(*FOUR)
     jobs.wait(process, lambda: jobs.has_reached(1))
     kill(process.pid)
-    wait_for(lambda: queue() == [], 300)
+    wait_for(lambda: queue() == [])
     code, said = jobs(*FOUR)
     assert code == 0, said
     assert "4 are done already" in said

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from cli import Cli
 from harness import TINY
 from safetensors.torch import load_file
+from waiting import wait_for
 
 from kdbench.config.compose import compose_config
 from kdbench.config.identity import resolve_config, run_key
@@ -37,7 +37,9 @@ class Sweeps(Cli):
 
 @pytest.fixture
 def kdbench(tmp_path):
-    return Sweeps(tmp_path)
+    sweeps = Sweeps(tmp_path)
+    yield sweeps
+    sweeps.close()
 
 
 def results(cli):
@@ -55,13 +57,6 @@ def results(cli):
 
 def records(cli):
     return [read_record(path.parent) for path in cli.runs]
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 def workers(cli):
@@ -198,12 +193,12 @@ def test_fail_fast_stops_early(kdbench):
 
 @pytest.mark.parametrize("how", ["interrupt", pytest.param("kill", marks=pytest.mark.slow)])
 def test_a_stopped_sweep_leaves_nothing_running_and_goes_on(kdbench, tmp_path_factory, how):
-    sweep = ("-m", "temperature=constant,ctkd", "run.epochs=12")
-    process = kdbench.start(*sweep)
-    wait_for(lambda: "epoch 2/12" in kdbench.said)
+    sweep = ("-m", "temperature=constant,ctkd", "run.epochs=6")
+    process = kdbench.start(*sweep, environment={"HOLD_AT": "epoch 4/6"})
+    wait_for(lambda: "epoch 2/6" in kdbench.said, process)
     assert workers(kdbench)
     os.kill(process.pid, signal.SIGINT if how == "interrupt" else signal.SIGKILL)
-    process.join(60)
+    process.join()
     assert process.exitcode == (75 if how == "interrupt" else -signal.SIGKILL)
     wait_for(lambda: not workers(kdbench))
     assert not kdbench.runs

@@ -190,5 +190,19 @@ def test_a_folded_teacher_answers_the_same(arch):
     folded = fold_norms(teacher)
     torch.testing.assert_close(folded(images), teacher(images), rtol=1e-3, atol=1e-4)
     left = sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    # VGG decides by the size of its input, which a trace cannot; WRNs normalise sums as well.
-    assert left == {"vgg8": 5, "wrn_16_1": 7}.get(arch, 0)
+    assert left == {"wrn_16_1": 7}.get(arch, 0)  # WRNs normalise sums as well
+
+
+@needs_compiler
+@pytest.mark.parametrize("arch", ["vgg8", "vgg13"])
+def test_vggs_are_rewritten_for_images_of_any_size(arch, caplog):
+    caplog.set_level("INFO")
+    torch.manual_seed(0)
+    plain = load_model(arch, num_classes=10).to(memory_format=torch.channels_last).eval()
+    folded, fused = fold_norms(plain), fuse_norms(plain, KERNEL)
+    assert not caplog.records
+    for size in (32, 64):  # at 64 they halve once more
+        images = nhwc(2, 3, size, size)
+        torch.testing.assert_close(folded(images), plain(images), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(fused(images), plain(images), rtol=1e-3, atol=1e-4)
+    assert fused.state_dict().keys() >= plain.state_dict().keys()

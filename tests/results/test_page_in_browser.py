@@ -73,7 +73,7 @@ def browse(place, *options, url, size=(1300, 1000)):
         *options,
         url,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     return done.stdout, said, requests(log)
 

@@ -1,9 +1,9 @@
 import json
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
+from waiting import next_second
 from wandb_child import follow, make_identity
 
 from kdbench.engine.lock import run_lock
@@ -18,7 +18,7 @@ def train_offline(folder, epochs, state=None, status="done"):
 
 
 def resume_offline(folder, epochs, state):
-    time.sleep(1.1)  # W&B names folders by the second
+    next_second()
     return train_offline(folder, epochs, state)
 
 

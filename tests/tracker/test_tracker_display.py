@@ -138,6 +138,9 @@ def test_on_a_terminal_the_bar_moves_and_lines_are_not_torn():
     text = run_on_terminal(
         """
         import logging, sys, time
+        import tqdm.std
+        now = [100.0]
+        time.monotonic = tqdm.std.time = lambda: now[0]
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         from kdbench.tracker.display import Display
 
@@ -145,7 +148,7 @@ def test_on_a_terminal_the_bar_moves_and_lines_are_not_torn():
         with Display(2, 40, ["kd"]) as display:
             for epoch in range(2):
                 for step in range(40):
-                    time.sleep(0.015)
+                    now[0] += 0.016
                     display.step(64, lambda: 1.5)
                 logging.getLogger("other").warning("a warning from elsewhere")
                 display.epoch({"kd": {"epoch": epoch + 1, "test/top1": 51.25}})

@@ -3,10 +3,10 @@ import logging
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import next_second
 from wandb_child import (
     follow,
     make_config,
@@ -36,10 +36,9 @@ def run_child(**task):
     process = subprocess.run(
         [sys.executable, str(CHILD), json.dumps(task)],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
         capture_output=True,
         text=True,
-        timeout=60,
     )
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout.splitlines()[-1]), process.stderr
@@ -235,11 +234,16 @@ def test_a_variable_cannot_merge_two_runs(tmp_path, monkeypatch):
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_without_a_key_the_run_is_offline_at_once_and_nothing_else_changes(tmp_path, caplog):
+def test_without_a_key_the_run_is_offline_at_once_and_nothing_else_changes(
+    tmp_path, caplog, monkeypatch
+):
+    import wandb
+
     caplog.set_level(logging.INFO)
-    before, begin = dict(os.environ), time.monotonic()
+    before, modes, init = dict(os.environ), [], wandb.init
+    monkeypatch.setattr(wandb, "init", lambda **o: modes.append(o["mode"]) or init(**o))
     follow(tmp_path)
-    assert time.monotonic() - begin < 5
+    assert modes == ["offline"]  # no server was asked first
     assert dict(os.environ) == before
     assert "no API key" in caplog.text
     assert not warnings(caplog)
@@ -253,13 +257,13 @@ def test_online_without_a_key_is_a_warning(tmp_path, caplog):
     assert curve(inspect(tmp_path)) == [(0, 1.0), (1, 0.5)]
 
 
-def test_a_server_that_does_not_answer_costs_seconds_once(tmp_path, monkeypatch):
+def test_a_server_that_does_not_answer_is_asked_once(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", WELL_FORMED_KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     folders = [str(tmp_path / "a"), str(tmp_path / "b")]
     told, log = run_child(folders=folders, overrides={"init_timeout": 3})
-    assert told["seconds"] < 3 + 3
-    assert make_tracker().init_timeout * 2 < 15
+    assert (told["logins"], told["modes"]) == (1, ["offline", "offline"])
+    assert make_tracker().init_timeout * 2 < 15  # seconds: for the account and for the run
     assert told["same_environment"]
     assert log.count("WARNING W&B is offline") == 2
     assert "wandb sync" in log
@@ -317,12 +321,9 @@ def test_an_offline_run_that_goes_on_online_is_complete_there(tmp_path, wandb_se
 
 @pytest.mark.slow
 def test_a_server_that_is_lost_in_the_middle_is_waited_for_once(tmp_path, wandb_server):
-    wandb_server.lose_after_first_row = True
-    begin = time.monotonic()
     folders = [str(tmp_path / name) for name in "abcd"]
-    told, log = run_child(folders=folders, overrides={"finish_timeout": 1.0}, pause=0.2)
-    assert told["finish_seconds"] < 3
-    assert time.monotonic() - begin < 12
+    told, log = run_child(folders=folders, overrides={"finish_timeout": 1.0}, lose=True)
+    assert told["closed_here"] == 1  # the others wait together, while the process ends
     assert log.count("WARNING W&B finish failed") == 4
     assert log.count("wandb sync") >= 4
 
@@ -330,7 +331,7 @@ def test_a_server_that_is_lost_in_the_middle_is_waited_for_once(tmp_path, wandb_
 def test_a_malformed_key_is_a_warning_that_does_not_show_it(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "canary-malformed")
     told, log = run_child(folders=[str(tmp_path / "a")])
-    assert told["seconds"] < 5
+    assert told["modes"] == ["offline"]  # and no server was asked
     assert log.count("WARNING") == 1
     assert "invalid" in log
     assert "canary" not in log
@@ -425,7 +426,7 @@ def test_finish_and_log_after_finish_do_nothing(tmp_path, caplog):
 def test_a_resumed_run_continues_its_curve(tmp_path):
     state = follow(tmp_path, losses=(1.0, 0.5), status="preempted", mode="offline").state_dict()
     assert json.loads(json.dumps(state)) == state
-    time.sleep(1.1)  # W&B names folders by the second
+    next_second()
     resumed = follow(tmp_path, losses=(1.0, 0.5, 0.25, 0.125), state=state, mode="offline")
     assert resumed.state_dict() == state
     first, second = inspect(tmp_path, 0), inspect(tmp_path, 1)

@@ -1,9 +1,10 @@
 """Follows runs in a process of their own, because W&B reads its environment once per process.
 
 The argument is JSON with any of: folders, overrides (of conf/tracker/wandb.yaml), config, patch
-(the ``wandb.login`` of this process says yes), kill (W&B's service after the first epoch), pause
-(seconds after an epoch), states (of the trackers that followed before), epochs (3). Prints one
-line of JSON: seconds to start and to finish, states, whether the environment is as before.
+(the ``wandb.login`` of this process says yes), kill (W&B's service after the first epoch), lose
+(the server after the first epoch), states (of the trackers that followed before), epochs (3).
+Prints one line of JSON: how often it logged in, the mode of each ``wandb.init``, how many runs
+were closed in the main thread, states, whether the environment is as before.
 """
 
 import json
@@ -11,10 +12,12 @@ import logging
 import os
 import signal
 import sys
-import time
+import threading
+import urllib.request
 from pathlib import Path
 
 from omegaconf import OmegaConf
+from waiting import wait_for
 
 from kdbench.tracker.base import RunIdentity
 from kdbench.tracker.wandb import WandbTracker
@@ -63,21 +66,42 @@ def kill_service():
     for children in Path("/proc/self/task").glob("*/children"):
         for pid in children.read_text().split():
             os.kill(int(pid), signal.SIGKILL)
-    time.sleep(0.3)
+            wait_for(lambda pid=pid: has_ended(pid))
+
+
+def has_ended(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except FileNotFoundError:
+        return True
+
+
+def count(owner, name, describe):
+    """Wraps a function; returns the list of what its calls are described as."""
+    calls, function = [], getattr(owner, name)
+
+    def counted(*arguments, **options):
+        calls.append(describe(options))
+        return function(*arguments, **options)
+
+    setattr(owner, name, counted)
+    return calls
 
 
 def main(task):
-    if task.get("patch"):
-        import wandb
+    import wandb
 
+    if task.get("patch"):
         wandb.login = lambda **_: True
+    logins = count(wandb, "login", lambda options: 1)
+    modes = count(wandb, "init", lambda options: options["mode"])
+    is_here = lambda options: threading.current_thread() is threading.main_thread()  # noqa: E731
+    closed_here = count(WandbTracker, "_close", is_here)
     before = dict(os.environ)
     trackers = [make_tracker(**task.get("overrides", {})) for _ in task["folders"]]
     states = task.get("states", [None] * len(trackers))
-    begin = time.monotonic()
     for tracker, folder, state in zip(trackers, task["folders"], states, strict=True):
         tracker.start(make_identity(Path(folder)), make_config(**task.get("config", {})), state)
-    seconds = time.monotonic() - begin
     for epoch in range(task.get("epochs", 3)):
         for tracker in trackers:
             for step in range(10 * epoch + 5, 10 * epoch + 11, 5):
@@ -86,14 +110,14 @@ def main(task):
             tracker.log(make_row(epoch, 1.0 / (epoch + 1)))
         if task.get("kill") and epoch == 0:
             kill_service()
-        time.sleep(task.get("pause", 0))
-    begin = time.monotonic()
+        if task.get("lose") and epoch == 0:
+            urllib.request.urlopen(os.environ["WANDB_BASE_URL"] + "/lose", data=b"{}")
     for tracker in trackers:
         tracker.finish("done", {"top1_last": 52.0})
-    finish_seconds = time.monotonic() - begin
     states = [tracker.state_dict() for tracker in trackers]
     same = dict(os.environ) == before
-    told = {"seconds": seconds, "finish_seconds": finish_seconds, "states": states}
+    told = {"logins": len(logins), "modes": modes, "closed_here": sum(closed_here)}
+    told["states"] = states
     print(json.dumps({**told, "same_environment": same}))
 
 

@@ -16,7 +16,7 @@ VIEWER = {"id": "u", "entity": "me", "username": "me", "email": "", "flags": "{}
 class Server(ThreadingHTTPServer):
     """Keeps what runs were created with, their ``lines`` (rows), saved ``views`` and ``tables``.
 
-    Once ``lost`` is set, it accepts connections and hangs up.
+    Once somebody has asked for ``/lose``, it accepts connections and hangs up.
     """
 
     daemon_threads = True
@@ -25,7 +25,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.runs, self.lines, self.views, self.tables = {}, {}, [], []
-        self.lose_after_first_row = self.lost = False
+        self.lost = False
 
     def handle_error(self, request, client_address):
         """Clients hang up as they like."""
@@ -34,7 +34,7 @@ class Server(ThreadingHTTPServer):
         if "graphql" not in path:
             if path.endswith("file_stream"):
                 self.keep(path.split("/")[-2], body.get("files", {}).get("wandb-history.jsonl"))
-                self.lost = self.lose_after_first_row
+            self.lost = path == "/lose"
             return {}
         query, variables = body["query"], body.get("variables") or {}
         if "createRunFiles" in query:

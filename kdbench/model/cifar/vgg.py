@@ -6,7 +6,7 @@ mdistiller).
 """
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from kdbench.model.cifar.base import global_average, init_classifier, init_convolutions
 from kdbench.model.features import FeatureNetwork, Features
@@ -33,16 +33,21 @@ class VGG(FeatureNetwork):
 
     def forward_features(self, images: Tensor, preact: bool = False) -> Features:
         """See ``FeatureNetwork.forward_features``."""
-        # the zoos halve a fourth time for 64x64 images only, so that 32x32 ends at 4x4
-        num_pools = 4 if images.shape[2] == 64 else 3
         x = F.relu(self.block0(images), inplace=True)
         maps = [x]
         for index, block in enumerate((self.block1, self.block2, self.block3, self.block4)):
-            before = block(F.max_pool2d(x, 2) if index < num_pools else x)
+            before = block(F.max_pool2d(x, 2) if index < 3 else _pool_large(x, images.shape[2]))
             x = F.relu(before, inplace=not preact)
             maps.append(before if preact else x)
         pooled = global_average(x)
         return Features(tuple(maps), pooled, self.classifier(pooled))
+
+
+# A leaf of a trace, which knows no sizes and could not decide.
+@fx.wrap
+def _pool_large(maps: Tensor, image_size: int) -> Tensor:
+    """The zoos halve a fourth time for 64x64 images only, so that 32x32 ends at 4x4."""
+    return F.max_pool2d(maps, 2) if image_size == 64 else maps
 
 
 def _block(num_convs: int, in_channels: int, channels: int) -> nn.Sequential:
