@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
+from kdbench.config.own import find_own_code
 from kdbench.errors import Preempted, known_error
 
 
@@ -19,6 +20,7 @@ def run_command(work: Callable[[], int]) -> NoReturn:
     """
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("kdbench").setLevel(logging.INFO)  # of others, warnings only
+    find_own_code()
     try:
         code = work()
         sys.stdout.flush()

@@ -22,6 +22,7 @@ from kdbench.config.compose import CONF, CONFIG_NAME, Source, compose, hydra_con
 from kdbench.config.identity import run_key
 from kdbench.config.nodes import guard_composition
 from kdbench.config.overrides import check_overrides, with_searchpath
+from kdbench.config.own import find_own_code, replace_strategy
 from kdbench.config.reading import check_files_that_hydra_reads
 from kdbench.config.syntax import explain
 from kdbench.engine.runlog import log_traceback
@@ -44,6 +45,7 @@ guard_composition()
 def train(cfg: DictConfig) -> float:
     """Trains the run of a composed config; returns its last-epoch test accuracy in percent."""
     folder = Path(HydraConfig.get().runtime.output_dir)
+    find_own_code()  # in the processes of Hydra's own launchers too
     try:
         return _train(cfg, folder)
     except Exception as error:
@@ -76,7 +78,8 @@ def _train(cfg: DictConfig, folder: Path) -> float:
 
 def main() -> None:
     """Entry point of ``kdbench-train``; ends with one of the exit codes of ``kdbench.errors``."""
-    sys.argv[1:] = arguments = _options_first(sys.argv[1:])
+    sys.argv[1:] = arguments = replace_strategy(_options_first(sys.argv[1:]))
+    find_own_code()
     if "--version" in arguments:
         print(f"kdbench {__version__}")
         sys.exit(0)

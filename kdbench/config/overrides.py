@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.config.check import did_you_mean, find_plain_problems, find_problems, raise_all
 from kdbench.config.compose import Loader, Source, compose, hydra_context
+from kdbench.config.own import replace_strategy
 from kdbench.config.syntax import explain, is_readable
 from kdbench.errors import known_error
 
@@ -28,6 +29,7 @@ _NUMBER_OF_GROUP = {"temperature": "tau", "optim": "lr"}
 
 def compose_checked(overrides: Sequence[str]) -> DictConfig:
     """The composed config of these overrides; ConfigError with all problems where there are any."""
+    overrides = replace_strategy(overrides)
     check_overrides(overrides)
     with hydra_context() as loader:
         return compose(loader, overrides)

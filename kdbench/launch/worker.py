@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from kdbench.config.compose import prepare
+from kdbench.config.own import find_own_code
 from kdbench.engine.runlog import LOG, log_traceback, run_log
 from kdbench.errors import LoaderError, Preempted, describe_error, known_error
 from kdbench.launch.group import DONE, FAILED, RETURNED, Member, Outcome, read_request, report
@@ -24,6 +25,7 @@ def main() -> None:
     request = Path(sys.argv[1])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
+    find_own_code()
     prepare()
     try:
         work(request, *read_request(request))
