@@ -276,13 +276,21 @@ def _refused_values(cfg: DictConfig, wrong: set[str]) -> list[str]:
     import torch
 
     from kdbench.engine.device import configure_compute
+    from kdbench.model.fit import require_fit
     from kdbench.temperature.constant import Constant
+
+    def fitting(node: DictConfig) -> Any:
+        network, data = build(node), cfg.dataset
+        if any(path.startswith("dataset") for path in wrong):
+            return network
+        size = data.image_size
+        return require_fit(network, (data.channels, size, size), data.num_classes)
 
     parameter = [{"params": [torch.zeros(1, requires_grad=True)]}]
     parts: dict[str, Callable[[], Any]] = {
         "run": lambda: configure_compute(cfg),
         "dataset": lambda: build(cfg.dataset),
-        "student": lambda: build(cfg.student),
+        "student": lambda: fitting(cfg.student),
         "objective": lambda: build(cfg.objective, temperature=Constant(tau=1.0)),
         "plugin": lambda: build(cfg.plugin),
         "optim.optimizer": lambda: build_optimizer(cfg.optim, parameter),
@@ -291,7 +299,7 @@ def _refused_values(cfg: DictConfig, wrong: set[str]) -> list[str]:
     }
     if needs_teacher(cfg):
         parts["temperature"] = lambda: build(cfg.temperature)
-        parts["teacher.model"] = lambda: build(cfg.teacher.model)
+        parts["teacher.model"] = lambda: fitting(cfg.teacher.model)
     return [
         f"{path}: {problem}"
         for path, construct in parts.items()
