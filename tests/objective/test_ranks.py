@@ -54,7 +54,7 @@ def learn(folder, ranks, method):
     for process in processes:
         process.start()
     for process in processes:
-        process.join(100)
+        process.join()
     assert [process.exitcode for process in processes] == [0] * ranks
     return [torch.load(folder / f"{ranks}-{rank}.pt") for rank in range(ranks)]
 
