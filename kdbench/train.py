@@ -113,7 +113,9 @@ def main() -> None:
 def _options_first(arguments: Sequence[str]) -> list[str]:
     """Hydra's parser wants its options before the overrides; people write them anywhere."""
     known = get_args_parser()._option_string_actions
-    options, overrides, rest = [], [], list(arguments)
+    options: list[str] = []
+    overrides: list[str] = []
+    rest = list(arguments)
     while rest:
         argument = rest.pop(0)
         (options if argument.startswith("-") else overrides).append(argument)

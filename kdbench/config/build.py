@@ -28,7 +28,9 @@ def build(node: DictConfig | Mapping[str, Any], **runtime: Any) -> Any:
         ConfigError: a ``_target_`` outside the allow-list, an interpolation in plain data, or
             arguments that its owner refuses.
     """
-    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
+    plain: Any = (
+        OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
+    )
     if plain.get("weights", "") is None:  # as if it did not stand there: not every network has it
         del plain["weights"]
     problems = forbidden_targets(plain)

@@ -69,9 +69,9 @@ def with_searchpath(source: Source, overrides: Sequence[str]) -> Source:
 
 def _find_problems(loader: Loader, overrides: Sequence[str], values: bool) -> Iterator[str]:
     readable = [override for override in overrides if is_readable(override)]
-    for override in overrides:
-        if override not in readable:
-            yield explain(override, lambda option: _groups_with(loader, option))
+    for written in overrides:
+        if written not in readable:
+            yield explain(written, lambda option: _groups_with(loader, option))
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(readable)
     yield from _wrong_networks(parsed, loader.get_group_options("student"))
     sound = []

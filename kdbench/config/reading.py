@@ -51,7 +51,7 @@ def check_files_that_hydra_reads() -> None:
         return read(source, config_path)
 
     load_config.checks = True  # type: ignore[attr-defined]
-    files.load_config = load_config  # type: ignore[method-assign]
+    files.load_config = load_config  # type: ignore[method-assign,assignment]
 
 
 def _read(path: Path) -> str:

@@ -256,7 +256,7 @@ def _check_dense(state: Mapping[str, Tensor], path: Path) -> None:
 
 def _find_oddity(tensor: Tensor) -> str:
     """What keeps a tensor from being read like any other, in words; empty where nothing does."""
-    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+    if isinstance(tensor, nn.parameter.UninitializedParameter | nn.parameter.UninitializedBuffer):
         return "not initialised"
     if tensor.is_nested or tensor.layout != torch.strided:
         return "nested" if tensor.is_nested else f"sparse ({tensor.layout})"

@@ -33,7 +33,7 @@ COLOURS = {
 }
 _ALIASES = {"base": "ink", "both": "ink", "alone": "mute", "teacher": "c1", "student": "c2"}
 _DASHES = {"d1": (6, 3), "d2": (1.5, 2.5), "d3": (9, 3, 2, 3), "student": (6, 3)}
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # matplotlib brings it: the same layout everywhere
     "font.size": 8,

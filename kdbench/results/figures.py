@@ -7,6 +7,7 @@ page or as a file.
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,6 +24,7 @@ _WIDE, _PANEL, _PANELS = (4.6, 3.2), (2.3, 1.85), 4
 
 Styles = Mapping[str, str]  # row -> classes of its line
 Range = tuple[float, float]
+_Shown = TypeVar("_Shown")
 
 
 def choose_styles(
@@ -120,7 +122,7 @@ def draw_learning_rows(groups: Sequence[Group], styles: Styles) -> Drawing | Non
     def draw(axes: Axes, group: Group) -> None:
         _scale_epochs(axes, first, epochs, limits, ticks=4)
         for other in shown:
-            behind = {"linewidth": 0.6, "alpha": 0.5}
+            behind: dict[str, Any] = {"linewidth": 0.6, "alpha": 0.5}
             canvas.line(axes, *_over_epochs(other.mean(other.accuracy)), "alone", **behind)
         _draw_accuracy(axes, group, _solid(styles[group.row]), with_band=True)
 
@@ -193,9 +195,7 @@ def draw_temperature_means(groups: Sequence[Group], styles: Styles) -> Drawing |
         name = f"temperature/{who}_mean"
         if any(name in group.curves for group in shown):
             title = f"mean {who} temperature"
-            panels.append(
-                Panel(title, f"{title} of all rows", lambda axes, name=name: draw(axes, name))
-            )
+            panels.append(Panel(title, f"{title} of all rows", _with(draw, name)))
     legend = [(group.row, styles[group.row]) for group in shown]
     return Drawing("temperature-means", panels, len(panels), _WIDE, legend)
 
@@ -247,7 +247,7 @@ def _name_points(axes: Axes, centres: Mapping[str, Range], styles: Styles) -> No
     axes.set_xlim(axes.get_xlim())
     axes.set_ylim(low, high)
     rows = sorted(centres, key=lambda row: centres[row][1])
-    height = axes.get_position().height * axes.figure.get_figheight()
+    height = axes.get_window_extent().height / axes.figure.dpi  # inches
     least = 0.15 / height  # between two names
     wanted = [(centres[row][1] - low) / (high - low) for row in rows]
     for row, place in zip(rows, _spread_apart(wanted, least), strict=True):
@@ -284,10 +284,7 @@ def _small(
     legend: Sequence[tuple[str, str]] = (),
 ) -> Drawing:
     """A chart for each row."""
-    panels = [
-        Panel(group.row, f"{group.row}: {label}", lambda axes, group=group: draw(axes, group))
-        for group in groups
-    ]
+    panels = [Panel(group.row, f"{group.row}: {label}", _with(draw, group)) for group in groups]
     return Drawing(name, panels, min(_PANELS, len(panels)), _PANEL, legend)
 
 
@@ -392,3 +389,8 @@ def _are_same(group: Group) -> bool:
     if teacher is None or student is None:
         return False
     return np.allclose(teacher, student, rtol=1e-6, equal_nan=True)
+
+
+def _with(draw: Callable[[Axes, _Shown], None], shown: _Shown) -> Callable[[Axes], None]:
+    """The drawing of one panel."""
+    return lambda axes: draw(axes, shown)

@@ -149,7 +149,7 @@ def _usual(facts: Mapping[Key, list[Facts]], telling: Sequence[str]) -> dict[tup
 
     A name is left out in all cells of a row or in none, so that columns stay comparable.
     """
-    found = {}
+    found: dict[tuple[Key, str], str] = {}
     for name in telling:
         counts = {key: Counter(repr(f.get(name)) for f in group) for key, group in facts.items()}
         most = {key: count.most_common(1)[0] for key, count in counts.items()}

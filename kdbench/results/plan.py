@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
-from kdbench.config.compose import compose, hydra_context
+from kdbench.config.compose import Loader, compose, hydra_context
 from kdbench.config.identity import (
     needs_teacher,
     resolve_config,
@@ -134,7 +133,7 @@ def planned_cells(table: str, overrides: Sequence[str] = ()) -> dict[Cell, set[i
     return dict(found)
 
 
-def _list_jobs(loader: ConfigLoader, table: str, overrides: Sequence[str]) -> list[list[str]]:
+def _list_jobs(loader: Loader, table: str, overrides: Sequence[str]) -> list[list[str]]:
     """What Hydra's basic sweeper makes of the table: the overrides of each job."""
     own = compose(loader, [f"table={table}"], with_hydra=True)
     params = [f"{key}={value}" for key, value in (own.hydra.sweeper.params or {}).items()]
@@ -143,9 +142,7 @@ def _list_jobs(loader: ConfigLoader, table: str, overrides: Sequence[str]) -> li
     return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
 
 
-def _compose_runs(
-    loader: ConfigLoader, table: str, overrides: Sequence[str]
-) -> Iterator[DictConfig]:
+def _compose_runs(loader: Loader, table: str, overrides: Sequence[str]) -> Iterator[DictConfig]:
     """One config per job; it is the same object for jobs that differ in the seed alone."""
     # Composing takes 0.1 s, and nothing in conf/ is chosen by a seed.
     composed: dict[tuple[str, ...], DictConfig] = {}

@@ -33,11 +33,11 @@ class Console(logging.Handler):
         logging.getLogger().removeHandler(self)
         super().close()
 
-    def filter(self, record: logging.LogRecord) -> bool | logging.LogRecord:
+    def filter(self, record: logging.LogRecord) -> bool:
         """Drops what concerns another run, and what W&B says of itself."""
-        if getattr(record, "run", self._name) != self._name:
+        if getattr(record, "run", self._name) != self._name or record.name.startswith("wandb"):
             return False
-        return not record.name.startswith("wandb") and super().filter(record)
+        return super().filter(record)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Never raises: a lost line is no reason to stop."""
