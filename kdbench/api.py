@@ -48,7 +48,7 @@ class LoadedRun:
         if self.record.status != "done":
             raise CheckpointError(f"{self.folder} has no weights, it failed: {self.record.reason}")
         file, node = self.folder / WEIGHTS, self.record.config["student"]
-        network = build(node)
+        network = build({**node, "weights": None})  # its own are in the file
         fit_weights(network, load_weights(file, role="student"), file, node["arch"])
         digest = state_digest(network.state_dict())
         if digest != self.record.weights_digest:
