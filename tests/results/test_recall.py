@@ -113,7 +113,7 @@ OPENED = {"_target_": "builtins.open", "file": "MARKER", "mode": "w"}
         (put("teacher_config.model", {**OPENED, "arch": "x"}), "teacher_config.model: _target_"),
         (put("config.student.arch", "${oc.env:CANARY}"), "not a plain value"),
         (put("config.student.num_classes", "${oc.decode:${oc.env:CANARY}}"), "not a plain value"),
-        (put("config.${oc.env:CANARY}", 1), "not a plain value"),
+        (lambda plain: plain["config"].update({"${oc.env:CANARY}": 1}), "not a plain value"),
         (put("config.objective.name", "${kdbench.groups:}"), "not a plain value"),
         (put("config.seed", "${dataset.name}"), "not a plain value"),
         (put("teacher_config.weights", "/x/${oc.env:CANARY}"), "not a plain value"),
