@@ -171,9 +171,13 @@ def _standard(record: RunRecord) -> dict[str, Any]:
 
 def _check(overrides: Sequence[str], cfg: DictConfig) -> None:
     for override in overrides:
-        key, equals, _ = override.partition("=")
+        key, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"{override!r} is not KEY=VALUE; allowed are {', '.join(FREE)}")
+        if not value.strip():
+            raise ConfigError(
+                f"{override} has no value, as where a variable of the shell is not set; give one"
+            )
         if not any(key == free or key.startswith(f"{free}.") for free in FREE):
             raise ConfigError(
                 f"{override}: {key} is part of what the run was and cannot be changed here; "

@@ -69,6 +69,13 @@ def test_paths_are_followed_where_others_depend_on_them(tmp_path):
     assert found.dataset.root == "/elsewhere"
 
 
+@pytest.mark.parametrize("override", ["paths.outputs=", "paths.data= ", "teacher.weights="])
+def test_an_empty_value_is_no_path(tmp_path, override):
+    cfg = compose_config(["dataset=fake"])
+    with pytest.raises(ConfigError, match=f"{override} has no value"):
+        recall_config(RunFolder(tmp_path, record_of(cfg)), [override])
+
+
 @pytest.fixture
 def received(tmp_path):
     """A run's folder whose record somebody has changed, with the right digest."""
