@@ -68,7 +68,7 @@ _STYLE: dict[Any, Any] = {
 }
 _INCH = 72  # points
 # Room in a cell around the axes, inches: left, right, bottom, top.
-_MARGINS = (0.5, 0.12, 0.38, 0.3)
+_MARGINS = (0.5, 0.12, 0.46, 0.3)
 _LEGEND_ROW, _LETTER, _TITLE_LETTER = 0.17, 0.075, 0.075  # inches
 _NO_DATES: dict[str, dict[str, Any]] = {
     "svg": {"Date": None},
@@ -166,7 +166,7 @@ def set_scales(
     axes.set_yscale("log" if log else "linear")
     axes.set_ylim(*y)
     axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True, steps=[1, 2, 5, 10]))
-    axes.set_xlabel(names[0], loc="right", labelpad=1)
+    axes.set_xlabel(names[0], loc="right", labelpad=4)
     axes.set_ylabel("")
     if log:
         decades = np.log10(y[1] / y[0])

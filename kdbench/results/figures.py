@@ -227,7 +227,7 @@ def draw_cost(groups: Sequence[Group], styles: Styles) -> Drawing | None:
             )  # fmt: skip
             centres[row] = (x, y)
         axes.margins(0.08, 0.08)
-        axes.set_xlabel(f"time of a run alone, {name}", loc="right", labelpad=1)
+        axes.set_xlabel(f"time of a run alone, {name}", loc="right", labelpad=4)
         _name_points(axes, centres, styles)
 
     longest_name = max(map(len, points))
@@ -252,6 +252,7 @@ def _name_points(axes: Axes, centres: Mapping[str, Range], styles: Styles) -> No
     wanted = [(centres[row][1] - low) / (high - low) for row in rows]
     for row, place in zip(rows, _spread_apart(wanted, least), strict=True):
         thin = {"color": canvas.colour("alone"), "linewidth": 0.4, "alpha": 0.5}
+        thin |= {"relpos": (0, 0.5)}  # it begins before the name
         axes.annotate(
             canvas.clean(row),
             xy=centres[row],

@@ -132,7 +132,9 @@ class Section:
         """By name, as they are drawn; those that have nothing to show are missing."""
         prefix = f"{slug(self.column)}-"
         drawings = figures.draw_all(self.groups, self.baseline, self.styles)
-        return {drawing.name: show(drawing, prefix, self.number) for drawing in drawings}
+        few = len(self.groups) <= figures.MAX_BANDS  # one chart for all has room for their bands
+        shown = [drawing for drawing in drawings if not (few and drawing.name == "learning-rows")]
+        return {drawing.name: show(drawing, prefix, self.number) for drawing in shown}
 
     @cached_property
     def legend(self) -> list[tuple[Markup, str, str]]:

@@ -141,7 +141,8 @@ def test_temperatures(few):
 
 def test_a_few_wild_samples_do_not_set_the_scale(tmp_path):
     write_study(tmp_path, FEW)
-    metrics = write_run(tmp_path, FEW, "a_b", "kd", "normkd", 0) / "metrics.csv"
+    metrics = write_run(tmp_path, FEW, "a_b", "kd", "normkd", 0, metrics_digest=None)
+    metrics /= "metrics.csv"
     head, *rows = metrics.read_text().splitlines()
     place = head.split(",").index("temperature/student_p95")
     wild = [",".join([*(c := row.split(","))[:place], "1e9", *c[place + 1 :]]) for row in rows]
