@@ -3,10 +3,11 @@
 import pytest
 import torch
 import yaml
+from hydra.types import RunMode
 
 from kdbench.config.build import build, build_objective, build_optimizer
 from kdbench.config.check import find_problems
-from kdbench.config.compose import CONF, compose_config
+from kdbench.config.compose import CONF, compose_config, hydra_context
 from kdbench.config.identity import teacher_config
 from kdbench.model.cifar import __all__ as networks
 
@@ -68,7 +69,16 @@ def test_a_pair_with_another_student_has_nothing_of_the_pair_but_its_teacher():
     assert other == ("imagenet_resnet34_resnet50", 0.2, {"tckd": 1, "nckd": 8})
 
 
+def test_the_jobs_of_a_sweep_are_chosen_by_their_networks_too():
+    with hydra_context() as loader:
+        sweep = loader.load_configuration("train", [], RunMode.MULTIRUN, from_shell=False)
+        job = ["dataset=cifar100", "teacher=resnet56", "student=resnet20", "method=dkd"]
+        cfg = loader.load_sweep_config(sweep, job)
+    assert (cfg.pair, cfg.objective.terms.nckd.weight) == ("resnet56_resnet20", 2)
+
+
 def test_a_networks_learning_rate_is_one_of_sgd():
+    assert setting("student=shufflenetv2", "method=mlkd")[1] == 0.01
     assert setting("student=shufflenetv2", "optim=adamw")[1] == 5e-4
     assert setting("student=shufflenetv2", "optim.lr=0.3")[1] == 0.3
 
