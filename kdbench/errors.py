@@ -130,7 +130,8 @@ def describe_interpolation(error: BaseException) -> str:
 
 def _describe_composition(error: BaseException, behind: BaseException | None) -> str:
     reason = describe_interpolation(behind) if behind is not None else ""
-    return ": ".join(filter(None, [str(error), reason]))
+    where = (str(error).strip().splitlines() or [""])[0].rstrip(": ")
+    return ": ".join(filter(None, [where, reason]))
 
 
 def _is_of_ours(error: BaseException | None) -> bool:

@@ -60,6 +60,9 @@ WITHOUT_SUBJECT = {
     53: "no loss needs features",
     55: "fp16 needs a GPU",
 }
+# Cases that were seen to hold, by the names that pytest gives them; the others may fail yet.
+HELD = {"row01", "row02", "row03", "row04a", "row04b", "row05", "row06", "row07", "row08"}
+HELD |= {"row09a", "row09b", "row10", "row20", "row21", "row22"}
 CIFAR = ["dataset=cifar10", "teacher=resnet8", "student=resnet8", "method=scratch", "tracker=csv"]
 CIFAR += ["run.epochs=1", "run.threads=1", "dataset.batch_size=8"]
 # A random teacher is as good as chance, and says so; these rows are about other things.

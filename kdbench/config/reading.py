@@ -17,6 +17,7 @@ from kdbench.errors import ConfigError
 
 MAX_VALUES = 100_000  # in one file, aliases counted as often as they are used
 MAX_BYTES = 4_000_000
+_YAML = "tag:yaml.org,2002:"
 
 
 def check_yaml(path: Path) -> None:
@@ -82,9 +83,12 @@ def _count(path: Path, node: yaml.Node, sizes: dict[int, int | None]) -> int:
             raise ConfigError(f"{path}{_at(node.start_mark)}: this value contains itself")
         return known
     sizes[id(node)] = None
+    _refuse_tag(path, node)
     total = 1
     if isinstance(node, yaml.MappingNode):
         _refuse_duplicates(path, node)
+        for key, _ in node.value:
+            _refuse_tag(path, key)
         total += sum(_count(path, value, sizes) for _, value in node.value)
     elif isinstance(node, yaml.SequenceNode):
         total += sum(_count(path, value, sizes) for value in node.value)
@@ -95,6 +99,16 @@ def _count(path: Path, node: yaml.Node, sizes: dict[int, int | None]) -> int:
         )
     sizes[id(node)] = total
     return total
+
+
+def _refuse_tag(path: Path, node: yaml.Node) -> None:
+    """A tag such as ``!!python/object/apply:os.system`` asks for objects, and a config is data."""
+    if node.tag not in yaml.SafeLoader.yaml_constructors and node.tag != f"{_YAML}merge":
+        tag = node.tag.replace(_YAML, "!!")
+        raise ConfigError(
+            f"{path}{_at(node.start_mark)}: the tag {tag} is refused, a config is plain YAML; to "
+            f"have an object made write _target_: NAME"
+        )
 
 
 def _refuse_duplicates(path: Path, node: yaml.MappingNode) -> None:

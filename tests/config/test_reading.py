@@ -24,6 +24,8 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         (b"[" * 100_000, "nested too deeply"),
         (b"#" * (MAX_BYTES + 1), "bytes; a config has at most"),
         (b"a: \x00\n", "special characters are not allowed"),
+        (b"a: 1\nb: !!python/object/apply:os.mkdir [x]\n", ", line 2, column 4: the tag !!python"),
+        (b"a: !mine {b: 1}\n", "the tag !mine is refused"),
     ],
 )
 def test_what_is_wrong_and_where(tmp_path, content, words):
@@ -36,7 +38,15 @@ def test_what_is_wrong_and_where(tmp_path, content, words):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "# nothing\n", "a: &x {b: 1}\nc: *x\n", "a: !!str 1\n", "- 1\n- ü\n"]
+    "content",
+    [
+        "",
+        "# nothing\n",
+        "a: &x {b: 1}\nc: *x\n",
+        "a: !!str 1\n",
+        "a: &a {b: 1}\nc: {<<: *a}\n",
+        "- 1\n- ü\n",
+    ],
 )
 def test_what_a_config_may_be_made_of(tmp_path, content):
     (tmp_path / "mine.yaml").write_text(content, encoding="utf-8")
