@@ -47,6 +47,15 @@ def test_another_folder(report, tmp_path):
     assert (tmp_path / "elsewhere" / "deep" / "table.csv").exists()
 
 
+def test_figures_leave_the_page(report, tmp_path):
+    code, out, _ = report("--figures", str(tmp_path / "drawn"))
+    assert code == 0
+    written = {path.name for path in (tmp_path / "drawn").iterdir()}
+    prefix = "cifar100-resnet56_resnet20-"
+    assert {f"{prefix}learning.{ending}" for ending in ("pdf", "svg", "png")} <= written
+    assert f"{len(written)} figures (PDF, SVG, PNG) in " in out
+
+
 def test_trouble_is_told_and_not_fatal(report, outputs):
     write_trouble(outputs, SMALL)
     code, out, err = report()
