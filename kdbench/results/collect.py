@@ -42,17 +42,17 @@ class RunFolder:
     Attributes:
         folder: where it is.
         record: what it says of itself.
-        has_sound_metrics: whether its metrics.csv is the one that it ended with.
+        damage: why its metrics.csv is not the one that it ended with; None where it is.
     """
 
     folder: Path
     record: RunRecord
-    has_sound_metrics: bool = True
+    damage: str | None = None
 
     @cached_property
     def metrics(self) -> list[dict[str, float]]:
         """One row an epoch, names as in ``engine/metrics.py``; empty where none can be trusted."""
-        return _read_rows(self.folder / METRICS) if self.has_sound_metrics else []
+        return _read_rows(self.folder / METRICS) if self.damage is None else []
 
     @cached_property
     def timings(self) -> list[dict[str, float]]:
@@ -67,7 +67,7 @@ class Collection:
     Attributes:
         runs: that have ended, in the order of their folders.
         unfinished: folders of runs that have begun and have no record.
-        problems: one sentence for each file that cannot be used.
+        problems: one sentence for each record that cannot be used.
     """
 
     runs: list[RunFolder]
@@ -102,9 +102,7 @@ def collect(outputs: Path) -> Collection:
         except (CheckpointError, OSError) as error:
             found.problems.append(str(error))
             continue
-        found.runs.append(RunFolder(folder, record, has_sound_metrics=damage is None))
-        if damage is not None:
-            found.problems.append(damage)
+        found.runs.append(RunFolder(folder, record, damage))
     return found
 
 
@@ -201,11 +199,11 @@ def _find_damage(folder: Path, record: RunRecord) -> str | None:
     if record.metrics_digest is None:
         return None
     if not path.is_file():
-        return f"{path} is missing: the run is in the table, its curves are not drawn"
+        return f"{path} is missing; its run is in the table, and its curves are not drawn"
     if file_digest(path) != record.metrics_digest:
         return (
-            f"{path} was changed after the run ended: it does not have the digest of its record. "
-            f"The run is in the table, its curves are not drawn"
+            f"{path} was changed after the run ended: it does not have the digest of its record; "
+            f"its run is in the table, and its curves are not drawn"
         )
     return None
 

@@ -81,7 +81,7 @@ def group_runs(runs: Sequence[RunFolder], table: Table) -> tuple[list[Group], li
             if done:  # of two runs with one seed the last one is shown, as in the table
                 kept = {record.seed: folders[id(record)] for record in done}
                 groups.append(_group(row, column, dict(sorted(kept.items())), problems))
-    return groups, problems
+    return groups, list(dict.fromkeys(problems))  # a student alone is in several columns
 
 
 def read_columns(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -131,8 +131,9 @@ def _group(row: str, column: str, runs: Mapping[int, RunFolder], problems: list[
     found = {}
     for seed, run in runs.items():
         try:
-            sound = run.has_sound_metrics  # whoever collected the runs has said it otherwise
-            found[seed] = read_columns(run.folder / METRICS, NAMES) if sound else {}
+            if run.damage is not None:
+                raise DataError(run.damage)
+            found[seed] = read_columns(run.folder / METRICS, NAMES)
         except DataError as error:
             problems.append(str(error))
             found[seed] = {}

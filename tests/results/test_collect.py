@@ -92,15 +92,14 @@ def test_metrics_that_were_changed_after_the_end_are_noticed(outputs):
     path = outputs / "run0" / "metrics.csv"
     write_metrics(path, [{"epoch": 1, "test/top1": 50.0}])
     sound(metrics_digest=file_digest(path)).write(path.parent)
-    (run, _), problems = (found := collect(outputs)).runs, found.problems
-    assert (len(run.metrics), run.has_sound_metrics, problems) == (1, True, [])
+    run, _ = collect(outputs).runs
+    assert (len(run.metrics), run.damage) == (1, None)
     path.write_text(path.read_text().replace("50.0", "90.0"))
-    (run, _), (problem,) = (found := collect(outputs)).runs, found.problems
-    assert (run.metrics, run.has_sound_metrics) == ([], False)
-    assert "run0/metrics.csv was changed after the run ended" in problem
+    found = collect(outputs)
+    assert (found.runs[0].metrics, found.problems) == ([], [])
+    assert "run0/metrics.csv was changed after the run ended" in found.runs[0].damage
     path.unlink()
-    (problem,) = collect(outputs).problems
-    assert "run0/metrics.csv is missing" in problem
+    assert "run0/metrics.csv is missing" in collect(outputs).runs[0].damage
 
 
 def test_a_record_of_another_run_is_noticed(tmp_path):
