@@ -16,10 +16,20 @@ class CohortLauncher(Launcher):
         executor: ``kdbench.launch.executor.Executor``.
         max_learners: see ``kdbench.launch.sweep.Sweep``.
         fail_fast: the same.
+        max_points: the same.
+        dry: the same.
     """
 
-    def __init__(self, executor: Any, max_learners: int | None, fail_fast: int | None) -> None:
+    def __init__(
+        self,
+        executor: Any,
+        max_learners: int | None,
+        fail_fast: int | None,
+        max_points: int | None,
+        dry: bool,
+    ) -> None:
         self.executor, self.max_learners, self.fail_fast = executor, max_learners, fail_fast
+        self.max_points, self.dry = max_points, dry
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -37,6 +47,8 @@ class CohortLauncher(Launcher):
             self.executor,
             self.max_learners,
             self.fail_fast,
+            self.max_points,
+            self.dry,
             self.context,
             self.task_function,
             self.config,

@@ -15,6 +15,12 @@ _VARIABLE = re.compile(r"[Ee]nvironment variable '([^']*)' not found")  # as Ome
 _LOADER_DIED = "DataLoader worker (pid"  # torch has no type for it
 _SHARED_MEMORY = "/dev/shm"
 
+# What torch raises as a plain RuntimeError: its CPU allocator has no type of its own, and cuDNN and
+# cuBLAS report by status.
+_NO_MEMORY = ("DefaultCPUAllocator: ", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
+_LIBRARY_FAILURES = ("cuDNN error: ", "CUDA error: ")
+_CUDA_NO_MEMORY = 2  # cudaErrorMemoryAllocation
+
 
 class KdbenchError(Exception):
     """Base of all expected errors; ``exit_code`` is the exit status of the command."""
@@ -52,8 +58,20 @@ class ResourceError(KdbenchError):
     exit_code = 6
 
 
-class LoaderError(ResourceError):
+class TransientError(ResourceError):
+    """Nothing more can be done in this process; in another one it may succeed."""
+
+
+class LoaderError(TransientError):
     """A process that loads data died, or has no shared memory: another attempt may succeed."""
+
+
+class MemoryShortageError(ResourceError):
+    """A device has not the memory that a step needs."""
+
+
+class DeviceError(TransientError):
+    """A device failed, and nothing can use it any more in this process."""
 
 
 class LockedError(KdbenchError):
@@ -92,15 +110,21 @@ def known_error(error: BaseException | None) -> KdbenchError | None:
     for each in chain:
         if isinstance(each, KdbenchError):
             return each
-        if isinstance(each, MemoryError) or type(each).__name__ == "OutOfMemoryError":
-            return ResourceError(
-                f"out of memory: {str(each).splitlines()[0] if str(each) else each!r}. Choose a "
-                f"smaller dataset.batch_size or network; the last checkpoint is kept"
+        if _is_memory_shortage(each):
+            return MemoryShortageError(
+                f"out of memory: {_first_line(each)}. Choose a smaller dataset.batch_size or "
+                f"network; the last checkpoint is kept"
+            )
+        if _is_device_failure(each):
+            return DeviceError(
+                f"the device failed: {_first_line(each)}. The last checkpoint is kept, and the "
+                f"same command continues from it"
             )
         if isinstance(each, RuntimeError) and str(each).startswith(_LOADER_DIED):
             return explain_loader(str(each).partition(". ")[0])
         if isinstance(each, OSError) and each.errno in _NO_ROOM:
-            return ResourceError(f"{each.filename}: {each.strerror}; see paths.outputs")
+            where = each.filename or "a file below paths.outputs"
+            return ResourceError(f"{where}: {each.strerror}; see paths.outputs")
     for each, behind in zip(chain, [*chain[1:], None], strict=True):
         if isinstance(each, ConfigCompositionException):
             return ConfigError(_describe_composition(each, behind))
@@ -163,6 +187,32 @@ def explain_loader(problem: str) -> LoaderError:
         f"give more shared memory (docker run --shm-size=8g). The last checkpoint is kept: the "
         f"same command continues"
     )
+
+
+def _is_memory_shortage(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or _is_of(error, "OutOfMemoryError"):
+        return True
+    if _is_of(error, "AcceleratorError"):
+        return getattr(error, "error_code", None) == _CUDA_NO_MEMORY
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+
+
+def _is_device_failure(error: BaseException) -> bool:
+    if _is_of(error, "AcceleratorError"):
+        return True
+    return isinstance(error, RuntimeError) and str(error).startswith(_LIBRARY_FAILURES)
+
+
+def _is_of(error: BaseException, name: str) -> bool:
+    """Whether an error has a class of torch; importing torch to ask takes a second."""
+    return any(
+        kind.__name__ == name and kind.__module__.startswith("torch")
+        for kind in type(error).__mro__
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else repr(error)
 
 
 class Preempted(BaseException):

@@ -1,10 +1,14 @@
 """Writing files that must survive a crash: everything that kdbench keeps goes through here."""
 
+import errno
+import logging
 import os
 import secrets
 import shutil
 import stat
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kdbench import fault
@@ -17,6 +21,10 @@ _FILES = (
     *("metrics.csv", "timings.csv", "student.safetensors"),
 )
 _SAVED = ("config.yaml", "hydra.yaml", "overrides.yaml")
+_MAY_NOT = {errno.EROFS, errno.EACCES, errno.EPERM}
+ABANDONED = 3600.0  # seconds after which a file that nobody has finished is a leftover
+
+log = logging.getLogger(__name__)
 
 
 def write_atomic(path: Path, payload: bytes) -> None:
@@ -40,12 +48,75 @@ def write_atomic(path: Path, payload: bytes) -> None:
     except OSError as error:
         raise ResourceError(
             f"{path} could not be written: {error.strerror or error}; {len(payload):,} bytes are "
-            f"needed, {free_disk(path.parent):,} are free there; make room, or choose another "
+            f"needed, {_describe_room(path.parent)} there; make room, or choose another "
             "place with paths.outputs or paths.cache"
         ) from error
     finally:
         with suppress(OSError):  # after the rename there is nothing left to remove
             temporary.unlink()
+
+
+def write_cache(path: Path, payload: bytes) -> None:
+    """Keeps what can be computed again: where nobody may write, a warning says so.
+
+    Raises:
+        ResourceError: no space, or a damaged disk.
+    """
+    try:
+        write_atomic(path, payload)
+    except ResourceError as error:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _MAY_NOT:
+            raise
+        log.warning("%s is not kept, and computed again next time: %s", path, error.__cause__)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Within this context, what goes wrong with a file is an error that names it.
+
+    Raises:
+        ResourceError: for every OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ResourceError(
+            f"{path} cannot be used: {error.strerror or error} ({_describe_room(path.parent)} "
+            f"there); see paths.outputs"
+        ) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder that kdbench writes into, with those above it.
+
+    Raises:
+        ResourceError: something else is in its place, or it may not be written.
+    """
+    with naming(folder):
+        obstacle = _find_obstacle(folder)
+        if obstacle:
+            raise ResourceError(
+                f"{obstacle}, and {folder} has to be a folder; move it away, or choose another "
+                f"place with paths.outputs"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise ResourceError(
+                f"{folder} may not be written by this process (permissions, or a file system that "
+                f"is mounted read-only); choose another place with paths.outputs"
+            )
+
+
+def _find_obstacle(folder: Path) -> str:
+    """What is in the way of a folder, in words; empty where it is there or can be made."""
+    for place in (folder, *folder.absolute().parents):
+        if os.path.isdir(place):
+            return ""
+        if os.path.islink(place):
+            return f"{place} is a link to {os.readlink(place)}, where no folder is"
+        if os.path.lexists(place):
+            return f"{place} is a file"
+    return ""
 
 
 def _write_new(path: Path, payload: bytes) -> None:
@@ -117,6 +188,14 @@ def remove_leftovers(folder: Path) -> None:
         temporary.unlink()
 
 
+def remove_abandoned(folder: Path) -> None:
+    """Removes what killed processes left below a folder into which others may be writing now."""
+    for temporary in folder.rglob("*.tmp"):
+        with suppress(OSError):  # gone already, or not ours
+            if time.time() - temporary.stat().st_mtime > ABANDONED:
+                temporary.unlink()
+
+
 def _sync_folder(folder: Path) -> None:
     """Makes the rename itself durable."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -128,5 +207,16 @@ def _sync_folder(folder: Path) -> None:
 
 def free_disk(folder: Path) -> int:
     """Bytes free where a folder is, or where it would be made."""
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(_existing(folder)).free
+
+
+def _describe_room(folder: Path) -> str:
+    found = os.statvfs(_existing(folder))
+    if found.f_files and not found.f_favail:
+        return "the file system has no inodes left: it cannot hold one more file, and none is free"
+    return f"{free_disk(folder):,} bytes are free"
+
+
+def _existing(folder: Path) -> Path:
+    places = (folder, *folder.absolute().parents)
+    return next(place for place in places if os.path.isdir(place))

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from kdbench.command import run_command
 from kdbench.config.build import build
 from kdbench.config.compose import save_config
-from kdbench.config.identity import describe, initial_weights_digest, run_key
+from kdbench.config.identity import initial_weights_digest, run_key
 from kdbench.engine.runlog import run_log
 from kdbench.errors import CheckpointError, ConfigError, DataError
 from kdbench.results.collect import RunFolder
@@ -125,7 +125,7 @@ def _train(run: RunFolder, cfg: DictConfig, folder: Path) -> RunRecord:
     if not (folder / ".hydra").exists():
         mark_repetition(folder, run.folder)
         save_config(cfg, folder)
-    with run_log(folder, describe(cfg, folder, key).label):
+    with run_log(folder, key):
         return train_job(cfg, folder)
 
 

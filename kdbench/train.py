@@ -25,10 +25,18 @@ from kdbench.config.overrides import check_overrides, with_searchpath
 from kdbench.config.own import find_own_code, replace_strategy
 from kdbench.config.reading import check_files_that_hydra_reads
 from kdbench.config.syntax import explain
-from kdbench.engine.runlog import log_traceback
-from kdbench.errors import ConfigError, Preempted, SweepError, describe_error, known_error
-from kdbench.files import refuse_links
-from kdbench.results.record import FILE, find_finished
+from kdbench.engine.runlog import log_failure
+from kdbench.errors import (
+    ConfigError,
+    LockedError,
+    Preempted,
+    SweepError,
+    describe_error,
+    known_error,
+)
+from kdbench.files import make_folder, refuse_links
+from kdbench.launch.consent import count_points, read_limit, require_meant
+from kdbench.results.record import FILE, RunRecord, find_finished
 
 log = logging.getLogger("kdbench")
 
@@ -49,13 +57,14 @@ def train(cfg: DictConfig) -> float:
     try:
         return _train(cfg, folder)
     except Exception as error:
+        if not isinstance(known_error(error), LockedError):  # the log is then another process's
+            log_failure(folder, error)
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise
         # A job of one of Hydra's own launchers: only the first failure of a sweep gets out, and
         # one that comes from another process has lost its cause. So it is told here.
         reason = describe_error(error)
         log.error("failed: %s", reason)
-        log_traceback(folder, error)
         raise SweepError(reason) from None
 
 
@@ -95,7 +104,10 @@ def main() -> None:
             raise ConfigError("-m starts a sweep, and questions such as --cfg are about one run")
         if not _QUESTIONS & {a.split("=")[0] for a in arguments}:
             source, overrides = _split(arguments)
-            _look_over(source, overrides, sweep)
+            finished = _look_over(source, overrides, sweep)
+            if finished is not None:  # nothing is written: its folder may be read-only
+                _say(f"already done: {finished[0].summary()}\nrecord: {finished[1] / FILE}")
+                return
         hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base="1.3")(train)()
     except Preempted as stop:
         _say(str(stop))
@@ -165,21 +177,31 @@ def _split(arguments: list[str]) -> tuple[Source, list[str]]:
     return source, known.overrides
 
 
-def _look_over(source: Source, overrides: list[str], sweep: bool) -> None:
-    """Refuses a command line with mistakes before Hydra makes a folder for it."""
+def _look_over(source: Source, overrides: list[str], sweep: bool) -> tuple[RunRecord, Path] | None:
+    """Refuses a command line with mistakes before Hydra makes a folder for it.
+
+    Returns:
+        Record and folder of the run that it asks for, if that is done already.
+    """
     if sweep:  # values are checked run by run: one that is wrong does not cost the others
+        require_meant(count_points(overrides), read_limit(overrides))
         single = [_INTERVAL.sub(r"choice(\1,\2)", override) for override in overrides]
         check_overrides(single, values=False, source=source)
-        return
+        return None
     check_overrides(overrides, values=False, source=source)
     with hydra_context(with_searchpath(source, overrides)) as loader:
         cfg = compose(loader, overrides, with_hydra=True)
-    refuse_links(Path(cfg.hydra.run.dir))
-    if find_finished(Path(cfg.hydra.run.dir), run_key(cfg)) is None:
-        # Imported here: a finished run is recognised without waiting for torch.
-        from kdbench.config.check import check
+    folder = Path(cfg.hydra.run.dir)
+    refuse_links(folder)
+    record = find_finished(folder, run_key(cfg))
+    if record is not None:
+        return record, folder
+    # Imported here: a finished run is recognised without waiting for torch.
+    from kdbench.config.check import check
 
-        check(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
+    check(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
+    make_folder(folder)  # Hydra would end with a traceback
+    return None
 
 
 def _explain(error: Exception, sweep: bool) -> int:

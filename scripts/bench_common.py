@@ -143,7 +143,9 @@ def make_trainer(teacher: Teacher | None, cfgs: Sequence[DictConfig], bench: Ben
         protocol=lead.run.protocol,
         compute=bench.compute,
         checkpoint_minutes=lead.run.checkpoint_minutes,
-        display=Display(lead.run.epochs, bench.data.steps_per_epoch, [run.name for run in runs]),
+        display=Display(
+            lead.run.epochs, bench.data.steps_per_epoch, {run.key: run.name for run in runs}
+        ),
     )
 
 

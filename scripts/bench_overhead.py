@@ -206,7 +206,7 @@ def prepare(bench: Bench, overrides: Sequence[str]) -> Trainer:
     network = fresh_teacher(cfg, next(iter(bench.data.train_batches(0))), bench.compute)
     teacher = Teacher(network, bench.compute, state_digest(network.state_dict()))
     trainer = make_trainer(teacher, [cfg], bench)
-    names = [run.name for run in trainer.runs]
+    names = {run.key: run.name for run in trainer.runs}
     trainer.display = Display(trainer.epochs, bench.data.steps_per_epoch, names, Terminal())
     return trainer
 

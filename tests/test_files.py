@@ -4,7 +4,16 @@ import os
 import pytest
 
 from kdbench.errors import ResourceError
-from kdbench.files import refuse_links, require_room, write_atomic
+from kdbench.files import (
+    ABANDONED,
+    make_folder,
+    naming,
+    refuse_links,
+    remove_abandoned,
+    require_room,
+    write_atomic,
+    write_cache,
+)
 
 
 def test_makes_folders_and_replaces(tmp_path):
@@ -85,7 +94,7 @@ PLANTED += [".hydra", ".hydra/config.yaml", ".hydra/overrides.yaml", "checkpoint
 def test_links_in_a_run_folder_are_not_followed(tmp_path, name, dangling):
     from kdbench.config.compose import write_config
     from kdbench.engine.lock import run_lock
-    from kdbench.engine.runlog import LogFile, log_traceback, run_log
+    from kdbench.engine.runlog import LogFile, log_failure, run_log
 
     folder, victim = tmp_path / "run", tmp_path / "victim"
     path = folder / name
@@ -106,11 +115,11 @@ def test_links_in_a_run_folder_are_not_followed(tmp_path, name, dangling):
         log_into,
         lock,
         lambda: LogFile(folder / "train.log"),
-        lambda: log_traceback(folder, ValueError()),
         lambda: write_config({"config.yaml": "evil"}, folder),
     ):
         with pytest.raises(ResourceError, match=f"{path} is a link.*remove it"):
             write()
+    log_failure(folder, ValueError())
     assert victim.exists() is not dangling
     assert dangling or victim.read_text() == "precious"
 
@@ -133,3 +142,68 @@ def test_a_run_folder_behind_a_link_is_the_users_own_arrangement(tmp_path):
     (tmp_path / "run").symlink_to(tmp_path / "scratch")
     refuse_links(tmp_path / "run")
     refuse_links(tmp_path / "not yet there")
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_cache_that_may_not_be_written_is_no_error(tmp_path, monkeypatch, caplog, number):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "write", fail)
+    write_cache(tmp_path / "cache" / "file", b"1")
+    assert "file is not kept, and computed again next time" in caplog.text
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_cache_on_a_full_disk_is_an_error(tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", fail)
+    with pytest.raises(ResourceError, match="No space left"):
+        write_cache(tmp_path / "file", b"1")
+
+
+def test_what_a_killed_writer_left_in_a_cache_is_removed_later(tmp_path):
+    old, new = tmp_path / ".a.0.tmp", tmp_path / ".b.0.tmp"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    long_ago = new.stat().st_mtime - ABANDONED - 1
+    os.utime(old, (long_ago, long_ago))
+    remove_abandoned(tmp_path.parent)
+    assert [path.name for path in tmp_path.iterdir()] == [".b.0.tmp"]
+
+
+def test_an_error_of_the_system_names_the_file(tmp_path):
+    path = tmp_path / "here.txt"
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as os.write raises it
+    expected = pytest.raises(ResourceError, match=r"here\.txt cannot be used: No space left")
+    with expected, naming(path):
+        raise full
+
+
+def test_no_inodes_is_said_in_words(tmp_path, monkeypatch):
+    found = os.statvfs(tmp_path)
+
+    class Full:
+        f_files, f_favail = 100, 0
+        f_frsize, f_bavail, f_blocks, f_bfree = (
+            found.f_frsize,
+            found.f_bavail,
+            found.f_blocks,
+            found.f_bfree,
+        )
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "statvfs", lambda place: Full)
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(ResourceError, match="no inodes left"):
+        write_atomic(tmp_path / "file", b"1")
+
+
+def test_a_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    with pytest.raises(ResourceError, match="run may not be written"):
+        make_folder(tmp_path / "run")

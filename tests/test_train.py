@@ -76,10 +76,25 @@ def test_a_run_and_the_same_run_again(kdbench, tmp_path):
     assert (record.temperature, record.seed, record.status) == ("cosine", 3, "done")
     assert record.command[1:3] == [f"paths.outputs={tmp_path}/out", "debug=smoke"]
     before = path.read_bytes()
+    files = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
     code, said = kdbench("temperature=cosine", "seed=3")
     assert code == 0
     assert "already done" in said
     assert path.read_bytes() == before
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == files  # it may be read-only
+
+
+def test_why_a_run_failed_is_in_its_log_and_its_record(kdbench, tmp_path):
+    code, said = kdbench("method=kd", "teacher.expected_top1=99", "teacher.tolerance=0")
+    assert code == 4, said
+    (path,) = runs(tmp_path)
+    record = read_record(path.parent)
+    assert (record.status, record.epochs_done, record.teacher) == ("failed", 0, "resnet8")
+    assert "expected are 99.00 %" in record.reason
+    text = (path.parent / "train.log").read_text()
+    assert text.count("failed: the teacher from") == 1
+    assert text.count("Traceback") == 1
+    assert kdbench("method=kd", "teacher.expected_top1=1")[0] == 0  # the same run: another bound
 
 
 @pytest.mark.parametrize(
@@ -104,10 +119,15 @@ def test_a_run_and_the_same_run_again(kdbench, tmp_path):
         (["optim.lr=???"], 2, ["optim.lr has no value"]),
         (["~tracker"], 2, ["tracker has no value"]),
         (["-m", "--cfg", "job"], 2, ["about one run"]),
+        (["-m", "seed=range(1,1000000000)"], 2, ["999,999,999 points", "max_points=999999999"]),
         (["-m", "hydra.launcher.max_learners=0"], 2, ["max_learners=0", ">= 1"]),
         (["teacher.weights=/no/file.pth"], 4, ["teacher.weights='/no/file.pth'", "auto"]),
         (["method=scratch", "optim.lr=1e30"], 5, ["ce not finite at step", "optim.lr"]),
-        (["method=scratch", "hydra.run.dir=/dev/null/x"], 6, ["/dev/null/x", "Not a directory"]),
+        (
+            ["method=scratch", "hydra.run.dir=/dev/null/x"],
+            6,
+            ["/dev/null is a file"],
+        ),
         (["method=scratch", "paths.cache=/dev/null/x"], 6, ["/dev/null/x", "Not a directory"]),
     ],
 )

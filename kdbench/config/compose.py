@@ -23,7 +23,7 @@ from kdbench.config.choices import list_groups
 from kdbench.config.identity import mark_resolved, register_resolvers
 from kdbench.config.schema import Config, register
 from kdbench.errors import ConfigError
-from kdbench.files import refuse_links
+from kdbench.files import make_folder, naming, refuse_links
 
 _PACKAGED = Path(__file__).parents[1] / "conf"  # where a wheel puts it
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
@@ -192,8 +192,14 @@ def config_files(cfg: DictConfig) -> dict[str, str]:
 
 
 def write_config(files: Mapping[str, str], folder: Path) -> None:
-    """Writes ``config_files`` below the folder of a run."""
+    """Writes ``config_files`` below the folder of a run.
+
+    Raises:
+        ResourceError: the folder cannot be made or written.
+    """
+    make_folder(folder)
     refuse_links(folder)
-    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+    make_folder(folder / ".hydra")
     for name, text in files.items():
-        (folder / ".hydra" / name).write_text(text)
+        with naming(folder / ".hydra" / name):
+            (folder / ".hydra" / name).write_text(text)

@@ -98,6 +98,16 @@ def run_key(cfg: AnyConfig) -> str:
     return _run_key(resolve_config(cfg))
 
 
+def dataset_digest(cfg: AnyConfig) -> str:
+    """What stands for the dataset in a run key.
+
+    Raises:
+        DataError: it is not where the config says.
+    """
+    plain = resolve_config(cfg)
+    return _dataset(json.dumps(plain["dataset"])).source(Path(plain["paths"]["cache"])).digest
+
+
 def cohort_key(cfg: AnyConfig) -> CohortKey:
     """Runs with one key see the same batches and, if they ask a teacher, hear the same answers."""
     plain = resolve_config(cfg)
@@ -201,11 +211,10 @@ def _teacher_choices(teacher: Mapping[str, Any]) -> dict[str, Any]:
 
 def _run_key(plain: Mapping[str, Any]) -> str:
     require_names(plain)
-    source = _dataset(json.dumps(plain["dataset"])).source(Path(plain["paths"]["cache"]))
     config = _stable(plain)
     content = {
         "config": config,
-        "dataset": source.digest,
+        "dataset": dataset_digest(plain),
         "teacher": _teacher_identity(plain) if needs_teacher(plain) else None,
         "numerics": NUMERICS_VERSION,
     }

@@ -11,7 +11,7 @@ import safetensors.numpy
 from safetensors import SafetensorError, safe_open
 
 from kdbench.data.base import Arrays, Content
-from kdbench.files import write_atomic
+from kdbench.files import write_cache
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def load_or_build(path: Path, build: Callable[[], Content]) -> Content:
             aside = path.replace(path.with_name(f"{path.name}.damaged"))
             log.warning("%s is damaged (%s); it is now %s and is rebuilt", path, error, aside.name)
     content = build()
-    write_atomic(path, _pack(content))
+    write_cache(path, _pack(content))
     return content
 
 

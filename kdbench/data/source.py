@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kdbench.data.base import Source
 from kdbench.digest import file_digest
-from kdbench.files import write_atomic
+from kdbench.files import write_cache
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def _content_digests(
         digests[name] = remembered[2] if remembered[:2] == stamp else file_digest(path)
         fresh[name] = [*stamp, digests[name]]
     if fresh != known:
-        write_atomic(memo, _pack_memo(fresh))
+        write_cache(memo, _pack_memo(fresh))
     return digests
 
 

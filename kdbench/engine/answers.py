@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kdbench.data.base import DataModule
 from kdbench.digest import state_digest
-from kdbench.files import write_atomic
+from kdbench.files import write_cache
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class AnswerFiles:
         logits, targets = (tensor.cpu() for tensor in ask())
         tensors = {"logits": logits.contiguous(), "targets": targets.contiguous()}
         metadata = {"sha256": state_digest(tensors)}
-        write_atomic(path, safetensors.torch.save(tensors, metadata))
+        write_cache(path, safetensors.torch.save(tensors, metadata))
         return logits, targets
 
 

@@ -15,8 +15,9 @@ from kdbench.config.machine import has_fast_bf16
 from kdbench.errors import ConfigError
 from kdbench.model.fuse import fold_norms, fuse_norms
 from kdbench.model.fused_norm import load_kernel
+from kdbench.threads import wanted_threads
 
-PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "auto")
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Compute:
 
     Attributes:
         device: all networks, batches and meters live here.
-        precision: "fp32", "bf16" or "fp16"; what autocast uses inside the networks. Losses are
-            float32 whatever it is.
+        precision: "fp32", "tf32", "bf16" or "fp16"; of the networks. Losses are float32 whatever
+            it is, with "tf32" too: only their matrix products are rounded as the networks' are.
         memory_format: of images and convolution weights.
         folds: whether frozen networks have their batch norms folded into convolutions.
         fuses: whether trained networks on a CPU have the batch norms of ``fused_norm.py``.
@@ -73,7 +74,7 @@ class Compute:
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def _autocast(self) -> AbstractContextManager:
-        if self.precision == "fp32":
+        if self.precision in ("fp32", "tf32"):
             return nullcontext()
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(self.device.type, dtype=dtype)
@@ -97,7 +98,10 @@ def choose_compute(device: str, precision: str, channels_last: bool) -> Compute:
 
 
 def configure_compute(cfg: AnyConfig, precision: str | None = None) -> Compute:
-    """What the sections ``run`` and ``speed`` of a config ask for.
+    """What the sections ``run`` and ``speed`` of a config ask for, and sets it in this process.
+
+    Convolutions of float32 tensors on NVIDIA GPUs use TF32 (10 bits of mantissa) unless torch is
+    told otherwise: "fp32" tells it, and "tf32" allows it, in matrix products too.
 
     Args:
         cfg: of a run, composed or resolved.
@@ -110,6 +114,8 @@ def configure_compute(cfg: AnyConfig, precision: str | None = None) -> Compute:
     compute = choose_compute(
         run["device"], precision or run["precision"], channels_last=speed["channels_last"]
     )
+    torch.backends.cuda.matmul.allow_tf32 = compute.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = compute.precision == "tf32"
     # The kernel knows one memory format, and cuDNN needs no help.
     fuses = speed["fused_norm"] and speed["channels_last"] and compute.device.type == "cpu"
     return replace(compute, folds=speed["fold_teacher"], fuses=fuses)
@@ -120,18 +126,32 @@ def set_threads(threads: int | None) -> int:
 
     The number changes the last bits of sums, so it is explicit and goes into the record.
     """
-    if threads is None:
-        variable = os.environ.get("OMP_NUM_THREADS", "")
-        threads = int(variable) if variable.isdecimal() else len(os.sched_getaffinity(0))
+    threads = wanted_threads(threads) or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
     return threads
+
+
+def current_threads() -> int:
+    """CPU threads of this process."""
+    return torch.get_num_threads()
+
+
+def read_flags() -> dict[str, bool]:
+    """Switches of torch on which the bits of a GPU's results depend, as they are now."""
+    return {
+        "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
+        "tf32_convolution": torch.backends.cudnn.allow_tf32,
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+    }
 
 
 def describe_machine(compute: Compute, threads: int) -> str:
     """Everything by which speed and last bits of one network differ from machine to machine."""
     where = f"{cpu_model()}, {threads} threads"
     if compute.device.type == "cuda":
-        where = torch.cuda.get_device_name(compute.device)
+        tf32 = "TF32" if compute.precision == "tf32" else "no TF32"
+        where = f"{torch.cuda.get_device_name(compute.device)}, {tf32}"
     return f"{where}, {compute.precision}, {compute.layout}, torch {torch.__version__}"
 
 
@@ -167,11 +187,24 @@ def _find_device(name: str) -> torch.device:
 def _find_precision(precision: str, device: torch.device) -> str:
     if precision not in PRECISIONS:
         raise ConfigError(f"run.precision={precision!r}: use one of {', '.join(PRECISIONS)}")
+    if precision == "tf32" and not _has_tf32(device):
+        raise ConfigError(
+            f"run.precision=tf32 needs an NVIDIA GPU with compute capability 8.0 or higher, found "
+            f"{_describe_device(device)}; use fp32 or bf16"
+        )
     if precision == "auto":
         return "bf16" if _has_fast_bf16(device) else "fp32"
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError("run.precision=fp16 needs a CUDA device, found cpu; use bf16 or fp32")
     return precision
+
+
+def _has_tf32(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _describe_device(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _has_fast_bf16(device: torch.device) -> bool:

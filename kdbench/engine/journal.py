@@ -34,6 +34,10 @@ log = logging.getLogger(__name__)
 BEST_WEIGHTS = "best.safetensors"
 
 
+class ForeignFolderError(ConfigError):
+    """The folder holds the state of another run."""
+
+
 class Journal:
     """The memory of one run between and during its attempts.
 
@@ -67,6 +71,7 @@ class Journal:
         self.timings: list[dict[str, float]] = []
         self.attempts = 1
         self.spent: dict[str, float] = {}  # seconds, by kind of work, of an epoch that is not over
+        self.warnings: list[str] = []
 
     @property
     def folder(self) -> Path:
@@ -82,9 +87,9 @@ class Journal:
         """Puts the newest sound state back, if there is one, and opens the tracker.
 
         Raises:
-            ConfigError: the folder holds another run.
+            ForeignFolderError: the folder holds another run.
             ResourceError: there is no room for its checkpoints.
-            CheckpointError: no checkpoint is sound, or the teacher has changed.
+            CheckpointError: no checkpoint is sound, or fits, or the teacher has changed.
         """
         for folder in (self.folder, self.checkpoints.folder):
             remove_leftovers(folder)
@@ -94,17 +99,28 @@ class Journal:
         state = self.checkpoints.load()
         if state is not None:
             self._require_same_run(state)
-            learner.load_state_dict(state["learner"])
+            self._restore(learner, state["learner"])
             self.rows, self.timings = state["rows"], state["timings"]
             self.attempts = state["attempts"] + 1
             self._restore_best(state.get("best"))
             self.spent = state.get("spent", {})
-            self._write_tables()
-            name = self.identity.label
-            log.info("%s continues after step %d", name, learner.step, extra=of(name))
+            self.warnings = list(state.get("warnings", []))
+            self.write_tables()
+            self.say("continues after step %d", learner.step)
         self.tracker.start(self.identity, self.config, state["tracker"] if state else None)
         for row, timing in zip(self.rows, self.timings, strict=True):
             self.tracker.log({**row, **timing})  # it leaves out what it has
+
+    def say(self, text: str, *values: object) -> None:
+        """A line in the log of this run, and of no other of its cohort."""
+        log.info(f"%s {text}", self.identity.label, *values, extra=of(self.identity.run_key))
+
+    def warn(self, text: str) -> None:
+        """Tells people what was probably not meant: once, in the log and in the record."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            extra = of(self.identity.run_key)
+            log.warning("%s: warning: %s", self.identity.label, text, extra=extra)
 
     def commit(self, learner: Learner) -> None:
         """Saves the state of this moment."""
@@ -123,6 +139,7 @@ class Journal:
                 "timings": self.timings,
                 "attempts": self.attempts,
                 "spent": self.spent,
+                "warnings": self.warnings,
                 "tracker": self.tracker.state_dict(),
             },
         )
@@ -153,9 +170,10 @@ class Journal:
         if last or len(self.rows) % self.checkpoint_epochs == 0:
             self.commit(learner)
         fault.point("epoch:committed")
-        self._write_tables()
+        self.write_tables()
 
-    def _write_tables(self) -> None:
+    def write_tables(self) -> None:
+        """The rows of all epochs so far."""
         write_metrics(self.folder / METRICS, self.rows)
         write_metrics(self.folder / TIMINGS, self.timings)
 
@@ -174,13 +192,23 @@ class Journal:
             log.warning("%s is missing or changed; restored from the checkpoint", path)
             write_atomic(path, self.best_payload)
 
+    def _restore(self, learner: Learner, state: dict[str, Any]) -> None:
+        try:
+            learner.load_state_dict(state)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"the checkpoint in {self.checkpoints.folder} does not fit this version of the "
+                f"code: {error}. Use the version that wrote it, or remove that folder to train "
+                f"this run from zero"
+            ) from error
+
     def _require_same_run(self, state: dict[str, Any]) -> None:
         if state["run_key"] != self.identity.run_key:
             changed = [
                 f"{d.path}: {d.old!r} there, {d.new!r} here"
                 for d in find_differences(state["config"], self.config)
             ]
-            raise ConfigError(
+            raise ForeignFolderError(
                 f"{self.folder} holds another run ({state['run_key'][:10]}, this one is "
                 f"{self.identity.run_key[:10]}). Different are: {'; '.join(changed) or 'files'}. "
                 f"Choose another hydra.run.dir, or remove that folder"

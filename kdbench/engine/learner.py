@@ -95,6 +95,13 @@ class Learner:
         """About how large a saved state is: weights, and as much again twice for the optimizer."""
         return 3 * sum(t.numel() * t.element_size() for t in self.student.state_dict().values())
 
+    def release(self) -> None:
+        """Gives back what a step needs beside the weights, after the step that was the last."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.state.clear()
+        if self.compute.device.type == "cuda":
+            torch.cuda.empty_cache()
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that must survive a restart, as tensors and plain types."""
         return {

@@ -4,7 +4,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,6 @@ from omegaconf import DictConfig, OmegaConf
 from kdbench import fault
 from kdbench.config.compose import save_config
 from kdbench.config.identity import (
-    describe,
     initial_weights_digest,
     needs_teacher,
     resolve_config,
@@ -33,15 +32,27 @@ from kdbench.engine.assemble import (
     open_memo,
     prepare_run,
 )
-from kdbench.engine.device import Compute, configure_compute, set_threads
+from kdbench.engine.caution import find_cautions, find_doubts
+from kdbench.engine.device import Compute, configure_compute, read_flags, set_threads
+from kdbench.engine.failure import record_failure
 from kdbench.engine.lock import run_lock
 from kdbench.engine.metrics import evaluate_logits
-from kdbench.engine.runlog import log_traceback, of, run_log
+from kdbench.engine.runlog import log_failure, of, run_log
 from kdbench.engine.state import save_weights
 from kdbench.engine.teacher import Teacher, require_accuracy
 from kdbench.engine.timesheet import summarise_time
 from kdbench.engine.trainer import Run, Trainer
-from kdbench.errors import CheckpointError, LockedError, Preempted, describe_error
+from kdbench.errors import (
+    CheckpointError,
+    KdbenchError,
+    MemoryShortageError,
+    Preempted,
+    ResourceError,
+    TransientError,
+    describe_error,
+    known_error,
+)
+from kdbench.files import remove_abandoned
 from kdbench.model.profile import count_parameters
 from kdbench.results.convergence import summarise_convergence
 from kdbench.results.environment import describe_environment
@@ -103,17 +114,55 @@ def train_jobs(jobs: Sequence[Job], patience: float = 0.0) -> list[Outcome]:
     with ExitStack() as locks:
         for job in jobs:
             try:
-                locks.enter_context(run_lock(job.folder, patience))
-            except LockedError as error:
+                record = find_finished(job.folder, job.key)  # before anything is written there
+                if record is None:
+                    locks.enter_context(run_lock(job.folder, patience))
+                    record = find_finished(job.folder, job.key)
+            except KdbenchError as error:
                 outcomes[job.folder] = Outcome(None, error)
                 continue
-            record = find_finished(job.folder, job.key)
             if record is not None:
                 outcomes[job.folder] = Outcome(record)
         waiting = [job for job in jobs if job.folder not in outcomes]
         if waiting:
-            outcomes |= _train(waiting)
+            outcomes |= _train_held(waiting)
         return [outcomes[job.folder] for job in jobs]
+
+
+def _train_held(jobs: Sequence[Job]) -> dict[Path, Outcome]:
+    """Trains jobs whose folders this process holds; what befalls all of them is in their records.
+
+    What another process may do better is not: with fewer runs at once, or on another device.
+    """
+    try:
+        return _train(jobs)
+    except Exception as error:
+        reason, known = error, known_error(error)
+        if isinstance(known, MemoryShortageError):
+            reason = MemoryShortageError(f"{known} ({_describe_size(jobs)})")
+        again = isinstance(known, MemoryShortageError | TransientError)
+        if len(jobs) == 1 or not again:
+            for job in jobs:
+                record_failure(job, reason, _command(job))
+        if reason is error:
+            raise
+        raise reason from error
+
+
+def note_failure(job: Job, error: Exception) -> None:
+    """Records that a run failed before it could be trained, if nobody else works on it."""
+    with suppress(KdbenchError), run_lock(job.folder):
+        record_failure(job, error, _command(job))
+
+
+def _describe_size(jobs: Sequence[Job]) -> str:
+    lead = jobs[0].cfg
+    students = ", ".join(sorted({job.cfg.student.arch for job in jobs}))
+    return (
+        f"dataset.batch_size={lead.dataset.batch_size}, "
+        f"dataset.eval_batch_size={lead.dataset.eval_batch_size}, runs at once: {len(jobs)}, "
+        f"students: {students}, teacher: {lead.teacher.model.arch}"
+    )
 
 
 def _require_record(outcome: Outcome) -> RunRecord:
@@ -135,7 +184,7 @@ def obtain_teacher_file(cfg: DictConfig) -> tuple[Path, str | None]:
     if record is None:
         log.info("training the teacher %s in %s", training.pair, folder)
         save_config(training, folder)
-        with run_log(folder, describe(training, folder, key).label):
+        with run_log(folder, key):
             record = _require_record(train_jobs([Job(training, folder, key)], math.inf)[0])
     return folder / WEIGHTS, record.weights_digest
 
@@ -148,12 +197,17 @@ def _train(jobs: Sequence[Job]) -> dict[Path, Outcome]:
     teacher_file = obtain_teacher_file(taught) if taught is not None else None
     threads = set_threads(lead.run.threads)
     compute = configure_compute(lead)
+    remove_abandoned(Path(lead.paths.cache))
     data = open_data(lead, compute)
     teacher, teacher_top1 = None, None
     if taught is not None and teacher_file is not None:
         teacher, teacher_top1 = _load_checked_teacher(taught, *teacher_file, data, compute, threads)
     fault.point("teacher:ready")
     runs, outcomes = _prepare_runs(jobs, teacher, compute)
+    for job, run in runs.items():
+        asks = needs_teacher(job.cfg)
+        for text in find_cautions(job.cfg, data, teacher_top1 if asks else None):
+            run.journal.warn(text)
     trainer = Trainer(
         teacher,
         list(runs.values()),
@@ -162,14 +216,16 @@ def _train(jobs: Sequence[Job]) -> dict[Path, Outcome]:
         protocol=lead.run.protocol,
         compute=compute,
         checkpoint_minutes=lead.run.checkpoint_minutes,
-        display=Display(lead.run.epochs, data.steps_per_epoch, [run.name for run in runs.values()]),
+        display=Display(
+            lead.run.epochs, data.steps_per_epoch, {run.key: run.name for run in runs.values()}
+        ),
     )
     circumstances = {
         "cohort_size": len(runs),
         "device": str(compute.device),
         "threads": threads,
         "started": started,
-        "environment": describe_environment() | {"batch_norm": compute.batch_norm},
+        "environment": describe_environment() | {"batch_norm": compute.batch_norm} | read_flags(),
         "dataset_digest": data.digest,
         "teacher_top1": teacher_top1,
         "test_samples": data.eval_sizes["test"],
@@ -183,8 +239,29 @@ def _train(jobs: Sequence[Job]) -> dict[Path, Outcome]:
         for (job, run), test in zip(runs.items(), tests, strict=True):
             # The final evaluation and the last checkpoint came after the last epoch's row.
             rest = summarise_time(trainer.times.take(run))
-            outcomes[job.folder] = _conclude(job, run, test, circumstances, rest)
+            for text in find_doubts(test.get("top1"), data.num_classes):
+                run.journal.warn(text)
+            outcomes[job.folder] = _end(job, run, test, circumstances, rest)
     return outcomes
+
+
+def _end(
+    job: Job,
+    run: Run,
+    test: dict[str, float],
+    circumstances: dict[str, Any],
+    rest: dict[str, float],
+) -> Outcome:
+    """Concludes a run; what goes wrong with its files is its own affair."""
+    if circumstances["cohort_size"] > 1 and isinstance(run.error, MemoryShortageError):
+        return Outcome(None, run.error)  # not failed: beside fewer others it may fit
+    try:
+        return _conclude(job, run, test, circumstances, rest)
+    except (KdbenchError, OSError) as error:
+        cause = run.error or error
+        log_failure(job.folder, cause)
+        record_failure(job, cause, _command(job))
+        return Outcome(None, cause)
 
 
 def _prepare_runs(
@@ -197,7 +274,11 @@ def _prepare_runs(
             runs[job] = prepare_run(job.cfg, job.folder, job.key, teacher, compute)
             _tell_setting(job, runs[job])
         except Exception as error:
-            log_traceback(job.folder, error)
+            if isinstance(known_error(error), TransientError):
+                raise
+            log_failure(job.folder, error)
+            if len(jobs) == 1 or not isinstance(known_error(error), MemoryShortageError):
+                record_failure(job, error, _command(job))
             outcomes[job.folder] = Outcome(None, error)
     return runs, outcomes
 
@@ -233,9 +314,13 @@ def _conclude(
     """Writes the final weights, then the record, then closes the tracker."""
     journal, student, failed = run.journal, run.learner.student, run.error is not None
     cfg, identity, rows = job.cfg, run.journal.identity, run.journal.rows
+    metrics = job.folder / METRICS
     strict = cfg.run.protocol == "strict"
     weights_digest = None
-    if not failed:
+    if failed:
+        with suppress(ResourceError):  # it may have failed because nothing can be written
+            journal.write_tables()
+    else:
         weights_digest = state_digest(student.state_dict())
         save_weights(
             job.folder / WEIGHTS,
@@ -275,7 +360,7 @@ def _conclude(
         weights_digest=weights_digest,
         initial_digest=initial_weights_digest(cfg),
         best_digest=journal.best_digest,
-        metrics_digest=file_digest(job.folder / METRICS) if rows else None,
+        metrics_digest=file_digest(metrics) if metrics.is_file() else None,
         parameters=count_parameters(student),
         config=stable_config(cfg),
         **_sum_times(journal.timings, rest),
@@ -283,6 +368,7 @@ def _conclude(
         images_per_s=journal.timings[-1]["perf/images_per_s"] if rows else None,
         command=redact(_command(job)),
         attempts=journal.attempts,
+        warnings=journal.warnings,
         finished=_now(),
         **(shared if journal.teacher_digest else shared | dict.fromkeys(OF_TEACHER)),
     )
@@ -316,7 +402,7 @@ def _tell_setting(job: Job, run: Run) -> None:
     text = setting.describe(job.cfg)
     if text:
         level = logging.WARNING if setting.is_borrowed else logging.INFO
-        log.log(level, "%s", text, extra=of(run.name))
+        log.log(level, "%s", text, extra=of(run.key))
 
 
 def _command(job: Job) -> list[str]:

@@ -8,11 +8,13 @@ from typing import Any, Self
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
 
 class StopSignals:
-    """While active, the first TERM, INT, USR1 or USR2 only sets ``requested``.
+    """While active, the first TERM, INT, USR1, USR2 or HUP only sets ``requested``.
+
+    A signal that this process was started to ignore, as by ``nohup``, stays ignored.
 
     A second Ctrl-C interrupts at once, for people who do not want to wait; checkpoints survive it,
     because they are committed by a rename.
@@ -24,7 +26,8 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._request) for s in SIGNALS}
+            heard = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+            self._before = {s: signal.signal(s, self._request) for s in heard}
         return self
 
     def __exit__(

@@ -20,7 +20,7 @@ from kdbench.data.base import Batch
 from kdbench.engine.assemble import build_learner
 from kdbench.engine.device import Compute, configure_compute, describe_machine, set_threads
 from kdbench.engine.teacher import Teacher
-from kdbench.files import write_atomic
+from kdbench.files import write_cache
 from kdbench.model.profile import count_macs
 from kdbench.progress import START
 
@@ -71,7 +71,7 @@ class Speeds:
             self.note(f"timing {network['arch']} on this machine, once")
             self.known[name] = asdict(measure(network, self.config, self.compute))
             content = {**self._read(), self.machine: self.known}
-            write_atomic(self.path, json.dumps(content, indent=1).encode())
+            write_cache(self.path, json.dumps(content, indent=1).encode())
         return Speed(**self.known[name])
 
     def _read(self) -> dict[str, dict[str, Any]]:

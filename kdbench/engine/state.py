@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import logging
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ from kdbench.files import write_atomic
 log = logging.getLogger(__name__)
 
 SCHEMA = 1  # raised when the content of a state changes its meaning
+DAMAGED = "damaged"  # folder of what was set aside
+
+
+class NewerStateError(CheckpointError):
+    """A sound checkpoint that only a newer kdbench can read."""
 
 
 class Checkpoints:
@@ -63,22 +69,32 @@ class Checkpoints:
     def load(self) -> dict[str, Any] | None:
         """The newest sound state, or None where nothing was ever committed.
 
-        A damaged checkpoint is set aside with a warning, and the next older one is used.
+        A damaged checkpoint is set aside with a warning once an older one is known to be sound;
+        where none is, everything stays as it is, so that the next start does not begin from zero.
 
         Raises:
-            CheckpointError: there are checkpoints and none of them is sound.
+            NewerStateError: the newest sound one is of a newer version.
+            CheckpointError: there are checkpoints, or were, and none of them is sound.
         """
-        reasons = []
+        damaged: dict[Path, CheckpointError] = {}
         for manifest in self._manifests():
             try:
-                return _read(manifest)
+                state = _read(manifest)
+            except NewerStateError:
+                raise
             except CheckpointError as error:
-                reasons.append(str(error))
-                log.warning("%s; set aside in %s", error, self._set_aside(manifest))
+                damaged[manifest] = error
+                continue
+            for path, reason in damaged.items():
+                log.warning("%s; set aside in %s", reason, self._set_aside(path))
+            return state
+        aside = self.folder / DAMAGED
+        reasons = [str(error) for error in damaged.values()]
+        reasons += [f"{path} was set aside" for path in sorted(aside.glob("step*.json"))]
         if reasons:
             raise CheckpointError(
-                f"all checkpoints in {self.folder} are damaged: {'; '.join(reasons)}. To start "
-                f"from zero remove {self.folder.parent} by hand"
+                f"all checkpoints in {self.folder} are damaged: {'; '.join(reasons)}. Put a sound "
+                f"copy back, or remove {self.folder} to train this run from zero"
             )
         return None
 
@@ -104,7 +120,7 @@ class Checkpoints:
         return sorted(self.folder.glob("step*.json"), reverse=True)
 
     def _set_aside(self, manifest: Path) -> Path:
-        folder = self.folder / "damaged"
+        folder = self.folder / DAMAGED
         folder.mkdir(exist_ok=True)
         for path in (manifest.with_suffix(".pt"), manifest):
             if path.exists():
@@ -122,7 +138,21 @@ def save_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    write_atomic(path, safetensors.torch.save(plain, metadata))
+    write_atomic(path, sort_metadata(safetensors.torch.save(plain, metadata)))
+
+
+def sort_metadata(content: bytes) -> bytes:
+    """The bytes of a safetensors file with its metadata in the order of their keys.
+
+    The library writes them in a new random order each time.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def _serialise(state: dict[str, Any]) -> bytes:
@@ -151,10 +181,16 @@ def _read(manifest: Path) -> dict[str, Any]:
             f"{path} is damaged: {len(payload)} bytes do not have the digest of its manifest "
             f"({expected.get('bytes')} bytes)"
         )
-    state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:  # sound, so it is not damage
+        raise NewerStateError(
+            f"{path} cannot be read by torch {torch.__version__}: {error}. Use the versions of "
+            f"kdbench and torch that wrote it"
+        ) from error
     if state["schema"] > SCHEMA:
-        raise CheckpointError(
+        raise NewerStateError(
             f"{path} was written by a newer kdbench (schema {state['schema']}, this one reads "
-            f"{SCHEMA}); use that version"
+            f"{SCHEMA}); use that version, or another paths.outputs"
         )
     return state

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kdbench.data.base import Batch, DataModule
 from kdbench.engine.answers import AnswerFiles, ask_split
+from kdbench.engine.caution import is_near_chance
 from kdbench.engine.device import Compute
 from kdbench.engine.memo import Memo
 from kdbench.errors import CheckpointError
@@ -98,9 +99,8 @@ def require_accuracy(
             f"the teacher from {source} reaches {measured:.2f} % on the test set, expected are "
             f"{expected:.2f} % (teacher.tolerance={tolerance}): {remedy}"
         )
-    chance = 100 / num_classes
-    if expected is None and measured < 1.5 * chance:
+    if expected is None and is_near_chance(measured, num_classes):
         raise CheckpointError(
             f"the teacher from {source} reaches {measured:.2f} % on the test set, chance is "
-            f"{chance:.2f} %: {remedy}"
+            f"{100 / num_classes:.2f} %: {remedy}"
         )

@@ -14,11 +14,11 @@ from kdbench.engine.device import Compute
 from kdbench.engine.journal import Journal
 from kdbench.engine.learner import Learner
 from kdbench.engine.metrics import evaluate_logits
-from kdbench.engine.runlog import log_traceback
+from kdbench.engine.runlog import log_failure
 from kdbench.engine.signals import StopSignals
 from kdbench.engine.teacher import Teacher
 from kdbench.engine.timesheet import TimeSheet, make_clock, summarise_time
-from kdbench.errors import LoaderError, Preempted, known_error
+from kdbench.errors import MemoryShortageError, Preempted, TransientError, known_error
 from kdbench.progress import Progress
 from kdbench.tracker.display import Display
 
@@ -35,10 +35,29 @@ class Run:
         """How log lines call it."""
         return self.journal.identity.label
 
+    @property
+    def key(self) -> str:
+        """Its run key; names of two runs may agree."""
+        return self.journal.identity.run_key
+
     def fail(self, error: Exception) -> None:
-        """Takes it out of the loop; the others go on."""
+        """Takes it out of the loop; the others go on, with the memory that it held."""
+        known = known_error(error)
+        if isinstance(known, MemoryShortageError):
+            error = self._explain_shortage(error)
+            self.learner.release()
+        log_failure(self.journal.folder, error)
         self.error = error
-        log_traceback(self.journal.folder, error)
+
+    def _explain_shortage(self, error: Exception) -> MemoryShortageError:
+        """Without the traceback of the error, which keeps the tensors of the step alive."""
+        config, device = self.journal.config, self.learner.compute.device
+        return MemoryShortageError(
+            f"out of memory on {device} in step {self.learner.step} with "
+            f"dataset.batch_size={config['dataset']['batch_size']} and the student "
+            f"{config['student']['arch']}: {str(error).splitlines()[0] if str(error) else error!r}."
+            f" Choose a smaller batch or network; the last checkpoint is kept"
+        )
 
     def is_at(self, epoch: int) -> bool:
         """Whether this run has still to finish the given epoch, and no earlier one."""
@@ -155,8 +174,8 @@ class Trainer:
     def _measure_epoch(self, epoch: int, runs: Sequence[Run]) -> dict[str, dict[str, float]]:
         rows = {}
         for run, metrics in zip(runs, self.evaluate(self.split, runs), strict=True):
-            learner, name = run.learner, run.name
-            rows[name] = row = {
+            learner = run.learner
+            rows[run.key] = row = {
                 "epoch": epoch + 1,  # as people count: epochs that are finished
                 "step": learner.step,
                 "optim/lr": learner.lr,
@@ -245,13 +264,12 @@ class Trainer:
     def _dropped_on_error(self, run: Run) -> Iterator[None]:
         try:
             yield
-        except torch.AcceleratorError:
-            raise  # after it nobody can use the device in this process
         except Exception as error:
-            if isinstance(known_error(error), LoaderError):
-                raise  # torch raises it wherever this process is; it befalls all runs
+            if isinstance(known_error(error), TransientError):
+                raise  # it befalls all runs: a device that failed, a loader that was killed
             run.fail(error)
-            self.display.note(f"{run.name} failed and is dropped: {error}")
+        if run.error is not None:
+            self.display.note(f"{run.name} failed and is dropped: {run.error}", run.key)
 
     def _save(self, runs: Sequence[Run]) -> None:
         for run in runs:

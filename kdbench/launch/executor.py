@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from kdbench.files import naming
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -78,7 +80,8 @@ def open_worker(request: Path, environment: Mapping[str, str]) -> subprocess.Pop
     session of its own, because Ctrl-C goes to all processes of a terminal's session, and only the
     launcher should answer it.
     """
-    with request.with_suffix(".log").open("ab") as output:
+    path = request.with_suffix(".log")
+    with naming(path), path.open("ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "kdbench.launch.worker", str(request)],
             stdin=subprocess.PIPE,

@@ -7,6 +7,7 @@ worker003.log     what the process says
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from kdbench.config.compose import restore_config
-from kdbench.results.record import FILE
+from kdbench.errors import KdbenchError
+from kdbench.files import make_folder, naming
+from kdbench.results.record import read_record
 
-DONE, FAILED, RETURNED = "done", "failed", "returned"
+DONE, FAILED, RETURNED, HELD = "done", "failed", "returned", "held"
 _ENDED = 1 << 62
 
 
@@ -53,7 +56,8 @@ class Outcome:
 
     Attributes:
         key: its run key.
-        status: DONE, FAILED, or RETURNED: it did not fit into memory beside the others.
+        status: DONE, FAILED, RETURNED: it did not fit into memory beside the others, or HELD:
+            another process trains it just now.
         exit_code: that of the command, had it been a single run.
         reason: of a failure, first line first.
         top1: last-epoch test accuracy, percent.
@@ -96,17 +100,19 @@ class Group:
 
 
 def _saved_steps(folder: Path) -> int:
-    """Those of the newest checkpoint; past all of them for a run that has ended."""
-    if (folder / FILE).exists():
-        return _ENDED
+    """Those of the newest checkpoint; past all of them for a run that is done."""
+    with suppress(KdbenchError, OSError):
+        if read_record(folder).status == "done":  # one that failed goes on from its checkpoints
+            return _ENDED
     saved = (folder / "checkpoint").glob("step*.json")
     return max((int(path.stem.removeprefix("step")) for path in saved), default=0)
 
 
 def write_request(path: Path, members: Sequence[Member], share: float) -> None:
     """Writes what a worker is to do; see ``Slot.share``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"share": share, "members": [asdict(m) for m in members]}))
+    make_folder(path.parent)
+    with naming(path):
+        path.write_text(json.dumps({"share": share, "members": [asdict(m) for m in members]}))
 
 
 def read_request(path: Path) -> tuple[list[Member], float]:
@@ -122,13 +128,15 @@ def read_request(path: Path) -> tuple[list[Member], float]:
 
 def report(request: Path, outcome: Outcome) -> None:
     """Tells the launcher what became of a run."""
-    with request.with_suffix(".jsonl").open("a") as file:
+    path = request.with_suffix(".jsonl")
+    with naming(path), path.open("a") as file:
         file.write(json.dumps(asdict(outcome)) + "\n")
 
 
 def note(request: Path, text: str) -> None:
     """Adds to what the process of a request says: what befell it, for people."""
-    with request.with_suffix(".log").open("a") as file:
+    path = request.with_suffix(".log")
+    with naming(path), path.open("a") as file:
         file.write(text.strip() + "\n")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from kdbench.config.machine import visible_gpus
 from kdbench.errors import ConfigError
 from kdbench.launch.executor import Slot, open_worker
+from kdbench.threads import thread_variables, wanted_threads
 
 
 class LocalExecutor:
@@ -17,8 +18,9 @@ class LocalExecutor:
     Args:
         gpus: ids as in CUDA_VISIBLE_DEVICES; None takes those that this process sees.
         slots_per_gpu: groups that share one GPU, >= 1.
-        cpu_slots: groups at a time where no GPU is used; None: as many as ``run.threads`` leaves
-            room for, and one if that is not set, so that a run has the threads it has alone.
+        cpu_slots: groups at a time where no GPU is used; None: as many as ``run.threads`` (or
+            OMP_NUM_THREADS) leaves room for, and one if neither is set, so that a run has the
+            threads it has alone.
     """
 
     interval = 0.2
@@ -45,8 +47,8 @@ class LocalExecutor:
         cores = len(os.sched_getaffinity(0))
         if gpus:
             return self._gpu_slots([str(gpu) for gpu in gpus], cores)
-        count = self.cpu_slots or max(1, cores // (threads or cores))
-        each = {"OMP_NUM_THREADS": str(max(1, cores // count))}
+        count = self.cpu_slots or max(1, cores // (wanted_threads(threads) or cores))
+        each = thread_variables(max(1, cores // count))
         return [Slot(f"cpu {k}" if count > 1 else "cpu", each, 1 / count) for k in range(count)]
 
     def start(self, request: Path, slot: Slot) -> "LocalWorker":
@@ -58,11 +60,11 @@ class LocalExecutor:
 
     def _gpu_slots(self, gpus: list[str], cores: int) -> list[Slot]:
         names = [(gpu, share) for share in range(self.slots_per_gpu) for gpu in gpus]
-        threads = str(max(1, cores // len(names)))
+        threads = thread_variables(max(1, cores // len(names)))
         return [
             Slot(
                 f"gpu {gpu}" + (f" share {share}" if self.slots_per_gpu > 1 else ""),
-                {"CUDA_VISIBLE_DEVICES": gpu, "OMP_NUM_THREADS": threads},
+                {"CUDA_VISIBLE_DEVICES": gpu, **threads},
                 1 / self.slots_per_gpu,
             )
             for gpu, share in names

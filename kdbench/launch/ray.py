@@ -17,6 +17,7 @@ from typing import Any
 from kdbench.errors import ConfigError
 from kdbench.launch.executor import Slot, open_worker
 from kdbench.launch.group import note
+from kdbench.threads import thread_variables, wanted_threads
 
 # Of the Ray that is started here. Only what is on this machine may talk to it, and that only with
 # a token; the first is what Ray does by itself on other systems than Linux. No call home.
@@ -64,9 +65,10 @@ class RayExecutor:
 
     def slots(self, device: str, threads: int | None) -> list[Slot]:
         """As many as the nodes have room for when nobody else uses them."""
+        threads = wanted_threads(threads)
         if threads is not None and threads > self.cpus_per_group:
             raise ConfigError(
-                f"run.threads={threads} are more than the cores of a group, "
+                f"run.threads={threads} (or OMP_NUM_THREADS) are more than the cores of a group, "
                 f"hydra.launcher.executor.cpus_per_group={self.cpus_per_group}"
             )
         self.ray = self._connect()
@@ -83,7 +85,7 @@ class RayExecutor:
                 f"hydra.launcher.executor, and use run.device=cpu to train without GPUs"
             )
         share = 1 / self.slots_per_gpu if self.gpus else 1 / max(rooms)
-        threads_of_group = {"OMP_NUM_THREADS": str(self.cpus_per_group)}
+        threads_of_group = thread_variables(self.cpus_per_group)
         return [Slot(f"ray {k}", threads_of_group, share) for k in range(sum(rooms))]
 
     def start(self, request: Path, slot: Slot) -> "RayWorker":

@@ -2,7 +2,8 @@
 
 A process that dies takes nobody along. Its group is tried again in another slot; a group that
 died twice without any progress goes on with every run alone, so that the culprit cannot pull the
-others down; a run whose process died three times without progress is given up (exit code 8).
+others down; a run whose process died three times without progress is given up (exit code 8). A run
+that another process trains, such as that of another sweep, is waited for.
 """
 
 import re
@@ -12,11 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdbench.engine.lock import is_held
 from kdbench.engine.signals import StopSignals
 from kdbench.errors import GaveUpError, Preempted
 from kdbench.launch.executor import Executor, Slot, Worker
 from kdbench.launch.group import (
     FAILED,
+    HELD,
     RETURNED,
     Group,
     Member,
@@ -27,6 +30,7 @@ from kdbench.launch.group import (
 )
 
 MAX_ATTEMPTS = 3  # deaths in a row without progress
+LOOK = 2.0  # seconds between two looks at what other processes train
 SLOT_DEATHS = 2  # after so many of them a slot is not used any more, if there are others
 
 
@@ -48,7 +52,8 @@ class Schedule:
         slots: its places.
         folder: for the files by which the processes are spoken with.
         say: prints a line for people.
-        on_start: called with the members of a group that starts, again if it is tried again.
+        on_start: called with each run that starts, again if it is tried again; returns why it
+            cannot start, or None.
         on_outcome: called with every outcome.
         fail_fast: stop when so many runs have failed for the same reason; None never stops.
     """
@@ -59,7 +64,7 @@ class Schedule:
         slots: Sequence[Slot],
         folder: Path,
         say: Callable[[str], None],
-        on_start: Callable[[Sequence[Member]], None],
+        on_start: Callable[[Member], Outcome | None],
         on_outcome: Callable[[Outcome], None],
         fail_fast: int | None,
     ) -> None:
@@ -67,6 +72,8 @@ class Schedule:
         self.on_start, self.on_outcome, self.fail_fast = on_start, on_outcome, fail_fast
         self.free, self.slots = list(slots), len(slots)
         self.queue: deque[Group] = deque()
+        self.held: list[Group] = []  # by other processes
+        self.looked = 0.0
         self.running: list[_Running] = []
         self.deaths: Counter[str] = Counter()  # by slot, in a row
         self.reasons: Counter[str] = Counter()
@@ -81,7 +88,8 @@ class Schedule:
         self.queue.extend(groups)
         try:
             with StopSignals() as stop:
-                while self.queue or self.running:
+                while self.queue or self.running or self.held:
+                    self._look_at_held()
                     self._fill_slots()
                     self._look_at_workers()
                     if stop.requested or self._has_failed_enough():
@@ -99,10 +107,11 @@ class Schedule:
 
     def _fill_slots(self) -> None:
         for slot in list(self.free):
-            group = self._next_for(slot)
-            if group is not None:
-                self.free.remove(slot)
-                self._start(group, slot)
+            while (group := self._next_for(slot)) is not None:
+                if self._prepare(group):
+                    self.free.remove(slot)
+                    self._start(group, slot)
+                    break
 
     def _next_for(self, slot: Slot) -> Group | None:
         for group in self.queue:
@@ -111,11 +120,18 @@ class Schedule:
                 return group
         return None
 
+    def _prepare(self, group: Group) -> bool:
+        """Leaves out what cannot start; whether anything is left."""
+        problems = {member.key: self.on_start(member) for member in group.members}
+        group.members = [m for m in group.members if problems[m.key] is None]
+        for problem in filter(None, problems.values()):
+            self._pass_on(problem)
+        return bool(group.members)
+
     def _start(self, group: Group, slot: Slot) -> None:
         request = self.folder / f"worker{self.started:03d}.json"
         self.started += 1
         write_request(request, group.members, slot.share)
-        self.on_start(group.members)
         group.note_steps()
         self.say(f"{slot.name}: {_describe(group.members)}; {request.with_suffix('.log')}")
         worker = self.executor.start(request, slot)
@@ -141,14 +157,35 @@ class Schedule:
             self.say(prefix + line)
         outcomes = [parse_outcome(line) for line in running.outcomes.lines()]
         ended = {outcome.key for outcome in outcomes}
-        returned = {outcome.key for outcome in outcomes if outcome.status == RETURNED}
         members = running.group.members
-        if returned:
-            self.queue.appendleft(Group([m for m in members if m.key in returned]))
         running.group.members = [m for m in members if m.key not in ended]
+        returned = [m for m in members if Outcome(m.key, RETURNED) in outcomes]
+        self.queue.extendleft(reversed(self._regroup(returned, len(members))))
+        held = [outcome for outcome in outcomes if outcome.status == HELD]
+        if held:
+            keys = {outcome.key for outcome in held}
+            self.held.append(Group([m for m in members if m.key in keys]))
+            self.say(f"waiting for {_describe(self.held[-1].members)}: {held[0].reason}")
         for outcome in outcomes:
-            if outcome.status != RETURNED:
+            if outcome.status not in (RETURNED, HELD):
                 self._pass_on(outcome)
+
+    def _regroup(self, returned: Sequence[Member], size: int) -> list[Group]:
+        """Groups for what did not fit, of which every one is smaller than the one it came from."""
+        if len(returned) < size:
+            return [Group(returned)] if returned else []
+        middle = (len(returned) + 1) // 2
+        return [Group(half) for half in (returned[:middle], returned[middle:]) if half]
+
+    def _look_at_held(self) -> None:
+        """Tries again what other processes have left, done or not."""
+        if time.monotonic() - self.looked < LOOK:
+            return
+        self.looked = time.monotonic()
+        for group in list(self.held):
+            if not any(is_held(Path(member.folder)) for member in group.members):
+                self.held.remove(group)
+                self.queue.append(group)
 
     def _pass_on(self, outcome: Outcome) -> None:
         if outcome.status == FAILED:
@@ -185,6 +222,7 @@ class Schedule:
         reason, count = self.reasons.most_common(1)[0]
         if count >= self.fail_fast:
             self.queue.clear()
+            self.held.clear()
             self.say(f"stopping (fail_fast={self.fail_fast}): {count} runs failed with: {reason}")
         return count >= self.fail_fast
 

@@ -22,6 +22,7 @@ from kdbench.errors import ConfigError, Preempted
 from kdbench.launch.executor import Slot
 from kdbench.launch.group import note, read_request
 from kdbench.launch.slurm_job import GroupJob, stop_file
+from kdbench.threads import thread_variables, wanted_threads
 
 UNLIMITED = 1 << 30  # for submitit, whose own limit counts requeues with progress too
 AGAIN = 60.0  # seconds from a submission that was refused to the next try
@@ -85,13 +86,14 @@ class SlurmExecutor:
                 "there are none on PATH; start the sweep where jobs are submitted, or use "
                 "hydra/launcher=cohort on this machine"
             )
+        threads = wanted_threads(threads)
         if threads is not None and threads > self.cpus_per_task:
             raise ConfigError(
-                f"run.threads={threads} are more than the cores of a job, "
+                f"run.threads={threads} (or OMP_NUM_THREADS) are more than the cores of a job, "
                 f"hydra.launcher.executor.cpus_per_task={self.cpus_per_task}"
             )
         self.gpus = 0 if device == "cpu" else self.gpus_per_node
-        threads_of_job = {"OMP_NUM_THREADS": str(self.cpus_per_task)}
+        threads_of_job = thread_variables(self.cpus_per_task)
         return [Slot(f"job {k}", threads_of_job) for k in range(self.max_jobs)]
 
     def start(self, request: Path, slot: Slot) -> "SlurmWorker":

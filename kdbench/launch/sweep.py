@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,14 +22,19 @@ from kdbench.config.identity import (
     needs_teacher,
     resolve_config,
     run_key,
+    strategy_name,
     teacher_job,
 )
-from kdbench.errors import ConfigError, KdbenchError, SweepError
+from kdbench.errors import ConfigError, KdbenchError, SweepError, known_error
+from kdbench.launch.consent import require_meant
 from kdbench.launch.executor import Executor
 from kdbench.launch.group import DONE, FAILED, Member, Outcome
 from kdbench.launch.plan import form_groups
 from kdbench.launch.schedule import Schedule
+from kdbench.results.layout import method_label, pair_label
 from kdbench.results.record import find_finished
+
+SIGN = 3.0  # seconds between two signs of life
 
 
 @dataclass
@@ -42,6 +48,8 @@ class SweepJob:
         files: what is to stand in ``.hydra`` of its folder once it has begun; None from then on.
         cfg: its config with Hydra's node, for callbacks; None without any, as it takes 0.4 MB.
         outcome: None until the run has ended.
+        cell: names of its row and its column in a table.
+        plain: its resolved config; kept for a forecast only.
     """
 
     overrides: Sequence[str]
@@ -50,6 +58,8 @@ class SweepJob:
     files: dict[str, str] | None = None
     cfg: DictConfig | None = None
     outcome: Outcome | None = None
+    cell: tuple[str, str] = ("", "")
+    plain: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -69,6 +79,8 @@ class Sweep:
         executor: where the processes run.
         max_learners: largest group, >= 1; None: what fits into memory.
         fail_fast: stop when so many runs (>= 1) have failed for the same reason; None: never.
+        max_points: most jobs (>= 1) that are taken for meant; None: any number.
+        dry: train nothing, and say what would be trained.
         context: Hydra's; its callbacks are called in this process.
         task_function: what Hydra calls for a single run; only the callbacks get to see it.
         config: of the sweep, with Hydra's node.
@@ -82,16 +94,22 @@ class Sweep:
         executor: Executor,
         max_learners: int | None,
         fail_fast: int | None,
+        max_points: int | None,
+        dry: bool,
         context: HydraContext,
         task_function: TaskFunction,
         config: DictConfig,
     ) -> None:
-        for name, value in (("max_learners", max_learners), ("fail_fast", fail_fast)):
-            if value is not None and not (isinstance(value, int) and value >= 1):
+        numbers = {"max_learners": max_learners, "fail_fast": fail_fast, "max_points": max_points}
+        for name, value in numbers.items():
+            if value is not None and not (type(value) is int and value >= 1):
                 raise ConfigError(
                     f"hydra.launcher.{name}={value!r} must be a whole number >= 1, or null"
                 )
         self.executor, self.max_learners, self.fail_fast = executor, max_learners, fail_fast
+        if not isinstance(dry, bool):
+            raise ConfigError(f"hydra.launcher.dry={dry!r} must be true or false")
+        self.max_points, self.dry = max_points, dry
         self.context, self.task_function, self.config = context, task_function, config
         self.by_key: dict[str, SweepJob] = {}  # a run has one job that stands for it
 
@@ -103,9 +121,11 @@ class Sweep:
             first: number of the first job.
 
         Raises:
+            ConfigError: these are more jobs than ``max_points``.
             Preempted: a signal asked to stop; what had begun is saved.
         """
-        jobs = [self._open_job(first + k, each) for k, each in enumerate(job_overrides)]
+        require_meant(len(job_overrides), self.max_points)
+        jobs = [self._open_job(first + k, each) for k, each in enumerate(_told(job_overrides))]
         standing = [self.by_key[job.member.key] if job.member else job for job in jobs]
         distinct = list({id(job): job for job in standing}.values())
         missing = [job for job in distinct if job.outcome is None]
@@ -117,6 +137,11 @@ class Sweep:
         for job in distinct:
             if job.outcome is not None and not job.is_done:
                 self._tell_failure(job)
+        if self.dry:
+            from kdbench.launch.dry import forecast_sweep
+
+            _say(forecast_sweep(jobs, standing))
+            return [self._job_return(job, 0) for job in standing]
         if missing:
             self._train(missing)
         failures = [job for job in distinct if not job.is_done]
@@ -131,17 +156,20 @@ class Sweep:
         HydraConfig.instance().set_config(cfg)
         job = SweepJob(overrides, cfg=cfg if self.context.callbacks.callbacks else None)
         try:
+            job.cell = method_label(cfg.method, strategy_name(cfg)), _pair_label(cfg)
+            job.plain = resolve_config(cfg) if self.dry else None
             job.member, job.cohort = _identify(cfg)
-        except KdbenchError as error:
-            job.outcome = Outcome("", FAILED, error.exit_code, str(error))
-            return job
-        if self.by_key.setdefault(job.member.key, job) is job:
             folder = Path(job.member.folder)
-            try:
-                record = find_finished(folder, job.member.key)
-            except KdbenchError as error:
-                job.outcome = Outcome(job.member.key, FAILED, error.exit_code, str(error))
+            record = find_finished(folder, job.member.key)
+        except Exception as error:
+            known = known_error(error)
+            if known is None:
+                raise
+            job.outcome = Outcome("", FAILED, known.exit_code, str(known))
+            if job.member is None:
                 return job
+            record = None
+        if self.by_key.setdefault(job.member.key, job) is job and job.outcome is None:
             if record is not None:
                 job.outcome = Outcome(job.member.key, DONE, top1=record.top1_last)
             else:
@@ -167,14 +195,22 @@ class Sweep:
         finally:
             self.executor.close()
 
-    def _begin(self, members: Sequence[Member]) -> None:
-        """A process is about to be given these runs: what Hydra does before it calls a task."""
-        for member in members:
-            job = self.by_key[member.key]
-            if job.files is not None:  # not where it is tried again
-                write_config(job.files, Path(member.folder))
-                job.files = None
-                self._call_back("on_job_start", job, task_function=self.task_function)
+    def _begin(self, member: Member) -> Outcome | None:
+        """A process is about to be given this run: what Hydra does before it calls a task.
+
+        Returns:
+            Why it cannot begin, because of its folder; None where it can.
+        """
+        job = self.by_key[member.key]
+        if job.files is None:  # it is tried again
+            return None
+        try:
+            write_config(job.files, Path(member.folder))
+        except KdbenchError as error:
+            return Outcome(member.key, FAILED, error.exit_code, str(error))
+        job.files = None
+        self._call_back("on_job_start", job, task_function=self.task_function)
+        return None
 
     def _call_back(self, event: str, job: SweepJob, **arguments: Any) -> None:
         if job.cfg is not None:
@@ -199,13 +235,29 @@ class Sweep:
             task_name=self.config.hydra.job.name,
             status=JobStatus.COMPLETED if job.is_done else JobStatus.FAILED,
         )
-        if job.outcome is not None and job.is_done:
+        if self.dry:
+            result.status, result.return_value = JobStatus.COMPLETED, None
+        elif job.outcome is not None and job.is_done:
             result.return_value = job.outcome.top1
         else:
             result.return_value = SweepError(
                 f"{failures} runs are not done; the same command trains what is missing"
             )
         return result
+
+
+def _told(job_overrides: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
+    """The jobs, with a sign of life now and then: composing one takes a tenth of a second."""
+    last = time.monotonic()
+    for number, overrides in enumerate(job_overrides):
+        if time.monotonic() - last > SIGN:
+            _say(f"composing: {number} of {len(job_overrides)} points")
+            last = time.monotonic()
+        yield overrides
+
+
+def _pair_label(cfg: DictConfig) -> str:
+    return pair_label(cfg.dataset.name, cfg.pair)
 
 
 def _identify(cfg: DictConfig) -> tuple[Member, CohortKey]:

@@ -11,11 +11,27 @@ from pathlib import Path
 
 from kdbench.config.compose import prepare
 from kdbench.config.own import find_own_code
-from kdbench.engine.runlog import LOG, log_traceback, run_log
-from kdbench.errors import LoaderError, Preempted, describe_error, known_error
-from kdbench.launch.group import DONE, FAILED, RETURNED, Member, Outcome, read_request, report
-
-PATIENCE = 30.0  # seconds for a worker that is being stopped to leave a run's folder
+from kdbench.engine.lock import StaleLockError
+from kdbench.engine.runlog import LOG, log_failure, of, run_log
+from kdbench.errors import (
+    KdbenchError,
+    LockedError,
+    MemoryShortageError,
+    Preempted,
+    TransientError,
+    describe_error,
+    known_error,
+)
+from kdbench.launch.group import (
+    DONE,
+    FAILED,
+    HELD,
+    RETURNED,
+    Member,
+    Outcome,
+    read_request,
+    report,
+)
 
 log = logging.getLogger("kdbench")
 
@@ -32,8 +48,8 @@ def main() -> None:
     except Preempted as stop:
         log.info("%s", stop)
         sys.exit(stop.exit_code)
-    except LoaderError as error:
-        log.error("%s", error)
+    except KdbenchError as error:  # which another process may do better
+        log.error("error: %s", error)
         sys.exit(error.exit_code)
 
 
@@ -48,30 +64,25 @@ def work(request: Path, members: Sequence[Member], share: float) -> None:
     from kdbench.engine.run import Job, train_jobs
 
     with ExitStack() as logs:
-        for member in members:
-            logs.enter_context(run_log(Path(member.folder), member.name))
-        sound = [member for member in members if _is_sound(request, member)]
+        sound = [member for member in members if _is_sound(request, member, logs)]
         jobs = [Job(m.restore_config(), Path(m.folder), m.key) for m in sound]
         count = len(sound)
         try:
             count = count_fitting([job.cfg for job in jobs], share)
             _hand_back(request, sound, count)
-            outcomes = train_jobs(jobs[:count], PATIENCE)
+            outcomes = train_jobs(jobs[:count])
         except Exception as error:
             known = known_error(error)
-            if known is None and "CUDA" in str(error):
-                raise  # the device is gone; another process may train this, elsewhere
-            if isinstance(known, LoaderError):
-                raise known from error  # the same: another attempt may succeed
+            if isinstance(known, TransientError):
+                raise known from error  # another process may train this, elsewhere
             for member in sound[:count]:  # what befalls all: missing data, a bad teacher, a bug
-                log_traceback(Path(member.folder), error)
-                _report_failure(request, member, error)
+                _report_error(request, member, error, count)
             return
         for member, outcome in zip(sound, outcomes, strict=False):
             if outcome.error is not None:
-                _report_failure(request, member, outcome.error)
+                _report_error(request, member, outcome.error, count)
             elif outcome.record is not None:
-                log.info("%s", outcome.record.summary())
+                log.info("%s", outcome.record.summary(), extra=of(member.key))
                 report(request, Outcome(member.key, DONE, top1=outcome.record.top1_last))
 
 
@@ -86,20 +97,44 @@ def _hand_back(request: Path, members: Sequence[Member], count: int) -> None:
         log.info("%d runs share data and teacher: %s", count, names)
 
 
-def _is_sound(request: Path, member: Member) -> bool:
+def _is_sound(request: Path, member: Member, logs: ExitStack) -> bool:
     from kdbench.config.check import check
+    from kdbench.engine.run import Job, note_failure
 
+    folder = Path(member.folder)
     try:
-        check(member.restore_config())
+        logs.enter_context(run_log(folder, member.key))
+        cfg = member.restore_config()
+        try:
+            check(cfg)
+        except Exception as error:
+            note_failure(Job(cfg, folder, member.key), error)
+            raise
     except Exception as error:
-        log_traceback(Path(member.folder), error)
-        _report_failure(request, member, error)
+        _report_error(request, member, error, 1)
         return False
     return True
 
 
-def _report_failure(request: Path, member: Member, error: Exception) -> None:
-    known, path = known_error(error), str(Path(member.folder) / LOG)
+def _report_error(request: Path, member: Member, error: Exception, beside: int) -> None:
+    """What the launcher is to do with a run that has not come to its end.
+
+    Args:
+        request: names the files.
+        member: the run.
+        error: what has stopped it.
+        beside: runs that were trained at once, this one counted.
+    """
+    known = known_error(error)
+    if isinstance(known, MemoryShortageError) and beside > 1:
+        log.info("%s did not fit into memory beside the others; tried again", member.name)
+        report(request, Outcome(member.key, RETURNED))
+        return
+    if isinstance(known, LockedError) and not isinstance(known, StaleLockError):
+        report(request, Outcome(member.key, HELD, reason=str(known)))
+        return
+    path = str(Path(member.folder) / LOG)
+    log_failure(Path(member.folder), error)
     code = known.exit_code if known is not None else 1
     report(request, Outcome(member.key, FAILED, code, describe_error(error), log=path))
 

@@ -4,13 +4,13 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from kdbench.digest import safetensors_digest
-from kdbench.errors import CheckpointError
+from kdbench.errors import CheckpointError, ResourceError
 from kdbench.files import write_atomic
 
 FILE = "record.json"
@@ -21,6 +21,10 @@ TIMINGS = "timings.csv"
 REPETITION = "repetition.json"  # only where the run repeats another one: which, and the verdict
 
 log = logging.getLogger(__name__)
+
+
+class NewerRecordError(CheckpointError):
+    """A sound record that a newer kdbench wrote: nobody may train over it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,7 @@ class RunRecord:
             "changed" (some keys of a published one differ) or "default" (nobody published one; the
             method's own values). None of teachers, and where it is not known.
         setting_differs: key -> [what the four choices alone compose to, the run's own value].
+        warnings: what was allowed and is probably not meant, one sentence each, as in the log.
         environment: versions, git commit and dirty flag, machine.
     """
 
@@ -120,6 +125,7 @@ class RunRecord:
     best_digest: str | None = None
     setting: str | None = None
     setting_differs: dict[str, list[Any]] | None = None
+    warnings: list[str] = field(default_factory=list)  # empty there
     device: str
     threads: int
     started: str
@@ -179,7 +185,7 @@ class RunRecord:
 _NUMBERS = ["top1_last", "top1_best", "val_top1_last", "val_top1_best", "teacher_top1"]
 _NUMBERS += ["epochs_done", "parameters", "seconds", "own_seconds", "shared_seconds"]
 _NUMBERS += ["alone_seconds", "images_per_s", "peak_memory_mb"]
-_NAMES = [field.name for field in fields(RunRecord)]
+_NAMES = [each.name for each in fields(RunRecord)]
 CIRCUMSTANCES = tuple(_NAMES[_NAMES.index("seconds") :])
 
 
@@ -188,7 +194,9 @@ def read_record(folder: Path) -> RunRecord:
 
     Raises:
         FileNotFoundError: there is none.
-        CheckpointError: it is damaged, or of another version.
+        ResourceError: it may not be read.
+        NewerRecordError: it has fields that this version does not know.
+        CheckpointError: it is damaged, or of an older version.
     """
     path = folder / FILE
     try:
@@ -198,12 +206,22 @@ def read_record(folder: Path) -> RunRecord:
         raise CheckpointError(
             f"{path} is damaged: brackets without end; remove it to repeat the run"
         ) from error
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; remove it to repeat the run") from error
     if digest != _digest(content):
         raise CheckpointError(
             f"{path} is damaged: its content does not have the digest that it names; remove it to "
             f"repeat the run"
+        )
+    unknown = sorted(set(content) - set(_NAMES))
+    if unknown:
+        raise NewerRecordError(
+            f"{path} was written by a newer kdbench: this version does not know "
+            f"{', '.join(unknown)}. Use that version, or another paths.outputs"
         )
     try:
         record = RunRecord(**content)
@@ -263,13 +281,19 @@ def find_finished(folder: Path, key: str) -> RunRecord | None:
         key: its run key.
 
     Raises:
+        NewerRecordError: training would replace the record of a newer version.
         CheckpointError: the weights are not those of the record; nobody may train over that
             without being told to.
+        ResourceError: the record may not be read.
     """
+    if not (folder / FILE).is_file():
+        return None
     try:
         record = read_record(folder)
     except FileNotFoundError:
         return None
+    except NewerRecordError:
+        raise
     except CheckpointError as error:
         log.warning("%s", error)
         return None

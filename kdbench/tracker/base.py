@@ -50,7 +50,7 @@ class RunIdentity:
     @property
     def label(self) -> str:
         """The name with a piece of the key: names of two runs may agree."""
-        return f"{self.name}-{self.run_key[:4]}"
+        return f"{self.name}-{self.run_key[:6]}"
 
     @property
     def tags(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Self, TextIO
@@ -37,7 +37,7 @@ class Display:
     Args:
         epochs: epochs of the whole run, >= 1.
         steps_per_epoch: >= 1.
-        names: one name per learner.
+        names: of the learners, by run key.
         stream: where a bar is drawn if it is a terminal; None takes standard error.
     """
 
@@ -45,12 +45,12 @@ class Display:
         self,
         epochs: int,
         steps_per_epoch: int,
-        names: Sequence[str],
+        names: Mapping[str, str],
         stream: TextIO | None = None,
     ) -> None:
         self.epochs = epochs
         self.steps_per_epoch = steps_per_epoch
-        self.names = tuple(names)
+        self.names = dict(names)
         self.stream = stream if stream is not None else sys.stderr
         self._bar: tqdm | None = None
         self._redirect: AbstractContextManager = nullcontext()
@@ -88,17 +88,17 @@ class Display:
             self._draw(self._bar, loss())
 
     def epoch(self, rows: Mapping[str, Mapping[str, float]]) -> None:
-        """An epoch is done: ``rows`` has the metrics of each learner that still trains."""
-        for name, row in rows.items():
-            prefix = f"{name}  " if len(self.names) > 1 else ""
-            logger.info("%s%s", prefix, self._describe(row, len(prefix)), extra={"run": name})
+        """An epoch is done: ``rows`` has the metrics of each learner that still trains, by key."""
+        for key, row in rows.items():
+            prefix = f"{self.names[key]}  " if len(self.names) > 1 else ""
+            logger.info("%s%s", prefix, self._describe(row, len(prefix)), extra={"run": key})
         self._accuracy = _accuracy(rows)
         self._images = 0
         self._epoch_begin = self._step_end = time.monotonic()
 
-    def note(self, text: str) -> None:
-        """Says something that people should not miss."""
-        logger.warning("%s", text)
+    def note(self, text: str, key: str) -> None:
+        """Says something about one learner that people should not miss."""
+        logger.warning("%s", text, extra={"run": key})
 
     def close(self) -> None:
         """Takes the bar away; a second call does nothing."""

@@ -449,9 +449,10 @@ def _describe_environment() -> dict[str, Any]:
 def _import_wandb() -> ModuleType:
     try:
         import wandb
-    except ImportError as error:
+    except Exception as error:  # a broken installation raises whatever it likes
         raise ConfigError(
-            f"tracker=wandb needs the package wandb, which cannot be imported: {error}; "
+            f"tracker=wandb needs the package wandb, which cannot be imported: "
+            f"{type(error).__name__}: {error}; "
             f"pip install 'wandb>=0.31,<0.32', or choose tracker=csv"
         ) from error
     return wandb

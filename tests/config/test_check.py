@@ -47,7 +47,7 @@ def problems(*overrides):
         ("dataset.batch_size=0", ["dataset.batch_size=0", ">= 1"]),
         ("objective.terms.kd.weight=-1", ["objective", "weight must be a finite number >= 0"]),
         ("run.protocol=papr", ["run.protocol='papr'", "paper, strict"]),
-        ("run.precision=fp8", ["run.precision='fp8'", "fp32, bf16"]),
+        ("run.precision=fp8", ["run.precision='fp8'", "fp32, tf32, bf16"]),
         ("run.device=cuda:7", ["run.device='cuda:7'", "CUDA device(s)"]),
         ("run.device=gpu", ["run.device='gpu'", "auto, cpu, cuda"]),
         ("run.threads=0", ["run.threads=0", "null for all cores"]),

@@ -74,7 +74,7 @@ def result(outputs):
     """What must not depend on when a run was killed: record, metrics.csv and weights."""
     from safetensors.torch import load_file
 
-    from kdbench.digest import state_digest
+    from kdbench.digest import file_digest, state_digest
     from kdbench.results.record import CIRCUMSTANCES, read_record
 
     folder = Path(outputs) / "run"
@@ -83,4 +83,5 @@ def result(outputs):
         "record": record,
         "metrics": (folder / "metrics.csv").read_bytes(),
         "weights": state_digest(load_file(folder / "student.safetensors")),
+        "file": file_digest(folder / "student.safetensors"),
     }

@@ -67,7 +67,10 @@ def test_killed_again_and_again(tmp_path, uninterrupted):
     assert result(tmp_path) == uninterrupted
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+STOPPING = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP]
+
+
+@pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_saves_and_exits_75(tmp_path, number):
     long = [*STATEFUL, "run.epochs=6"]
     process = start(tmp_path / "stopped", long, HOLD_AT="epoch 3/")
@@ -169,3 +172,35 @@ def test_the_same_run_twice_at_once(tmp_path):
     assert first.is_alive()
     first.kill()
     first.join()
+
+
+def test_what_nohup_ignores_stays_ignored():
+    from kdbench.engine.signals import StopSignals
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.requested is None
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_damage_is_no_word_to_start_from_zero(tmp_path, uninterrupted):
+    assert run(tmp_path, STATEFUL, KDBENCH_KILL_AT="step:17") == KILLED
+    payloads = {p: p.read_bytes() for p in (tmp_path / "run" / "checkpoint").glob("step*.pt")}
+    for path in payloads:
+        path.write_bytes(b"")
+    assert [run(tmp_path, STATEFUL) for _ in range(3)] == [4, 4, 4]
+    for path, content in payloads.items():  # a sound copy comes back
+        path.write_bytes(content)
+    assert run(tmp_path, STATEFUL) == 0
+    assert result(tmp_path) == uninterrupted
+
+
+def test_without_its_checkpoints_a_run_begins_again(tmp_path, uninterrupted):
+    assert run(tmp_path, STATEFUL, KDBENCH_KILL_AT="step:17") == KILLED
+    shutil.rmtree(tmp_path / "run" / "checkpoint")  # the user's word
+    assert run(tmp_path, STATEFUL) == 0
+    assert result(tmp_path) == uninterrupted

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -79,19 +80,36 @@ def test_without_its_manifest_a_payload_was_never_committed(checkpoints):
 def test_all_damaged_is_an_error_and_not_a_fresh_start(checkpoints):
     for path in checkpoints.folder.glob("*.pt"):
         path.write_bytes(b"")
-    with pytest.raises(
-        CheckpointError, match=r"all checkpoints.*damaged.*step00000003.*step00000002"
-    ):
+    before = {path: path.read_bytes() for path in checkpoints.folder.iterdir()}
+    for _ in range(3):  # the same command again is no word to start from zero
+        with pytest.raises(
+            CheckpointError,
+            match=r"all checkpoints.*damaged.*step00000003.*step00000002.*remove .*checkpoint to",
+        ):
+            checkpoints.load()
+    assert {path: path.read_bytes() for path in checkpoints.folder.iterdir()} == before
+
+
+def test_what_was_set_aside_is_not_forgotten(checkpoints):
+    newest(checkpoints).write_bytes(b"")
+    checkpoints.load()
+    for path in checkpoints.folder.glob("step*"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match=r"step00000003\.json was set aside"):
         checkpoints.load()
-    assert len(list((checkpoints.folder / "damaged").iterdir())) == 4  # set aside, not deleted
+    shutil.rmtree(checkpoints.folder)  # the user's word
+    assert checkpoints.load() is None
 
 
 def test_a_newer_schema_is_named(checkpoints, monkeypatch):
     monkeypatch.setattr(state_module, "SCHEMA", 7)
     checkpoints.save(9, {"step": 9})
     monkeypatch.setattr(state_module, "SCHEMA", 1)
-    with pytest.raises(CheckpointError, match="schema 7, this one reads 1"):
-        state_module._read(newest(checkpoints, ".json"))
+    before = sorted(checkpoints.folder.rglob("*"))
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="schema 7, this one reads 1"):
+            checkpoints.load()
+    assert sorted(checkpoints.folder.rglob("*")) == before  # nothing is moved, nothing older used
 
 
 def test_a_full_disk_costs_the_surplus_and_nothing_else(checkpoints, monkeypatch):

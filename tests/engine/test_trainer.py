@@ -1,5 +1,9 @@
 """The loop, in this process: what it computes, and that runs do not see each other."""
 
+import errno
+import os
+import re
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,7 +17,13 @@ from kdbench.config.compose import compose_config
 from kdbench.config.identity import run_key
 from kdbench.engine import trainer as trainer_module
 from kdbench.engine.run import Job, train_job, train_jobs
-from kdbench.errors import CheckpointError, NumericalError, known_error
+from kdbench.errors import (
+    CheckpointError,
+    DataError,
+    NumericalError,
+    ResourceError,
+    known_error,
+)
 from kdbench.objective.kl import KL
 from kdbench.results.record import CIRCUMSTANCES, read_record
 from kdbench.tracker.csv import read_metrics
@@ -34,9 +44,11 @@ def job(outputs, name, *overrides):
 
 def lasting(folder):
     record = asdict(read_record(folder))
-    return {k: v for k, v in record.items() if k not in CIRCUMSTANCES}, (
-        folder / "metrics.csv"
-    ).read_bytes()
+    return (
+        {k: v for k, v in record.items() if k not in CIRCUMSTANCES},
+        (folder / "metrics.csv").read_bytes(),
+        (folder / "student.safetensors").read_bytes(),
+    )
 
 
 COHORT = [
@@ -347,3 +359,136 @@ def test_points_within_epochs_are_read_only_when_asked_for(tmp_path, monkeypatch
     names = ("loss", "ce", "kd", "temperature_teacher_mean", "temperature_student_max")
     assert {f"batch/{name}" for name in names} <= first.keys()
     assert first["batch/loss"] == pytest.approx(first["batch/ce"] + first["batch/kd"])
+
+
+def test_runs_with_one_label_have_their_own_rows_and_logs(tmp_path, monkeypatch, caplog):
+    from kdbench.engine.runlog import run_log
+    from kdbench.tracker.base import RunIdentity
+
+    monkeypatch.setattr(RunIdentity, "label", "the-same")
+    caplog.set_level("INFO")
+    jobs = [job(tmp_path, f"lr{lr}", "method=scratch", f"optim.lr={lr}") for lr in (0.1, 0.02)]
+    with ExitStack() as logs:
+        for each in jobs:
+            logs.enter_context(run_log(each.folder, each.key))
+        train_jobs(jobs)
+    for each in jobs:
+        rows = read_metrics(each.folder / "metrics.csv")
+        lines = (each.folder / "train.log").read_text()
+        losses = re.findall(r"epoch \d/3  loss (\S+)", lines)
+        assert losses == [f"{row['train/loss']:.3f}" for row in rows]
+
+
+CAUTIONS = {
+    "larger than the data: every step sees all 40": ["dataset.batch_size=64"],
+    "an epoch is one step: dataset.batch_size=40, 40 training images": ["dataset.batch_size=40"],
+    "the teacher is at chance level": ["method=kd", "teacher.expected_top1=0"],
+    "the student is at chance level": ["dataset.num_classes=4"],
+}
+
+
+@pytest.mark.parametrize("said", CAUTIONS)
+def test_what_is_probably_not_meant_is_in_the_log_and_in_the_record(
+    tmp_path, monkeypatch, caplog, said
+):
+    measured = lambda logits, targets, teacher: {"top1": 2.0}  # noqa: E731
+    if "chance" in said:
+        for module in ("run", "trainer"):
+            monkeypatch.setattr(f"kdbench.engine.{module}.evaluate_logits", measured)
+    overrides = ["method=scratch", *CAUTIONS[said], "teacher.tolerance=100"]
+    record = train_job(job(tmp_path, "run", *overrides).cfg, tmp_path / "run")
+    assert [text for text in record.warnings if said in text], record.warnings
+    assert said in caplog.text
+    assert read_record(tmp_path / "run").warnings == record.warnings
+
+
+def test_an_ordinary_run_warns_of_nothing(tmp_path, monkeypatch):
+    measured = lambda logits, targets, teacher: {"top1": 60.0}  # noqa: E731
+    monkeypatch.setattr("kdbench.engine.trainer.evaluate_logits", measured)
+    ordinary = job(tmp_path, "run", "method=scratch")
+    assert train_job(ordinary.cfg, tmp_path / "run").warnings == []
+
+
+def test_a_failed_first_checkpoint_costs_its_run_and_no_other(tmp_path, monkeypatch):
+    from kdbench.digest import file_digest
+    from kdbench.engine.state import Checkpoints
+
+    jobs = [job(tmp_path, f"run{n}", "method=scratch", f"optim.lr=0.0{n}") for n in (1, 2, 3)]
+    save = Checkpoints.save
+
+    def full(self, step, state):
+        if "run2" in str(self.folder):
+            raise ResourceError("no space")
+        save(self, step, state)
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    outcomes = train_jobs(jobs)
+    assert [o.record.status for o in outcomes] == ["done", "failed", "done"]
+    assert isinstance(outcomes[1].error, ResourceError)
+    failed = read_record(tmp_path / "run2")
+    assert failed.metrics_digest == file_digest(tmp_path / "run2" / "metrics.csv")
+    monkeypatch.undo()
+    assert train_jobs(jobs[1:2])[0].record.status == "done"
+
+
+def test_a_run_whose_folder_is_full_to_the_last_byte_leaves_the_others_alone(tmp_path, monkeypatch):
+    from kdbench import files
+
+    write = files._write_new
+
+    def full(path, payload):
+        if "run2" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, payload)
+
+    jobs = [job(tmp_path, f"run{n}", "method=scratch", f"optim.lr=0.0{n}") for n in (1, 2)]
+    monkeypatch.setattr(files, "_write_new", full)
+    first, second = train_jobs(jobs)
+    assert first.record.status == "done"
+    assert second.record is None
+    assert isinstance(second.error, ResourceError)
+    assert "run2" in str(second.error)
+
+
+def test_what_befalls_all_is_in_the_record_of_each(tmp_path, monkeypatch):
+    def no_data(cfg, compute):
+        raise DataError("the images are gone")
+
+    monkeypatch.setattr("kdbench.engine.run.open_data", no_data)
+    jobs = [job(tmp_path, f"run{n}", "method=scratch", f"optim.lr=0.0{n}") for n in (1, 2)]
+    with pytest.raises(DataError):
+        train_jobs(jobs)
+    for each in jobs:
+        record = read_record(each.folder)
+        assert (record.status, record.reason) == ("failed", "the images are gone")
+        assert record.run_key == each.key
+    monkeypatch.undo()
+    done = train_jobs(jobs)
+    assert [outcome.record.status for outcome in done] == ["done", "done"]
+
+
+def test_a_finished_run_needs_no_lock(tmp_path, monkeypatch):
+    first = train_jobs([job(tmp_path, "run", "method=scratch")])[0].record
+
+    def read_only(folder, patience=0.0):
+        raise ResourceError("read-only")
+
+    monkeypatch.setattr("kdbench.engine.run.run_lock", read_only)
+    assert train_jobs([job(tmp_path, "run", "method=scratch")])[0].record == first
+
+
+def test_a_broken_installation_of_wandb_is_a_mistake_of_the_setup(monkeypatch):
+    import sys
+
+    from kdbench.errors import ConfigError
+    from kdbench.tracker.wandb import _import_wandb
+
+    class Broken:
+        def find_spec(self, name, path=None, target=None):
+            if name == "wandb":
+                raise AttributeError("module 'google' has no attribute 'protobuf'")
+
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    with pytest.raises(ConfigError, match=r"AttributeError: .*protobuf.*tracker=csv"):
+        _import_wandb()

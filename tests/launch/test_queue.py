@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from kdbench.errors import Preempted
+from kdbench.launch import schedule as schedule_module
 from kdbench.launch.executor import Slot
 from kdbench.launch.group import (
     DONE,
     FAILED,
+    HELD,
     RETURNED,
     Group,
     Member,
@@ -82,7 +84,7 @@ def save(member, step):
     (folder / f"step{step:08d}.json").write_text("{}")
 
 
-def run(tmp_path, executor, groups, slots=("cpu",), fail_fast=None):
+def run(tmp_path, executor, groups, slots=("cpu",), fail_fast=None, on_start=lambda member: None):
     """The outcome of each run by name, and what was said."""
     outcomes, said = {}, []
     schedule = Schedule(
@@ -90,7 +92,7 @@ def run(tmp_path, executor, groups, slots=("cpu",), fail_fast=None):
         [Slot(name) for name in slots],
         tmp_path / "sweep",
         said.append,
-        lambda members: None,
+        on_start,
         lambda outcome: outcomes.setdefault(outcome.key.removeprefix("key-"), outcome),
         fail_fast,
     )
@@ -172,6 +174,67 @@ def test_what_does_not_fit_into_memory_goes_back_to_the_queue(tmp_path):
     outcomes, _ = run(tmp_path, executor, [make_members(tmp_path, *"abcde")])
     assert [len(names) for _, names in executor.started] == [5, 3, 1]
     assert len(outcomes) == 5
+
+
+def test_a_group_of_which_nothing_fits_is_halved(tmp_path):
+    def script(request, members, slot, begun):
+        if len(members) > 2:  # the teacher, or the evaluation of all, has no room
+            for member in members:
+                tell(request, Outcome(member.key, RETURNED))
+            return 0
+        return train(request, members, slot, begun)
+
+    executor = Fake(script)
+    outcomes, _ = run(tmp_path, executor, [make_members(tmp_path, *"abcdefg")])
+    assert [len(names) for _, names in executor.started] == [7, 4, 2, 2, 3, 2, 1]
+    assert {outcome.status for outcome in outcomes.values()} == {DONE}
+
+
+def test_a_run_whose_folder_cannot_be_used_leaves_the_others_alone(tmp_path):
+    def on_start(member):
+        if member.name in ("b", "only"):
+            return Outcome(member.key, FAILED, 6, "b is a file")
+        return None
+
+    executor = Fake(train)
+    groups = [make_members(tmp_path, *names) for names in (["only"], ["a", "b", "c"])]
+    outcomes, _ = run(tmp_path, executor, groups, on_start=on_start)
+    assert [names for _, names in executor.started] == [["a", "c"]]
+    assert {name: outcome.exit_code for name, outcome in outcomes.items()} == {
+        "only": 6,
+        "a": 0,
+        "b": 6,
+        "c": 0,
+    }
+
+
+def test_what_another_process_trains_is_waited_for(tmp_path, monkeypatch):
+    looks = iter([True, True, False])
+    monkeypatch.setattr(schedule_module, "LOOK", 0.0)
+    monkeypatch.setattr(schedule_module, "is_held", lambda folder: next(looks))
+
+    def script(request, members, slot, begun):
+        if begun == 1:
+            tell(request, Outcome(members[0].key, HELD, reason="worked on by process 7"))
+            tell(request, Outcome(members[1].key, DONE))
+            return 0
+        return train(request, members, slot, begun)
+
+    executor = Fake(script)
+    outcomes, said = run(tmp_path, executor, [make_members(tmp_path, "theirs", "mine")])
+    assert [names for _, names in executor.started] == [["theirs", "mine"], ["theirs"]]
+    assert {outcome.status for outcome in outcomes.values()} == {DONE}
+    assert "waiting for theirs: worked on by process 7" in said
+    assert next(looks, "looked until it was free") == "looked until it was free"
+
+
+def test_a_failed_record_is_no_end_of_progress(tmp_path):
+    member = make_members(tmp_path, "again")[0]
+    Path(member.folder).mkdir(parents=True)
+    (Path(member.folder) / "record.json").write_text('{"status": "failed"}')
+    assert member.steps() == 0
+    save(member, 7)
+    assert member.steps() == 7
 
 
 def test_fail_fast_counts_failures_with_one_reason(tmp_path):

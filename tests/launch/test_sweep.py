@@ -19,7 +19,9 @@ from kdbench.config.compose import compose_config
 from kdbench.config.identity import resolve_config, run_key
 from kdbench.digest import state_digest
 from kdbench.engine.lock import run_lock
-from kdbench.launch.group import DONE, Member, Tail, parse_outcome
+from kdbench.errors import ConfigError
+from kdbench.launch.consent import count_points, read_limit, require_meant
+from kdbench.launch.group import DONE, HELD, RETURNED, Member, Tail, parse_outcome
 from kdbench.launch.worker import work
 from kdbench.results.record import CIRCUMSTANCES, read_record
 
@@ -223,7 +225,7 @@ def test_workers_are_ordinary_processes(tmp_path):
     assert read_record(path.parent).status == "done"
 
 
-def test_a_run_that_somebody_else_trains_is_left_to_them(tmp_path, monkeypatch):
+def test_a_run_that_somebody_else_trains_is_left_to_them(tmp_path):
     first = resolve_config(compose_config([*TINY, "method=scratch", f"paths.outputs={tmp_path}"]))
     second = resolve_config(
         compose_config([*TINY, "method=scratch", "optim.lr=0.01", f"paths.outputs={tmp_path}"])
@@ -232,11 +234,176 @@ def test_a_run_that_somebody_else_trains_is_left_to_them(tmp_path, monkeypatch):
         Member(f"run{k}", run_key(plain), str(tmp_path / f"run{k}"), plain)
         for k, plain in enumerate((first, second))
     ]
-    monkeypatch.setattr("kdbench.launch.worker.PATIENCE", 0.1)
     with run_lock(tmp_path / "run0"):
         work(tmp_path / "request.json", members, share=1.0)
     lines = Tail(tmp_path / "request.jsonl").lines()
     outcomes = {outcome.key: outcome for outcome in map(parse_outcome, lines)}
-    assert outcomes[members[0].key].exit_code == 7
+    assert outcomes[members[0].key].status == HELD
     assert "is being worked on by process" in outcomes[members[0].key].reason
     assert outcomes[members[1].key].status == DONE
+
+
+def make_members(tmp_path, *overrides):
+    plains = [
+        resolve_config(compose_config([*TINY, f"paths.outputs={tmp_path}", *each.split()]))
+        for each in overrides
+    ]
+    return [
+        Member(f"run{k}", run_key(plain), str(tmp_path / f"run{k}"), plain)
+        for k, plain in enumerate(plains)
+    ]
+
+
+def train_in_worker(tmp_path, members):
+    work(tmp_path / "request.json", members, share=1.0)
+    lines = Tail(tmp_path / "request.jsonl").lines()
+    outcomes = {outcome.key: outcome for outcome in map(parse_outcome, lines)}
+    return [outcomes[member.key] for member in members]
+
+
+def test_what_does_not_fit_beside_the_others_is_handed_back(tmp_path, monkeypatch):
+    import torch
+
+    from kdbench.engine.learner import Learner
+
+    members = make_members(tmp_path, "method=scratch", "method=scratch optim.lr=0.01")
+    train_step = Learner.train_step
+
+    def step(self, batch, teacher_logits, teacher_strong, progress):
+        if self.lr < 0.02 and progress.step == 7:
+            torch.empty(1 << 60, dtype=torch.uint8)  # what the allocator says, it says itself
+        train_step(self, batch, teacher_logits, teacher_strong, progress)
+
+    monkeypatch.setattr(Learner, "train_step", step)
+    first, second = train_in_worker(tmp_path, members)
+    assert (first.status, second.status) == (DONE, RETURNED)
+    assert not (tmp_path / "run1" / "record.json").exists()
+    (tmp_path / "request.jsonl").unlink()
+    (alone,) = train_in_worker(tmp_path, members[1:])  # and if it is alone, it has failed
+    assert (alone.status, alone.exit_code) == ("failed", 6)
+    assert "out of memory on cpu in step 7 with dataset.batch_size=8" in alone.reason
+    assert "the student resnet8" in alone.reason
+    assert read_record(tmp_path / "run1").status == "failed"
+
+
+def test_a_log_ends_with_the_lines_of_its_own_run(tmp_path, caplog):
+    caplog.set_level("INFO")
+    members = make_members(tmp_path, "method=scratch", "method=scratch optim.lr=0.01")
+    outcomes = train_in_worker(tmp_path, members)
+    for member, outcome in zip(members, outcomes, strict=True):
+        lines = (Path(member.folder) / "train.log").read_text().splitlines()
+        ends = [line for line in lines if ": top-1 " in line]
+        assert len(ends) == 1
+        assert f"top-1 {outcome.top1:.2f} %" in ends[0]
+
+
+def test_an_unusable_folder_costs_its_run_and_no_other(kdbench, tmp_path):
+    seeds = range(4)
+    folders = {}
+    for seed in seeds:
+        outputs = f"paths.outputs={tmp_path}/out"
+        cfg = compose_config([outputs, *TINY, "method=scratch", f"seed={seed}"])
+        name = f"seed{seed}-{run_key(cfg)[:10]}"
+        folders[seed] = tmp_path / "out/runs/fake/resnet8_resnet8/scratch-none" / name
+    folders[0].parent.mkdir(parents=True)
+    folders[0].write_text("a file")
+    folders[1].symlink_to(tmp_path / "nowhere")
+    (folders[2] / ".hydra").mkdir(parents=True)
+    (folders[2] / "train.log").mkdir()
+    code, said = kdbench("-m", "method=scratch", "seed=0,1,2,3")
+    assert code == 9, said
+    assert "Traceback" not in said
+    assert "3 of 4 runs are not done" in said
+    assert f"{folders[0]} is a file" in said
+    assert f"{folders[1]} is a link to {tmp_path}/nowhere" in said
+    assert f"{folders[2]}/train.log is a folder, where kdbench writes a file" in said
+    assert read_record(folders[3]).status == "done"
+    assert folders[0].read_text() == "a file"
+
+
+def test_a_dry_run_says_what_is_to_do_and_trains_nothing(kdbench, tmp_path):
+    assert kdbench("-m", "method=scratch", "seed=0,1")[0] == 0
+    before = sorted(path for path in (tmp_path / "out" / "runs").rglob("*"))
+    sweep = ("-m", "method=scratch,kd", "temperature.tau=2,3", "seed=1,2")
+    code, said = kdbench(*sweep, "hydra.launcher.dry=true")
+    assert code == 0, said
+    assert "8 jobs: 2 ask for the same run as another one, 1 are done already, 5 are" in said
+    assert len(re.findall(r"kd-constant-seed\d-\w+: .*temperature.tau=[23]", said)) == 4
+    assert re.search(r"kd +fake, resnet8_resnet8 +4 +4 missing", said), said
+    assert re.search(r"scratch +fake, resnet8_resnet8 +4 +2 done, 2 missing", said)
+    assert re.search(r"teacher resnet8 .* to be trained first", said)
+    after = sorted(path for path in (tmp_path / "out" / "runs").rglob("*"))
+    assert [path for path in after if path.name != "multirun.yaml"] == [
+        path for path in before if path.name != "multirun.yaml"
+    ]
+    assert not (tmp_path / "out" / "teachers").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "points"),
+    [
+        (["seed=range(1,1000000000)", "method=scratch,kd"], 2 * 999_999_999),
+        (["seed=range(5)", "temperature.tau=choice(1,2,3)", "run.epochs=2"], 15),
+        (["seed=range(5,0,-2)"], 3),
+        (["temperature.tau=interval(1,8)"], 1),
+    ],
+)
+def test_points_are_counted_without_making_them(overrides, points):
+    assert count_points(overrides) == points
+
+
+def test_many_points_need_a_word():
+    assert read_limit([]) == 5000
+    assert read_limit(["hydra.launcher.max_points=7"]) == 7
+    assert read_limit(["hydra.launcher.max_points=null"]) is None
+    require_meant(5000, 5000)
+    require_meant(10**6, None)
+    with pytest.raises(ConfigError, match=r"5,001 points.*max_points=5001"):
+        require_meant(5001, 5000)
+
+
+@pytest.mark.slow
+def test_two_sweeps_over_the_same_runs_both_end_well(kdbench, tmp_path_factory):
+    sweep = ("-m", "temperature=constant,ctkd", "run.epochs=20")
+    first = kdbench.start(*sweep)
+    wait_for(lambda: "epoch 2/20" in kdbench.said)
+    second = kdbench.start(*sweep, "temperature=constant,ctkd,cosine")
+    first.join(100)
+    second.join(100)
+    assert (first.exitcode, second.exitcode) == (0, 0), kdbench.said
+    assert "waiting for 2 runs" in kdbench.said
+    assert {record.attempts for record in records(kdbench)} == {1}
+    assert len(kdbench.runs) == 3
+    quiet = type(kdbench)(tmp_path_factory.mktemp("quiet"))
+    assert quiet(*sweep, "temperature=constant,ctkd,cosine")[0] == 0
+    assert results(quiet) == results(kdbench)
+
+
+@pytest.mark.slow
+def test_threads_of_the_environment_count_alone_and_in_a_sweep(tmp_path):
+    """OMP_NUM_THREADS=1 on more cores, and no run.threads: the same bits."""
+    tiny = [override for override in TINY if not override.startswith("run.threads")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    methods = "scratch,kd,dkd,nkd,dist"
+
+    def train(outputs, *arguments):
+        command = [sys.executable, "-m", "kdbench.train", *tiny, f"paths.outputs={outputs}"]
+        done = subprocess.run(
+            [*command, *arguments], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    train(tmp_path / "together", "-m", f"method={methods}")
+    for method in methods.split(","):
+        train(tmp_path / "alone", f"method={method}")
+    weights = [
+        {
+            path.parent.name: path.read_bytes()
+            for path in (tmp_path / name / "runs").rglob("student.safetensors")
+        }
+        for name in ("together", "alone")
+    ]
+    assert len(weights[0]) == 5
+    assert weights[0] == weights[1]
+    for path in (tmp_path / "together" / "runs").rglob("record.json"):
+        assert read_record(path.parent).threads == 1

@@ -1,5 +1,5 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -153,3 +153,14 @@ def test_brackets_without_end(tmp_path):
     (tmp_path / "record.json").write_text("[" * 100_000)
     with pytest.raises(CheckpointError, match="is damaged"):
         read_record(tmp_path)
+
+
+def test_a_record_of_a_newer_version_is_not_trained_over(record, tmp_path):
+    from kdbench.results.record import FILE, NewerRecordError, _digest
+
+    content = {**asdict(record), "invented_later": 1}
+    text = json.dumps({"digest": _digest(content), **content})
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(NewerRecordError, match=r"newer kdbench: .* does not know invented_later"):
+        find_finished(tmp_path, record.run_key)
+    assert (tmp_path / FILE).read_text() == text

@@ -43,6 +43,10 @@ def no_loss():
     pytest.fail("the loss was read, which would synchronise the device")
 
 
+def named(*names):
+    return {name: name for name in names}
+
+
 def train(display, clock, steps, seconds=1.0, loss=no_loss):
     for _ in range(steps):
         clock[0] += seconds
@@ -51,7 +55,7 @@ def train(display, clock, steps, seconds=1.0, loss=no_loss):
 
 def test_in_a_pipe_an_epoch_is_one_line(clock, lines):
     stream = io.StringIO()
-    display = Display(240, 10, ["kd"], stream)
+    display = Display(240, 10, named("kd"), stream)
     with display.start(step=20):
         train(display, clock, steps=10)
         clock[0] += 10.0  # the evaluation counts for the time left, not for the speed
@@ -61,7 +65,7 @@ def test_in_a_pipe_an_epoch_is_one_line(clock, lines):
 
 
 def test_speed_is_of_the_epoch_and_the_end_has_nothing_left(clock, lines):
-    display = Display(2, 4, ["kd"], io.StringIO())
+    display = Display(2, 4, named("kd"), io.StringIO())
     with display:
         train(display, clock, steps=4)
         display.epoch({"kd": {"epoch": 1}})
@@ -71,7 +75,7 @@ def test_speed_is_of_the_epoch_and_the_end_has_nothing_left(clock, lines):
 
 
 def test_several_learners_have_a_line_each_and_a_failed_one_none(clock, lines):
-    display = Display(3, 1, ["kd", "ctkd", "dtkd"], io.StringIO())
+    display = Display(3, 1, named("kd", "ctkd", "dtkd"), io.StringIO())
     with display:
         train(display, clock, steps=1)
         display.epoch({"kd": {"epoch": 1, "val/top1": 10.0}, "dtkd": {"epoch": 1}})
@@ -81,8 +85,17 @@ def test_several_learners_have_a_line_each_and_a_failed_one_none(clock, lines):
     ]
 
 
+def test_two_learners_with_one_name_have_a_line_each(clock, caplog):
+    caplog.set_level("INFO")
+    display = Display(3, 1, {"key0": "kd-seed0", "key1": "kd-seed0"}, io.StringIO())
+    with display:
+        train(display, clock, steps=1)
+        display.epoch({"key0": {"epoch": 0, "test/top1": 1.0}, "key1": {"epoch": 0}})
+    assert [record.run for record in caplog.records] == ["key0", "key1"]
+
+
 def test_closing_twice_or_unopened_does_nothing():
-    display = Display(1, 1, ["kd"], io.StringIO())
+    display = Display(1, 1, named("kd"), io.StringIO())
     display.close()
     display.start()
     display.close()
@@ -95,7 +108,7 @@ def test_on_a_terminal_the_loss_is_read_at_most_four_times_a_second(clock):
             return True
 
     reads = []
-    display = Display(1, 1000, ["a", "b"], Terminal())
+    display = Display(1, 1000, named("a", "b"), Terminal())
     with display:
         train(display, clock, steps=1000, seconds=0.01, loss=lambda: reads.append(0) or 0.5)
     assert 30 <= len(reads) <= 40  # ten seconds
@@ -145,7 +158,7 @@ def test_on_a_terminal_the_bar_moves_and_lines_are_not_torn():
         from kdbench.tracker.display import Display
 
         before = list(logging.getLogger().handlers)
-        with Display(2, 40, ["kd"]) as display:
+        with Display(2, 40, {"kd": "kd"}) as display:
             for epoch in range(2):
                 for step in range(40):
                     now[0] += 0.016

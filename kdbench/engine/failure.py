@@ -1,0 +1,106 @@
+"""The record of a run that failed before it had anything to show."""
+
+import logging
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from kdbench.config.build import build
+from kdbench.config.identity import (
+    dataset_digest,
+    describe,
+    needs_teacher,
+    resolve_config,
+    stable_config,
+)
+from kdbench.engine.device import current_threads
+from kdbench.engine.journal import ForeignFolderError
+from kdbench.errors import CheckpointError, KdbenchError, describe_error
+from kdbench.model.profile import count_parameters
+from kdbench.results.convergence import summarise_convergence
+from kdbench.results.environment import describe_environment
+from kdbench.results.record import RunRecord, read_record
+from kdbench.tracker.redact import redact
+
+if TYPE_CHECKING:
+    from kdbench.engine.run import Job
+
+log = logging.getLogger(__name__)
+
+
+def record_failure(job: "Job", error: Exception, command: list[str]) -> None:
+    """Writes down that a run failed, and why, where nothing better is written already.
+
+    Call it only while the folder is held. It never raises: the error is what people must hear of.
+    """
+    if isinstance(error, ForeignFolderError) or _has_better(job):
+        return
+    try:
+        _make_record(job, error, command).write(job.folder)
+    except (KdbenchError, OSError) as problem:
+        log.warning("the failure could not be recorded: %s", problem)
+
+
+def _has_better(job: "Job") -> bool:
+    try:
+        found = read_record(job.folder)
+    except FileNotFoundError:
+        return False
+    except (CheckpointError, OSError):  # of a newer version, or damaged: people should look at it
+        return True
+    return found.run_key != job.key or found.status == "done" or found.epochs_done > 0
+
+
+def _make_record(job: "Job", error: Exception, command: list[str]) -> RunRecord:
+    cfg, identity = job.cfg, describe(job.cfg, job.folder, job.key)
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    taught = needs_teacher(cfg)
+    return RunRecord(
+        run_key=job.key,
+        status="failed",
+        reason=describe_error(error),
+        dataset=identity.dataset,
+        pair=identity.pair,
+        teacher=cfg.teacher.model.arch if taught else None,
+        student=cfg.student.arch,
+        method=identity.method,
+        temperature=identity.temperature,
+        objective=identity.objective,
+        seed=identity.seed,
+        protocol=cfg.run.protocol,
+        precision=cfg.run.precision,
+        epochs=cfg.run.epochs,
+        epochs_done=0,
+        top1_last=None,
+        top1_best=None,
+        val_top1_last=None,
+        val_top1_best=None,
+        test={},
+        convergence=summarise_convergence([], "test/top1"),
+        teacher_top1=None,
+        teacher_digest=None,
+        dataset_digest=dataset_digest(cfg),
+        weights_digest=None,
+        metrics_digest=None,
+        parameters=_parameters(job),
+        config=stable_config(cfg),
+        seconds=0.0,
+        images_per_s=None,
+        peak_memory_mb=0.0,
+        attempts=1,
+        cohort_size=1,
+        teacher_memo=None,
+        teacher_config=resolve_config(cfg)["teacher"] if taught else None,
+        device=cfg.run.device,
+        threads=current_threads(),
+        started=now,
+        finished=now,
+        command=redact(command),
+        environment=describe_environment(),
+    )
+
+
+def _parameters(job: "Job") -> int:
+    try:
+        return count_parameters(build(job.cfg.student))
+    except Exception:  # which may be why it failed
+        return 0
