@@ -174,7 +174,7 @@ def write_csv(table: Table, compact: bool = False) -> str:
     """
     if compact:
         lines = [_means(table, row) for row in table.rows]
-        teacher = {name: None for line in lines[:1] for name in line}
+        teacher: dict[str, object] = {name: None for line in lines[:1] for name in line}
         teacher |= {table.axes[0]: TEACHER, **table.teacher}
         return _write_lines([teacher, *lines] if table.teacher else lines)
     lines = [_record(table, row, column) for row in table.rows for column in table.columns]
