@@ -221,11 +221,18 @@ def test_impossible_options_are_refused(options, words, monkeypatch, tmp_path):
         SlurmExecutor(**{**OPTIONS, **options}).slots("auto", threads=2)
 
 
-def test_slots_are_jobs(tmp_path):
+def test_slots_are_jobs(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     executor = SlurmExecutor(**{**OPTIONS, "max_jobs": 3, "cpus_per_task": 4, "gpus_per_node": 1})
     slots = executor.slots("cpu", None)
     assert [slot.name for slot in slots] == ["job 0", "job 1", "job 2"]
     assert slots[0].environment == {"OMP_NUM_THREADS": "4"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # as for a run alone
+    assert executor.slots("cpu", None)[0].environment == {"OMP_NUM_THREADS": "2"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    with pytest.raises(ConfigError, match="OMP_NUM_THREADS"):
+        executor.slots("cpu", None)
+    monkeypatch.delenv("OMP_NUM_THREADS")
     assert executor.gpus == 0
     executor.slots("auto", 4)
     assert executor.gpus == 1
