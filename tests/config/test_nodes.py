@@ -134,8 +134,8 @@ hydra:
 @pytest.mark.parametrize("sweep", [[], ["-m", "hydra/launcher=basic"]])
 def test_a_foreign_folder_of_configs_runs_nothing(kdbench, foreign, tmp_path, sweep):
     marker = tmp_path / "marker"
-    folder = foreign("debug", "evil", CALLBACK.replace("MARKER", str(marker)))
-    swept = "debug=smoke,evil" if sweep else "debug=evil"
+    folder = foreign("speed", "evil", CALLBACK.replace("MARKER", str(marker)))
+    swept = "speed=full,evil" if sweep else "speed=evil"
     code, said = kdbench(*sweep, "--config-dir", str(folder), swept, "method=scratch")
     assert code in (2, 9), said
     assert "hydra.callbacks.x._target_='builtins.open' is not allowed" in said
