@@ -98,7 +98,8 @@ class CTKD(TemperatureStrategy):
             )
         predictions = [logits.softmax(dim=1) for logits in (teacher_logits, student_logits)]
         inputs = torch.cat(predictions, dim=1)
-        return self.network(inputs.to(next(self.network.parameters()).dtype))
+        weight = next(self.network.parameters(), inputs)  # a network may have none
+        return self.network(inputs.to(weight.dtype))
 
 
 def reverse_gradient(value: Tensor, strength: float) -> Tensor:

@@ -26,6 +26,7 @@ def make_dataset():
 
 def _construct(file, **changes):
     keys = {**yaml.safe_load(file.read_text()), **changes}
+    keys.pop("defaults", None)  # what Hydra composes beside it
     module, _, owner = keys.pop("_target_").rpartition(".")
     return getattr(import_module(module), owner)(**keys)
 

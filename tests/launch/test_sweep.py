@@ -142,7 +142,9 @@ def test_whatever_fails_the_others_finish(kdbench, tmp_path):
     assert code == 9, said
     table = said[said.index("runs are not done:") :].splitlines()[2:]
     reasons = {}
-    for line in table[1:-2]:
+    for line in table[1:]:
+        if not re.search(r"\s{2,}\d\s{2,}", line):
+            break  # the table has ended
         reasons.setdefault(re.split(r"\s{2,}", line)[1], []).append(line)
     assert sorted(reasons) == ["2", "4", "5"]
     assert len(reasons["2"]) == 2
@@ -152,8 +154,8 @@ def test_whatever_fails_the_others_finish(kdbench, tmp_path):
     log = re.split(r"\s{2,}", diverged)[3]
     assert "Traceback" in Path(log).read_text()
     assert "ce, kd not finite at step" in diverged
-    assert [record.status for record in records(kdbench)].count("done") == 1
-    assert len(kdbench.runs) == 2  # what could not begin has no record
+    statuses = [record.status for record in records(kdbench)]
+    assert sorted(statuses) == ["done", "failed", "failed", "failed"]  # no key, no record
 
 
 def test_a_killed_worker_goes_on_and_nothing_is_lost(kdbench, tmp_path_factory):
@@ -368,8 +370,8 @@ def test_two_sweeps_over_the_same_runs_both_end_well(kdbench, tmp_path_factory):
     first = kdbench.start(*sweep)
     wait_for(lambda: "epoch 2/20" in kdbench.said)
     second = kdbench.start(*sweep, "temperature=constant,ctkd,cosine")
-    first.join(100)
-    second.join(100)
+    first.join()
+    second.join()
     assert (first.exitcode, second.exitcode) == (0, 0), kdbench.said
     assert "waiting for 2 runs" in kdbench.said
     assert {record.attempts for record in records(kdbench)} == {1}

@@ -133,5 +133,6 @@ def test_student_file(stem):
         "num_classes": "${dataset.num_classes}",
         "in_channels": "${dataset.channels}",
         "image_size": "${dataset.image_size}",
+        "weights": None,
     }
     assert f"{count_parameters(load_model(arch, 100)):,} parameters" in text.splitlines()[0]

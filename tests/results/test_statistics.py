@@ -176,7 +176,7 @@ def test_intervals_hold_all_true_differences_at_once(monkeypatch):
             wrong += any(c.is_distinguishable and not lead for c, lead in pairs)
         mixed = 0 < sum(map(bool, leads)) < len(leads)
         assert held / times > (0.84 if mixed else 0.9)  # 0.90 and 0.95, less the chance in 200
-        assert wrong / times < 0.09
+        assert wrong / times < 0.11  # 0.05, and four standard errors of 200 trials
 
 
 @patient

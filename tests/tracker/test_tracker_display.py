@@ -184,10 +184,10 @@ def test_lines_fit_in_80_columns(clock, lines):
     """What matters least is left out; epoch, accuracy and time left stay."""
     row = {**ROW, "train/loss": 123.4567, "val/top1": 48.0, "temperature/student_mean": 3.25}
     long = "ctkd, resnet32x4_resnet8x4, seed 12"
-    display = Display(240, 10, ["kd", long], io.StringIO())
+    display = Display(240, 10, {"kd": "kd", "long": long}, io.StringIO())
     with display.start(step=20):
         train(display, clock, steps=10)
-        display.epoch({"kd": row, long: row})
+        display.epoch({"kd": row, "long": row})
         display.epoch({"kd": {"epoch": 4, "test/top1": 50.1}})
     assert lines() == [
         "kd  epoch 3/240  val 48.0 %  test 50.1 %  T 4.00/3.25  left 0:39:30",
