@@ -364,21 +364,18 @@ def test_many_points_need_a_word():
         require_meant(5001, 5000)
 
 
-@pytest.mark.slow
-def test_two_sweeps_over_the_same_runs_both_end_well(kdbench, tmp_path_factory):
-    sweep = ("-m", "temperature=constant,ctkd", "run.epochs=20")
-    first = kdbench.start(*sweep)
-    wait_for(lambda: "epoch 2/20" in kdbench.said)
-    second = kdbench.start(*sweep, "temperature=constant,ctkd,cosine")
-    first.join()
-    second.join()
-    assert (first.exitcode, second.exitcode) == (0, 0), kdbench.said
-    assert "waiting for 2 runs" in kdbench.said
-    assert {record.attempts for record in records(kdbench)} == {1}
-    assert len(kdbench.runs) == 3
-    quiet = type(kdbench)(tmp_path_factory.mktemp("quiet"))
-    assert quiet(*sweep, "temperature=constant,ctkd,cosine")[0] == 0
-    assert results(quiet) == results(kdbench)
+def test_a_sweep_waits_for_what_another_process_trains(kdbench, tmp_path):
+    outputs = f"paths.outputs={tmp_path}/out"
+    cfg = compose_config([outputs, *TINY, "method=scratch", "seed=1"])
+    folder = tmp_path / "out/runs/fake/resnet8_resnet8/scratch-none"
+    with run_lock(folder / f"seed1-{run_key(cfg)[:10]}"):
+        sweep = kdbench.start("-m", "method=scratch", "seed=0,1")
+        wait_for(lambda: "waiting for scratch-none-seed1" in kdbench.said)
+        assert f"is being worked on by process {os.getpid()} on " in kdbench.said
+        wait_for(lambda: len(kdbench.runs) == 1)  # the other one does not wait
+    sweep.join()
+    assert sweep.exitcode == 0, kdbench.said
+    assert [record.status for record in records(kdbench)] == ["done", "done"]
 
 
 @pytest.mark.slow
