@@ -153,7 +153,7 @@ class Objective(nn.Module):
         """
         self._watch.observed += 1
         for strategy in self.strategies:
-            strategy.observe(student_logits, targets, progress)
+            strategy.observe(_widen(student_logits), targets, progress)
         if self._ranks is not None and self.learns:
             self._ranks.average(self)
 
