@@ -163,7 +163,8 @@ class Objective(nn.Module):
         Called once on every rank, when the objective is on its device. All ranks take over what
         the first one has; from then on ``observe``, called on every rank after each optimizer step,
         replaces what was learned by its mean over the ranks. With SGD that is what averaged
-        gradients give. Nothing is needed where nothing is learned.
+        gradients give; strategies that train themselves (``meta``, ``rlkd``) learn from each rank's
+        part of a batch as from a batch of its own. Nothing is needed where nothing is learned.
 
         Args:
             group: ranks that train one student together; None: all.

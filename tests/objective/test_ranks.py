@@ -68,7 +68,7 @@ def test_two_ranks_learn_the_same(tmp_path, method):
     assert any(not torch.equal(first[name], start[name]) for name in first)
     for name in first:
         assert torch.equal(first[name], second[name]), name
-    if method != "rlkd":  # whose actions are random
+    if method == "ctkd":  # the others look at a rank's part of a batch as a whole
         (alone,) = learn(tmp_path, 1, method)
         for name in first:  # and what one process learns from whole batches
             torch.testing.assert_close(first[name], alone[name], rtol=1e-6, atol=1e-9)
