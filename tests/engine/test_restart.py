@@ -67,6 +67,21 @@ def test_killed_again_and_again(tmp_path, uninterrupted):
     assert result(tmp_path) == uninterrupted
 
 
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_the_best_weights_come_back_from_the_checkpoint(tmp_path, damage):
+    assert run(tmp_path, STATEFUL, KDBENCH_KILL_AT="step:13") == KILLED
+    best = tmp_path / "run/checkpoint/best.safetensors"
+    before = best.read_bytes()
+    if damage == "changed":
+        best.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    else:
+        best.unlink()
+    # Killed before another epoch ends, which could be a better one.
+    assert run(tmp_path, STATEFUL, KDBENCH_KILL_AT="epoch:trained:1") == KILLED
+    assert best.read_bytes() == before
+    assert "restored from the checkpoint" in (tmp_path / "stderr.txt").read_text()
+
+
 STOPPING = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP]
 
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from kdbench.config.compose import compose_config
 from kdbench.config.identity import run_key
+from kdbench.digest import file_digest
 from kdbench.engine import trainer as trainer_module
 from kdbench.engine.run import Job, train_job, train_jobs
 from kdbench.errors import (
@@ -271,6 +273,25 @@ def test_a_finished_run_is_not_repeated_and_a_changed_one_is(tmp_path):
     assert again.status == "done"
 
 
+def test_a_student_may_start_from_a_file_which_counts_by_its_content(tmp_path):
+    first = train_job(job(tmp_path, "first", "method=scratch").cfg, tmp_path / "first")
+    file = tmp_path / "start.safetensors"
+    shutil.copy(tmp_path / "first" / "student.safetensors", file)
+    tuning = ["method=scratch", "seed=1", f"student.weights={file}"]
+    tuned = job(tmp_path, "tuned", *tuning)
+    record = train_job(tuned.cfg, tuned.folder)
+    fresh = train_job(job(tmp_path, "fresh", *tuning[:2]).cfg, tmp_path / "fresh")
+    assert record.initial_digest == file_digest(file)
+    assert record.weights_digest not in (first.weights_digest, fresh.weights_digest)
+    losses = [
+        read_metrics(tmp_path / name / "metrics.csv")[0]["train/loss"]
+        for name in ("tuned", "fresh")
+    ]
+    assert losses[0] < losses[1]  # it goes on from what was learned
+    shutil.copy(tmp_path / "fresh" / "student.safetensors", file)
+    assert job(tmp_path, "other", *tuning).key != tuned.key  # the same name, another file
+
+
 def test_one_seed_repeats_and_two_differ(tmp_path):
     digests = [
         train_job(
@@ -410,7 +431,6 @@ def test_an_ordinary_run_warns_of_nothing(tmp_path, monkeypatch):
 
 
 def test_a_failed_first_checkpoint_costs_its_run_and_no_other(tmp_path, monkeypatch):
-    from kdbench.digest import file_digest
     from kdbench.engine.state import Checkpoints
 
     jobs = [job(tmp_path, f"run{n}", "method=scratch", f"optim.lr=0.0{n}") for n in (1, 2, 3)]
