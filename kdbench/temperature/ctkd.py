@@ -10,6 +10,7 @@ from kdbench.progress import Progress
 from kdbench.temperature.base import (
     Temperatures,
     TemperatureStrategy,
+    dtype_of,
     require_fraction,
     require_positive,
     require_temperature,
@@ -98,7 +99,7 @@ class CTKD(TemperatureStrategy):
             )
         predictions = [logits.softmax(dim=1) for logits in (teacher_logits, student_logits)]
         inputs = torch.cat(predictions, dim=1)
-        return self.network(inputs.to(next(self.network.parameters()).dtype))
+        return self.network(inputs.to(dtype_of(self.network, inputs)))
 
 
 def reverse_gradient(value: Tensor, strength: float) -> Tensor:
