@@ -117,6 +117,11 @@ def uniform(tau: float, like: Tensor) -> Temperatures:
     return Temperatures(temperature, temperature, torch.full_like(like[:, 0], tau * tau))
 
 
+def dtype_of(module: nn.Module, like: Tensor) -> torch.dtype:
+    """The type that a module computes in; that of ``like`` where it has no parameters."""
+    return next((parameter.dtype for parameter in module.parameters()), like.dtype)
+
+
 def _keep_wide(before: Tensor, after: Tensor) -> Tensor:
     if after.is_floating_point() and after.dtype.itemsize < 4:
         return before.to(after.device)

@@ -10,6 +10,7 @@ from kdbench.progress import Progress
 from kdbench.temperature.base import (
     Temperatures,
     TemperatureStrategy,
+    dtype_of,
     require_fraction,
     require_positive,
     require_temperature,
@@ -98,8 +99,7 @@ class CTKD(TemperatureStrategy):
             )
         predictions = [logits.softmax(dim=1) for logits in (teacher_logits, student_logits)]
         inputs = torch.cat(predictions, dim=1)
-        weight = next(self.network.parameters(), inputs)  # a network may have none
-        return self.network(inputs.to(weight.dtype))
+        return self.network(inputs.to(dtype_of(self.network, inputs)))
 
 
 def reverse_gradient(value: Tensor, strength: float) -> Tensor:

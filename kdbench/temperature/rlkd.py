@@ -13,6 +13,7 @@ from kdbench.progress import Progress
 from kdbench.temperature.base import (
     Temperatures,
     TemperatureStrategy,
+    dtype_of,
     require_fraction,
     require_positive,
     require_temperature,
@@ -116,7 +117,7 @@ class RLKD(TemperatureStrategy):
         if self.epoch_at(progress) < self.policy_from:
             return uniform(self.warmup_tau, like=student_logits)
         states = states_of(teacher_logits, student_logits.detach(), self.margin)
-        taken = self.agent.decide(states.to(next(self.agent.parameters()).dtype))
+        taken = self.agent.decide(states.to(dtype_of(self.agent, states.float())))
         if student_logits.requires_grad:
             self._taken = taken
         temperature = self.temperature_of(taken.actions.to(student_logits.dtype))
