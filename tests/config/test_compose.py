@@ -46,13 +46,14 @@ def test_an_objective_is_loaded_inside_somebody_elses_hydra_application(tmp_path
 
 def test_hydra_is_left_as_it_was(tmp_path):
     (tmp_path / "other.yaml").write_text("mine: 1\n")
+    was_initialized = GlobalHydra.instance().is_initialized()  # by another test of this process
     with initialize_config_dir(str(tmp_path), version_base="1.2"):
         own = GlobalHydra.instance().hydra
         assert compose_config(["temperature.tau=3"]).temperature.tau == 3
         assert GlobalHydra.instance().hydra is own
         assert str(getbase()) == "1.2"
         assert compose("other").mine == 1
-    assert not GlobalHydra.instance().is_initialized()
+    assert GlobalHydra.instance().is_initialized() is was_initialized
     assert "schema.yaml" not in ConfigStore.instance().repo
 
 
