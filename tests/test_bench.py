@@ -153,7 +153,8 @@ def test_script_prints_the_table_and_writes_what_it_measured(tmp_path, monkeypat
     assert rows["memory"]["value"] > 100
     profile = rows["outside"]["profile"]
     assert profile["kinds"].keys() >= {"convolution", "batch norm", "optimizer", "data", "between"}
-    assert 0 < profile["outside"] < 1
+    # A share of two clocks' seconds: on a busy machine it can be anything, below 1.
+    assert profile["outside"] < 1
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(rows)
     assert len(commands) == 3 * (1 + 2)
