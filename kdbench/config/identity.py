@@ -202,6 +202,17 @@ def describe(cfg: DictConfig, folder: Path, key: str) -> RunIdentity:
     )
 
 
+def known_before(cfg: DictConfig, identity: RunIdentity) -> dict[str, Any]:
+    """The fields of a record that a run has before it has done anything, failed ones too."""
+    names = ("run_key", "dataset", "pair", "method", "temperature", "objective", "seed")
+    return {name: getattr(identity, name) for name in names} | {
+        "student": cfg.student.arch,
+        "protocol": cfg.run.protocol,
+        "epochs": cfg.run.epochs,
+        "config": stable_config(cfg),
+    }
+
+
 def _teacher_choices(teacher: Mapping[str, Any]) -> dict[str, Any]:
     """What tells teachers of one network apart."""
     trained_here = teacher["weights"] == "auto"

@@ -8,9 +8,9 @@ from kdbench.config.build import build
 from kdbench.config.identity import (
     dataset_digest,
     describe,
+    known_before,
     needs_teacher,
     resolve_config,
-    stable_config,
 )
 from kdbench.engine.device import current_threads
 from kdbench.engine.journal import ForeignFolderError
@@ -55,20 +55,11 @@ def _make_record(job: "Job", error: Exception, command: list[str]) -> RunRecord:
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     taught = needs_teacher(cfg)
     return RunRecord(
-        run_key=job.key,
+        **known_before(cfg, identity),
         status="failed",
         reason=describe_error(error),
-        dataset=identity.dataset,
-        pair=identity.pair,
         teacher=cfg.teacher.model.arch if taught else None,
-        student=cfg.student.arch,
-        method=identity.method,
-        temperature=identity.temperature,
-        objective=identity.objective,
-        seed=identity.seed,
-        protocol=cfg.run.protocol,
         precision=cfg.run.precision,
-        epochs=cfg.run.epochs,
         epochs_done=0,
         top1_last=None,
         top1_best=None,
@@ -82,7 +73,6 @@ def _make_record(job: "Job", error: Exception, command: list[str]) -> RunRecord:
         weights_digest=None,
         metrics_digest=None,
         parameters=_parameters(job),
-        config=stable_config(cfg),
         seconds=0.0,
         images_per_s=None,
         peak_memory_mb=0.0,

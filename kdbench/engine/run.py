@@ -16,10 +16,10 @@ from kdbench import fault
 from kdbench.config.compose import save_config
 from kdbench.config.identity import (
     initial_weights_digest,
+    known_before,
     needs_teacher,
     resolve_config,
     run_key,
-    stable_config,
     teacher_job,
 )
 from kdbench.config.setting import find_setting
@@ -335,20 +335,11 @@ def _conclude(
         )
         fault.point("record:begin")
     record = RunRecord(
-        run_key=job.key,
+        **known_before(cfg, identity),
         status="failed" if failed else "done",
         reason=describe_error(run.error) if run.error is not None else None,
-        dataset=identity.dataset,
-        pair=identity.pair,
         teacher=cfg.teacher.model.arch if journal.teacher_digest else None,
-        student=cfg.student.arch,
-        method=identity.method,
-        temperature=identity.temperature,
-        objective=identity.objective,
-        seed=identity.seed,
-        protocol=cfg.run.protocol,
         precision=run.learner.compute.precision,
-        epochs=cfg.run.epochs,
         epochs_done=len(rows),
         top1_last=test.get("top1"),
         top1_best=journal.best if rows and not strict else None,
@@ -362,7 +353,6 @@ def _conclude(
         best_digest=journal.best_digest,
         metrics_digest=file_digest(metrics) if metrics.is_file() else None,
         parameters=count_parameters(student),
-        config=stable_config(cfg),
         **_sum_times(journal.timings, rest),
         **_setting(job),
         images_per_s=journal.timings[-1]["perf/images_per_s"] if rows else None,
