@@ -18,7 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from kdbench import __version__
 from kdbench.config.check import find_plain_problems, raise_all
-from kdbench.config.compose import CONF, CONFIG_NAME, Source, compose, hydra_context, prepare
+from kdbench.config.compose import (
+    CONF,
+    CONFIG_NAME,
+    VERSION_BASE,
+    Source,
+    compose,
+    hydra_context,
+    prepare,
+)
 from kdbench.config.identity import run_key
 from kdbench.config.nodes import guard_composition
 from kdbench.config.overrides import check_overrides, with_searchpath
@@ -108,7 +116,9 @@ def main() -> None:
             if finished is not None:  # nothing is written: its folder may be read-only
                 _say(f"already done: {finished[0].summary()}\nrecord: {finished[1] / FILE}")
                 return
-        hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base="1.3")(train)()
+        hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base=VERSION_BASE)(
+            train
+        )()
     except Preempted as stop:
         _say(str(stop))
         sys.exit(stop.exit_code)

@@ -1,7 +1,6 @@
 """The record of a run that failed before it had anything to show."""
 
 import logging
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from kdbench.config.build import build
@@ -17,7 +16,7 @@ from kdbench.engine.journal import ForeignFolderError
 from kdbench.errors import CheckpointError, KdbenchError, describe_error
 from kdbench.model.profile import count_parameters
 from kdbench.results.convergence import summarise_convergence
-from kdbench.results.environment import describe_environment
+from kdbench.results.environment import describe_environment, timestamp
 from kdbench.results.record import RunRecord, read_record
 from kdbench.tracker.redact import redact
 
@@ -52,7 +51,7 @@ def _has_better(job: "Job") -> bool:
 
 def _make_record(job: "Job", error: Exception, command: list[str]) -> RunRecord:
     cfg, identity = job.cfg, describe(job.cfg, job.folder, job.key)
-    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    now = timestamp()
     taught = needs_teacher(cfg)
     return RunRecord(
         **known_before(cfg, identity),

@@ -19,11 +19,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from kdbench.errors import LockedError
 from kdbench.files import make_folder, naming, refuse_links
+from kdbench.results.environment import timestamp
 
 LOCK, OWNER = "run.lock", "run.owner.json"
 BEAT = 30.0  # seconds between two signs of life
@@ -221,7 +222,7 @@ def _replace(path: Path, dead: Owner) -> Owner | None:
 
 
 def _create(path: Path) -> Owner:
-    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    now = timestamp()
     pid = os.getpid()
     owner = Owner(pid, socket.gethostname(), now, _begin_of(pid), secrets.token_hex(8))
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,7 +54,7 @@ from kdbench.errors import (
 from kdbench.files import remove_abandoned
 from kdbench.model.profile import count_parameters
 from kdbench.results.convergence import summarise_convergence
-from kdbench.results.environment import describe_environment
+from kdbench.results.environment import describe_environment, timestamp
 from kdbench.results.record import METRICS, WEIGHTS, RunRecord, find_finished
 from kdbench.tracker.display import Display
 from kdbench.tracker.redact import redact
@@ -191,7 +190,7 @@ def obtain_teacher_file(cfg: DictConfig) -> tuple[Path, str | None]:
 
 def _train(jobs: Sequence[Job]) -> dict[Path, Outcome]:
     """Trains jobs none of which is finished."""
-    started = _now()
+    started = timestamp()
     lead = jobs[0].cfg  # for everything that the jobs share
     taught = next((job.cfg for job in jobs if needs_teacher(job.cfg)), None)
     teacher_file = obtain_teacher_file(taught) if taught is not None else None
@@ -359,7 +358,7 @@ def _conclude(
         command=redact(_command(job)),
         attempts=journal.attempts,
         warnings=journal.warnings,
-        finished=_now(),
+        finished=timestamp(),
         **(shared if journal.teacher_digest else shared | dict.fromkeys(OF_TEACHER)),
     )
     record.write(job.folder)
@@ -419,7 +418,3 @@ def _trackers_closed(runs: Sequence[Run]) -> Iterator[None]:
     finally:
         for run in runs:
             run.journal.tracker.finish(status, {})  # nothing where it is closed already
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")

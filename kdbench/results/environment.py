@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ def describe_environment() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
     }
+
+
+def timestamp() -> str:
+    """Now, in local time with its offset, to the second: ISO 8601, as in records."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def describe_revision(folder: Path) -> dict[str, Any]:
