@@ -60,7 +60,7 @@ train: setup ## one run: make train ARGS="temperature=cosine seed=1"
 table: setup ## a paper's table: make table TABLE=ttm_cifar100; DRY=1 only says what it would cost
 	@test -f conf/table/$(TABLE).yaml || { echo 'TABLE=NAME is one of' $(basename $(notdir $(wildcard conf/table/*.yaml))); exit 2; }
 ifdef DRY
-	@$(BIN)/python -m kdbench.results.forecast $(TABLE) paths.outputs=$(OUTPUTS) $(ARGS)
+	@$(BIN)/python -m kdbench.planning.forecast $(TABLE) paths.outputs=$(OUTPUTS) $(ARGS)
 else
 	@$(BIN)/kdbench-train -m table=$(TABLE) paths.outputs=$(OUTPUTS) $(ARGS); code=$$?; \
 	case $$code in 0|9) ;; *) exit $$code;; esac; \
@@ -72,19 +72,19 @@ wandb-sync: setup ## upload to W&B what was trained offline below OUTPUTS; again
 	@$(BIN)/kdbench-dashboard --sync $(OUTPUTS)
 
 bench: setup ## kdbench against the training loop of the field, on this machine (a quarter of an hour)
-	$(BIN)/python scripts/bench.py $(ARGS)
+	$(BIN)/python scripts/bench/training.py $(ARGS)
 
 profile: setup ## where the time of a training step goes; a cohort's: make profile ARGS="--cohort 8"
-	$(BIN)/python scripts/profile_step.py $(ARGS)
+	$(BIN)/python scripts/bench/profile_step.py $(ARGS)
 
 bench-sweep: setup ## N single runs against one cohort of N, on real CIFAR-100
-	$(BIN)/python scripts/bench_sweep.py $(ARGS)
+	$(BIN)/python scripts/bench/sweep.py $(ARGS)
 
 bench-scaling: setup ## cost against learners, classes, image size, samples; decoding photographs
-	$(BIN)/python scripts/bench_scaling.py $(ARGS)
+	$(BIN)/python scripts/bench/scaling.py $(ARGS)
 
 bench-overhead: setup ## what a run pays for logs and checks, on real CIFAR-100
-	$(BIN)/python scripts/bench_overhead.py $(ARGS)
+	$(BIN)/python scripts/bench/overhead.py $(ARGS)
 
 clean: ## remove caches and build products; outputs/ and .venv/ stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,7 +17,10 @@ class CohortLauncher(Launcher):
         max_learners: see ``kdbench.launch.sweep.Sweep``.
         fail_fast: the same.
         max_points: the same.
-        dry: the same.
+        dry: train nothing, and say what would be trained and what it would cost.
+
+    Raises:
+        ConfigError: ``dry`` is neither true nor false.
     """
 
     def __init__(
@@ -41,14 +44,19 @@ class CohortLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Called by the sweeper, once for each batch of jobs."""
-        from kdbench.launch.sweep import Sweep  # kept out of every other start of Hydra
+        # Imported here, so that no other start of Hydra pays for it.
+        from kdbench.errors import ConfigError
+        from kdbench.launch.sweep import Sweep
+        from kdbench.planning.sweep import forecast_sweep
 
+        if not isinstance(self.dry, bool):
+            raise ConfigError(f"hydra.launcher.dry={self.dry!r} must be true or false")
         sweep = Sweep(
             self.executor,
             self.max_learners,
             self.fail_fast,
             self.max_points,
-            self.dry,
+            forecast_sweep if self.dry else None,
             self.context,
             self.task_function,
             self.config,

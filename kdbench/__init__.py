@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "load_model": "kdbench.model.load",
-    "load_objective": "kdbench.config.build",
+    "load_objective": "kdbench.api",
     "load_run": "kdbench.api",
     "Progress": "kdbench.progress",
 }

@@ -1,18 +1,22 @@
-"""A run that has ended, opened in a notebook or in a program of one's own."""
+"""What ``import kdbench`` gives: objectives for any training loop, and finished runs."""
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdbench.config.recall import open_run
 from kdbench.errors import CheckpointError
-from kdbench.results.collect import RunFolder
-from kdbench.results.recall import open_run
-from kdbench.results.record import WEIGHTS, RunRecord
+from kdbench.records.collect import RunFolder
+from kdbench.records.record import WEIGHTS, RunRecord
 
 if TYPE_CHECKING:
     import pandas
     from torch import nn
+
+    from kdbench.objective.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -70,3 +74,26 @@ def load_run(folder: str | Path) -> LoadedRun:
     """
     run = open_run(Path(folder))
     return LoadedRun(run.folder, run.record)
+
+
+def load_objective(method: str, overrides: Sequence[str] | str = ()) -> "Objective":
+    """The objective of a published method, for use in any training loop.
+
+    Args:
+        method: a name in ``conf/method``, such as "kd".
+        overrides: as on the command line: ["temperature.tau=2"], or "temperature.tau=2" with
+            spaces between several.
+
+    Returns:
+        Call ``from_logits(teacher_logits, student_logits, targets, progress)`` on it. Learned
+        temperatures need ``param_groups()`` in the optimizer, ``observe(...)`` after each step and,
+        on several ranks, ``distribute()``.
+
+    Raises:
+        ConfigError: unknown method or key, or a value that is not allowed.
+    """
+    from kdbench.config.build import build_objective
+    from kdbench.config.overrides import compose_checked
+
+    given = shlex.split(overrides) if isinstance(overrides, str) else overrides
+    return build_objective(compose_checked([f"method={method}", *given]))

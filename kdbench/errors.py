@@ -1,6 +1,6 @@
 """The errors that a user can meet, each with the exit code of the command that met it.
 
-Code raises these; only the outermost level (``kdbench.train.main``) turns them into exit codes.
+Code raises these; only the outermost level (``kdbench.cli.train.main``) turns them into exit codes.
 Every message says what is wrong, where (config key or path), the value found, what is allowed,
 and what to do.
 """

@@ -1,9 +1,9 @@
-"""Cleans a collection of published numbers into kdbench/results/published/*.csv.
+"""Cleans a collection of published numbers into kdbench/report/published/*.csv.
 
     python scripts/import_published.py published-results.csv [FOLDER]
 
 One file for each work in which numbers were read. Names become those of conf/, and each row is
-told how near it is to the origin of its number (column "kind", see kdbench/results/published.py),
+told how near it is to the origin of its number (column "kind", see kdbench/report/published.py),
 and whether its number is of the best epoch or of the last (column "selection").
 Nothing is merged and nothing is left out: sources that disagree all stay.
 """
@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from kdbench.files import write_atomic
-from kdbench.results.published import COLUMNS, FOLDER
+from kdbench.report.published import COLUMNS, FOLDER
 
 METHODS = {
     "none": "scratch",

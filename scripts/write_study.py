@@ -17,12 +17,13 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from kdbench.drawing.canvas import Drawing, Panel, clean, colour, save, style
 from kdbench.files import write_atomic
-from kdbench.results.canvas import Drawing, Panel, clean, colour, save, style
-from kdbench.results.collect import RunFolder, collect
-from kdbench.results.curves import WHO, Group, group_runs
-from kdbench.results.render import write_markdown
-from kdbench.results.table import Options, build_table, select
+from kdbench.records.collect import RunFolder, collect
+from kdbench.report.cells import Options
+from kdbench.report.curves import WHO, Group, group_runs
+from kdbench.report.render import write_markdown
+from kdbench.report.table import build_table, select
 
 FIELDS = (
     *("dataset", "teacher", "student", "method", "temperature", "seed", "epochs", "precision"),

@@ -4,11 +4,12 @@ import sys
 
 import pytest
 import torch
-from bad_inputs import ROWS, WITHOUT_SUBJECT
-from cli import Cli
 from hypothesis import settings
-from paths import SHARED
-from wandb_server import WELL_FORMED_KEY, Server
+
+from tests.helpers.bad_inputs import ROWS, WITHOUT_SUBJECT
+from tests.helpers.commands import Cli
+from tests.helpers.paths import SHARED
+from tests.helpers.wandb_server import WELL_FORMED_KEY, Server
 
 settings.register_profile("kdbench", deadline=None)  # of time: a machine may be busy
 settings.load_profile("kdbench")

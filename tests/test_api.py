@@ -1,11 +1,11 @@
 import pytest
 import torch
-from harness import TINY, run
 from safetensors.torch import load_file, save_file
 
 import kdbench
 from kdbench.digest import state_digest
 from kdbench.errors import CheckpointError
+from tests.helpers.harness import TINY, run
 
 
 @pytest.fixture(scope="module")

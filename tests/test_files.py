@@ -93,8 +93,8 @@ PLANTED += [".hydra", ".hydra/config.yaml", ".hydra/overrides.yaml", "checkpoint
 @pytest.mark.parametrize("dangling", [True, False])
 def test_links_in_a_run_folder_are_not_followed(tmp_path, name, dangling):
     from kdbench.config.compose import write_config
-    from kdbench.engine.lock import run_lock
-    from kdbench.engine.runlog import LogFile, log_failure, run_log
+    from kdbench.records.lock import run_lock
+    from kdbench.records.log import LogFile, log_failure, run_log
 
     folder, victim = tmp_path / "run", tmp_path / "victim"
     path = folder / name

@@ -1,7 +1,6 @@
 """The only place that turns configuration into objects."""
 
-import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hydra.utils import instantiate
@@ -76,25 +75,3 @@ def build_optimizer(node: DictConfig, groups: list[dict]) -> "Optimizer":
     """The optimizer of an ``optim`` section over the given parameter groups."""
     factory: Callable = build(node.optimizer)
     return factory(groups)
-
-
-def load_objective(method: str, overrides: Sequence[str] | str = ()) -> "Objective":
-    """The objective of a published method, for use in any training loop.
-
-    Args:
-        method: a name in ``conf/method``, such as "kd".
-        overrides: as on the command line: ["temperature.tau=2"], or "temperature.tau=2" with
-            spaces between several.
-
-    Returns:
-        Call ``from_logits(teacher_logits, student_logits, targets, progress)`` on it. Learned
-        temperatures need ``param_groups()`` in the optimizer, ``observe(...)`` after each step and,
-        on several ranks, ``distribute()``.
-
-    Raises:
-        ConfigError: unknown method or key, or a value that is not allowed.
-    """
-    from kdbench.config.overrides import compose_checked
-
-    given = shlex.split(overrides) if isinstance(overrides, str) else overrides
-    return build_objective(compose_checked([f"method={method}", *given]))

@@ -275,7 +275,7 @@ def _refused_values(cfg: DictConfig, wrong: set[str]) -> list[str]:
     """
     import torch
 
-    from kdbench.engine.device import configure_compute
+    from kdbench.model.compute import configure_compute
     from kdbench.model.fit import require_fit
     from kdbench.temperature.constant import Constant
 

@@ -16,13 +16,13 @@ from omegaconf import DictConfig, OmegaConf
 from kdbench.config.build import build, find_interpolations, refuse_interpolation
 from kdbench.config.canonical import canonical
 from kdbench.config.code import foreign_code
-from kdbench.config.machine import resolve_precision
 from kdbench.config.names import require_names
 from kdbench.data.base import Dataset
 from kdbench.data.folder import describe_folder
 from kdbench.digest import file_digest
 from kdbench.errors import CheckpointError, ConfigError, KdbenchError
-from kdbench.tracker.base import RunIdentity
+from kdbench.machine import resolve_precision
+from kdbench.records.identity import RunIdentity
 
 # Raised by hand when a change of the code changes the numbers of a run.
 NUMERICS_VERSION = 3

@@ -44,7 +44,7 @@ LOGGING = {
     "logging.handlers.TimedRotatingFileHandler",
     "colorlog.ColoredFormatter",
     "rich.logging.RichHandler",
-    "kdbench.engine.runlog.LogFile",
+    "kdbench.records.log.LogFile",
     "ext://sys.stderr",
     "ext://sys.stdout",
 }

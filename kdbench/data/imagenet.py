@@ -78,7 +78,15 @@ class Photographs(Recipe, ABC):
             )
         digest = self.source(cache).digest
         return LoaderData(
-            train, test, self, digest, device=device, data_seed=data_seed, protocol=protocol
+            train,
+            test,
+            self,
+            self.eval_resize,
+            self.workers,
+            digest,
+            device=device,
+            data_seed=data_seed,
+            protocol=protocol,
         )
 
 

@@ -14,10 +14,10 @@ from torchvision.transforms import v2
 from kdbench.data.base import Batch
 from kdbench.data.folders import ImageFolder
 from kdbench.data.image import read_image
-from kdbench.data.imagenet import Photographs
 from kdbench.data.normalise import Normalise
 from kdbench.data.plan import Plan
 from kdbench.data.randomness import STRONG_VIEW, TRANSFORM, hash64
+from kdbench.data.recipe import Recipe
 from kdbench.data.split import name_key
 from kdbench.errors import DataError, KdbenchError, explain_loader
 
@@ -31,7 +31,9 @@ class LoaderData:
         self,
         train: ImageFolder,
         test: ImageFolder,
-        dataset: Photographs,
+        dataset: Recipe,
+        eval_resize: int,
+        workers: int | None,
         digest: str,
         *,
         device: torch.device,
@@ -51,11 +53,14 @@ class LoaderData:
         self.steps_per_epoch, self.eval_sizes = self._plan.steps_per_epoch, self._plan.eval_sizes
         self.image_shape = (dataset.channels, dataset.image_size, dataset.image_size)
         self._splits = {"train": train, "val": train, "test": test}
-        self._transforms = _train_transform(dataset), _eval_transform(dataset)
+        self._transforms = (
+            _train_transform(dataset),
+            _eval_transform(eval_resize, dataset.image_size),
+        )
         self._dataset, self._data_seed, self._device = dataset, data_seed, device
         self._strong = dataset.strong_augmentation
         cores = len(os.sched_getaffinity(0))
-        self._workers = cores if dataset.workers is None else dataset.workers
+        self._workers = cores if workers is None else workers
         self._normalise = Normalise(dataset.mean, dataset.std, dataset.image_size, device)
 
     def train_batches(self, epoch: int, start: int = 0, strong: bool = False) -> Iterator[Batch]:
@@ -166,7 +171,7 @@ def _share(tensors: list[Tensor]) -> list[Tensor] | KdbenchError:
         )
 
 
-def _train_transform(dataset: Photographs) -> v2.Transform:
+def _train_transform(dataset: Recipe) -> v2.Transform:
     recipe = dataset.augmentation
     crop = v2.RandomResizedCrop(
         dataset.image_size, scale=_pair(recipe["crop_scale"]), ratio=_pair(recipe["crop_ratio"])
@@ -174,8 +179,8 @@ def _train_transform(dataset: Photographs) -> v2.Transform:
     return v2.Compose([crop, v2.RandomHorizontalFlip(p=0.5 if recipe["flip"] else 0.0)])
 
 
-def _eval_transform(dataset: Photographs) -> v2.Transform:
-    return v2.Compose([v2.Resize(dataset.eval_resize), v2.CenterCrop(dataset.image_size)])
+def _eval_transform(resize: int, size: int) -> v2.Transform:
+    return v2.Compose([v2.Resize(resize), v2.CenterCrop(size)])
 
 
 def _pair(ends: Sequence[float]) -> tuple[float, float]:

@@ -55,7 +55,13 @@ class SmallDataset(Recipe, ABC):
         content = load_or_build(path, self.read)
         self._check(content)
         return TensorData(
-            content, self, digest, device=device, data_seed=data_seed, protocol=protocol
+            content,
+            self,
+            self.crop_flip,
+            digest,
+            device=device,
+            data_seed=data_seed,
+            protocol=protocol,
         )
 
     def _check(self, content: Content) -> None:

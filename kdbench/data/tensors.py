@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdbench.data.augmentation import CropFlip
 from kdbench.data.base import Batch, Content
 from kdbench.data.normalise import Normalise
 from kdbench.data.plan import Plan
 from kdbench.data.randomness import STRONG_VIEW, VIEW
-from kdbench.data.small import SmallDataset
+from kdbench.data.recipe import Recipe
 from kdbench.data.split import image_keys
 
 _STRONG_AT_ONCE = 1024  # images
@@ -27,7 +28,8 @@ class TensorData:
     def __init__(
         self,
         content: Content,
-        dataset: SmallDataset,
+        dataset: Recipe,
+        augmentation: CropFlip,
         digest: str,
         *,
         device: torch.device,
@@ -47,13 +49,13 @@ class TensorData:
         self.num_classes, self.num_train = dataset.num_classes, len(self._plan.train)
         self.steps_per_epoch, self.eval_sizes = self._plan.steps_per_epoch, self._plan.eval_sizes
         self.image_shape = (dataset.channels, dataset.image_size, dataset.image_size)
-        self._augmentation, self.num_views = dataset.crop_flip, dataset.crop_flip.num_views
+        self._augmentation, self.num_views = augmentation, augmentation.num_views
         self._strong = dataset.strong_augmentation
         self._data_seed, self._eval_batch_size = data_seed, dataset.eval_batch_size
         self._batch_size = dataset.batch_size
         self._device = device
         images = torch.from_numpy(train.images).to(device)
-        self._crops = _all_crops(images, dataset.crop_flip.pad)
+        self._crops = _all_crops(images, augmentation.pad)
         self._test_images = torch.from_numpy(test.images).to(device)
         self._train_targets = torch.from_numpy(train.targets).to(device)
         self._test_targets = torch.from_numpy(test.targets).to(device)

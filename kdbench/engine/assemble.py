@@ -9,17 +9,17 @@ from kdbench.config.build import build, build_objective, build_optimizer
 from kdbench.config.identity import describe, stable_config
 from kdbench.data.base import DataModule
 from kdbench.digest import state_digest
-from kdbench.engine.answers import AnswerFiles
-from kdbench.engine.device import Compute, describe_machine
 from kdbench.engine.journal import Journal
 from kdbench.engine.learner import Learner
-from kdbench.engine.memo import Memo, MemoIdentity, MemoryStore, Store
-from kdbench.engine.memo_file import FileStore
 from kdbench.engine.seed import RandomState, derive_seed
-from kdbench.engine.teacher import Teacher
 from kdbench.engine.trainer import Run
 from kdbench.errors import ResourceError
 from kdbench.model.checkpoint import Weights, fit_weights, load_weights
+from kdbench.model.compute import Compute, describe_machine
+from kdbench.teacher.answers import AnswerFiles
+from kdbench.teacher.memo import Memo, MemoIdentity, MemoryStore, Store
+from kdbench.teacher.memo_file import FileStore
+from kdbench.teacher.teacher import Teacher
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from kdbench.config.build import build, build_objective
-from kdbench.engine.device import Compute, configure_compute
+from kdbench.model.compute import Compute, configure_compute
 
 SAFETY = 0.8  # part of the free memory that is used: allocators, teacher and data need some too
 STATE_COPIES = 5  # weights, gradients, two optimizer buffers, and one more while a state is saved

@@ -1,7 +1,6 @@
 """The record of a run that failed before it had anything to show."""
 
 import logging
-from typing import TYPE_CHECKING
 
 from kdbench.config.build import build
 from kdbench.config.identity import (
@@ -11,22 +10,20 @@ from kdbench.config.identity import (
     needs_teacher,
     resolve_config,
 )
-from kdbench.engine.device import current_threads
+from kdbench.engine.job import Job
 from kdbench.engine.journal import ForeignFolderError
 from kdbench.errors import CheckpointError, KdbenchError, describe_error
+from kdbench.model.compute import current_threads
 from kdbench.model.profile import count_parameters
-from kdbench.results.convergence import summarise_convergence
-from kdbench.results.environment import describe_environment, timestamp
-from kdbench.results.record import RunRecord, read_record
+from kdbench.records.convergence import summarise_convergence
+from kdbench.records.environment import describe_environment, timestamp
+from kdbench.records.record import RunRecord, read_record
 from kdbench.tracker.redact import redact
-
-if TYPE_CHECKING:
-    from kdbench.engine.run import Job
 
 log = logging.getLogger(__name__)
 
 
-def record_failure(job: "Job", error: Exception, command: list[str]) -> None:
+def record_failure(job: Job, error: Exception, command: list[str]) -> None:
     """Writes down that a run failed, and why, where nothing better is written already.
 
     Call it only while the folder is held. It never raises: the error is what people must hear of.
@@ -39,7 +36,7 @@ def record_failure(job: "Job", error: Exception, command: list[str]) -> None:
         log.warning("the failure could not be recorded: %s", problem)
 
 
-def _has_better(job: "Job") -> bool:
+def _has_better(job: Job) -> bool:
     try:
         found = read_record(job.folder)
     except FileNotFoundError:
@@ -49,7 +46,7 @@ def _has_better(job: "Job") -> bool:
     return found.run_key != job.key or found.status == "done" or found.epochs_done > 0
 
 
-def _make_record(job: "Job", error: Exception, command: list[str]) -> RunRecord:
+def _make_record(job: Job, error: Exception, command: list[str]) -> RunRecord:
     cfg, identity = job.cfg, describe(job.cfg, job.folder, job.key)
     now = timestamp()
     taught = needs_teacher(cfg)
@@ -88,7 +85,7 @@ def _make_record(job: "Job", error: Exception, command: list[str]) -> RunRecord:
     )
 
 
-def _parameters(job: "Job") -> int:
+def _parameters(job: Job) -> int:
     try:
         return count_parameters(build(job.cfg.student))
     except Exception:  # which may be why it failed

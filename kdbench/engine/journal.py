@@ -20,14 +20,16 @@ from torch import Tensor
 from kdbench import fault
 from kdbench.digest import file_digest
 from kdbench.engine.learner import Learner
-from kdbench.engine.runlog import of
-from kdbench.engine.state import Checkpoints, save_weights
+from kdbench.engine.state import Checkpoints
 from kdbench.errors import CheckpointError, ConfigError
 from kdbench.files import remove_leftovers, require_room, write_atomic
-from kdbench.results.differences import find_differences
-from kdbench.results.record import METRICS, TIMINGS
-from kdbench.tracker.base import RunIdentity, Tracker
-from kdbench.tracker.csv import write_metrics
+from kdbench.model.checkpoint import save_weights
+from kdbench.records.differences import find_differences
+from kdbench.records.identity import RunIdentity
+from kdbench.records.log import of
+from kdbench.records.record import METRICS, TIMINGS
+from kdbench.records.rows import write_metrics
+from kdbench.tracker.base import Tracker
 
 log = logging.getLogger(__name__)
 

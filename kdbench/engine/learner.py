@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kdbench.data.base import Batch
-from kdbench.engine.device import Compute
 from kdbench.engine.guard import FiniteGuard
 from kdbench.engine.metrics import TrainMeter
 from kdbench.engine.schedule import LearningRate
 from kdbench.engine.seed import RandomState
+from kdbench.model.compute import Compute
 from kdbench.objective.objective import Objective, StrongView
 from kdbench.plugin.base import Plugin
 from kdbench.progress import Progress

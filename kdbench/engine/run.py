@@ -5,7 +5,6 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +22,7 @@ from kdbench.config.identity import (
 )
 from kdbench.config.setting import find_setting
 from kdbench.data.base import DataModule
+from kdbench.data.caution import find_cautions, find_doubts
 from kdbench.digest import file_digest, state_digest
 from kdbench.engine.assemble import (
     load_teacher,
@@ -31,14 +31,9 @@ from kdbench.engine.assemble import (
     open_memo,
     prepare_run,
 )
-from kdbench.engine.caution import find_cautions, find_doubts
-from kdbench.engine.device import Compute, configure_compute, read_flags, set_threads
 from kdbench.engine.failure import record_failure
-from kdbench.engine.lock import run_lock
+from kdbench.engine.job import Job, Outcome
 from kdbench.engine.metrics import evaluate_logits
-from kdbench.engine.runlog import log_failure, of, run_log
-from kdbench.engine.state import save_weights
-from kdbench.engine.teacher import Teacher, require_accuracy
 from kdbench.engine.timesheet import summarise_time
 from kdbench.engine.trainer import Run, Trainer
 from kdbench.errors import (
@@ -52,10 +47,15 @@ from kdbench.errors import (
     known_error,
 )
 from kdbench.files import remove_abandoned
+from kdbench.model.checkpoint import save_weights
+from kdbench.model.compute import Compute, configure_compute, read_flags, set_threads
 from kdbench.model.profile import count_parameters
-from kdbench.results.convergence import summarise_convergence
-from kdbench.results.environment import describe_environment, timestamp
-from kdbench.results.record import METRICS, WEIGHTS, RunRecord, find_finished
+from kdbench.records.convergence import summarise_convergence
+from kdbench.records.environment import describe_environment, timestamp
+from kdbench.records.lock import run_lock
+from kdbench.records.log import log_failure, of, run_log
+from kdbench.records.record import METRICS, WEIGHTS, RunRecord, find_finished
+from kdbench.teacher.teacher import Teacher, require_accuracy
 from kdbench.tracker.display import Display
 from kdbench.tracker.redact import redact
 
@@ -63,28 +63,6 @@ log = logging.getLogger(__name__)
 
 # None in records of runs that do not ask it
 OF_TEACHER = ("teacher_top1", "teacher_memo", "teacher_config")
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """A run to be done: its resolved config, its folder and its run key."""
-
-    cfg: DictConfig
-    folder: Path
-    key: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a job.
-
-    Attributes:
-        record: None where it failed before there was anything to record.
-        error: why it failed; None where it is done.
-    """
-
-    record: RunRecord | None
-    error: Exception | None = None
 
 
 def train_job(cfg: DictConfig, folder: Path) -> RunRecord:

@@ -13,9 +13,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from torch import Tensor
 
 from kdbench import fault
 from kdbench.errors import CheckpointError, ResourceError
@@ -126,33 +124,6 @@ class Checkpoints:
             if path.exists():
                 path.replace(folder / path.name)
         return folder
-
-
-def save_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Writes network weights as safetensors, for other programs to load.
-
-    Args:
-        path: ends in ``.safetensors``; its folder is made.
-        weights: a state dict.
-        metadata: texts that go with them, such as the architecture and the accuracy.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    write_atomic(path, sort_metadata(safetensors.torch.save(plain, metadata)))
-
-
-def sort_metadata(content: bytes) -> bytes:
-    """The bytes of a safetensors file with its metadata in the order of their keys.
-
-    The library writes them in a new random order each time.
-    """
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    if "__metadata__" in header:
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text = text.ljust(-(-len(text) // 8) * 8)  # tensors begin at a multiple of 8 bytes
-    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def _serialise(state: dict[str, Any]) -> bytes:

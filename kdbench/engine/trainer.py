@@ -10,16 +10,16 @@ from torch import Tensor
 
 from kdbench import fault
 from kdbench.data.base import Batch, DataModule
-from kdbench.engine.device import Compute
 from kdbench.engine.journal import Journal
 from kdbench.engine.learner import Learner
 from kdbench.engine.metrics import evaluate_logits
-from kdbench.engine.runlog import log_failure
 from kdbench.engine.signals import StopSignals
-from kdbench.engine.teacher import Teacher
 from kdbench.engine.timesheet import TimeSheet, make_clock, summarise_time
 from kdbench.errors import MemoryShortageError, Preempted, TransientError, known_error
+from kdbench.model.compute import Compute
 from kdbench.progress import Progress
+from kdbench.records.log import log_failure
+from kdbench.teacher.teacher import Teacher
 from kdbench.tracker.display import Display
 
 

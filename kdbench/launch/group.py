@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from kdbench.config.compose import restore_config
 from kdbench.errors import KdbenchError
 from kdbench.files import make_folder, naming
-from kdbench.results.record import read_record
+from kdbench.records.record import read_record
 
 DONE, FAILED, RETURNED, HELD = "done", "failed", "returned", "held"
 _ENDED = 1 << 62

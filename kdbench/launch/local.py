@@ -6,10 +6,9 @@ import subprocess
 from contextlib import suppress
 from pathlib import Path
 
-from kdbench.config.machine import visible_gpus
 from kdbench.errors import ConfigError
 from kdbench.launch.executor import Slot, open_worker
-from kdbench.threads import thread_variables, wanted_threads
+from kdbench.machine import thread_variables, visible_gpus, wanted_threads
 
 
 class LocalExecutor:

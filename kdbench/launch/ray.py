@@ -17,7 +17,7 @@ from typing import Any
 from kdbench.errors import ConfigError
 from kdbench.launch.executor import Slot, open_worker
 from kdbench.launch.group import note
-from kdbench.threads import thread_variables, wanted_threads
+from kdbench.machine import thread_variables, wanted_threads
 
 # Of the Ray that is started here. Only what is on this machine may talk to it, and that only with
 # a token; the first is what Ray does by itself on other systems than Linux. No call home.

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdbench.engine.lock import is_held
 from kdbench.engine.signals import StopSignals
 from kdbench.errors import GaveUpError, Preempted
 from kdbench.launch.executor import Executor, Slot, Worker
@@ -28,6 +27,7 @@ from kdbench.launch.group import (
     parse_outcome,
     write_request,
 )
+from kdbench.records.lock import is_held
 
 MAX_ATTEMPTS = 3  # deaths in a row without progress
 LOOK = 2.0  # seconds between two looks at what other processes train

@@ -22,7 +22,7 @@ from kdbench.errors import ConfigError, Preempted
 from kdbench.launch.executor import Slot
 from kdbench.launch.group import note, read_request
 from kdbench.launch.slurm_job import GroupJob, stop_file
-from kdbench.threads import thread_variables, wanted_threads
+from kdbench.machine import thread_variables, wanted_threads
 
 UNLIMITED = 1 << 30  # for submitit, whose own limit counts requeues with progress too
 AGAIN = 60.0  # seconds from a submission that was refused to the next try

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -31,8 +31,8 @@ from kdbench.launch.executor import Executor
 from kdbench.launch.group import DONE, FAILED, Member, Outcome
 from kdbench.launch.plan import form_groups
 from kdbench.launch.schedule import Schedule
-from kdbench.results.layout import method_label, pair_label
-from kdbench.results.record import find_finished
+from kdbench.records.record import find_finished
+from kdbench.report.layout import method_label, pair_label
 
 SIGN = 3.0  # seconds between two signs of life
 
@@ -80,7 +80,8 @@ class Sweep:
         max_learners: largest group, >= 1; None: what fits into memory.
         fail_fast: stop when so many runs (>= 1) have failed for the same reason; None: never.
         max_points: most jobs (>= 1) that are taken for meant; None: any number.
-        dry: train nothing, and say what would be trained.
+        forecast: where nothing is to be trained, writes what would be: of the jobs, and of those
+            that stand for their runs. None trains.
         context: Hydra's; its callbacks are called in this process.
         task_function: what Hydra calls for a single run; only the callbacks get to see it.
         config: of the sweep, with Hydra's node.
@@ -95,7 +96,7 @@ class Sweep:
         max_learners: int | None,
         fail_fast: int | None,
         max_points: int | None,
-        dry: bool,
+        forecast: "Callable[[Sequence[SweepJob], Sequence[SweepJob]], str] | None",
         context: HydraContext,
         task_function: TaskFunction,
         config: DictConfig,
@@ -107,9 +108,7 @@ class Sweep:
                     f"hydra.launcher.{name}={value!r} must be a whole number >= 1, or null"
                 )
         self.executor, self.max_learners, self.fail_fast = executor, max_learners, fail_fast
-        if not isinstance(dry, bool):
-            raise ConfigError(f"hydra.launcher.dry={dry!r} must be true or false")
-        self.max_points, self.dry = max_points, dry
+        self.max_points, self.forecast = max_points, forecast
         self.context, self.task_function, self.config = context, task_function, config
         self.by_key: dict[str, SweepJob] = {}  # a run has one job that stands for it
 
@@ -137,10 +136,8 @@ class Sweep:
         for job in distinct:
             if job.outcome is not None and not job.is_done:
                 self._tell_failure(job)
-        if self.dry:
-            from kdbench.launch.dry import forecast_sweep
-
-            _say(forecast_sweep(jobs, standing))
+        if self.forecast is not None:
+            _say(self.forecast(jobs, standing))
             return [self._job_return(job, 0) for job in standing]
         if missing:
             self._train(missing)
@@ -157,7 +154,7 @@ class Sweep:
         job = SweepJob(overrides, cfg=cfg if self.context.callbacks.callbacks else None)
         try:
             job.cell = method_label(cfg.method, strategy_name(cfg)), _pair_label(cfg)
-            job.plain = resolve_config(cfg) if self.dry else None
+            job.plain = resolve_config(cfg) if self.forecast is not None else None
             job.member, job.cohort = _identify(cfg)
             folder = Path(job.member.folder)
             record = find_finished(folder, job.member.key)
@@ -235,7 +232,7 @@ class Sweep:
             task_name=self.config.hydra.job.name,
             status=JobStatus.COMPLETED if job.is_done else JobStatus.FAILED,
         )
-        if self.dry:
+        if self.forecast is not None:
             result.status, result.return_value = JobStatus.COMPLETED, None
         elif job.outcome is not None and job.is_done:
             result.return_value = job.outcome.top1

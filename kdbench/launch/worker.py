@@ -11,8 +11,6 @@ from pathlib import Path
 
 from kdbench.config.compose import prepare
 from kdbench.config.own import find_own_code
-from kdbench.engine.lock import StaleLockError
-from kdbench.engine.runlog import LOG, log_failure, of, run_log
 from kdbench.errors import (
     KdbenchError,
     LockedError,
@@ -32,6 +30,8 @@ from kdbench.launch.group import (
     read_request,
     report,
 )
+from kdbench.records.lock import StaleLockError
+from kdbench.records.log import LOG, log_failure, of, run_log
 
 log = logging.getLogger("kdbench")
 
@@ -61,7 +61,8 @@ def work(request: Path, members: Sequence[Member], share: float) -> None:
     """
     # Imported here, so that the thread above listens while torch is being loaded.
     from kdbench.engine.capacity import count_fitting
-    from kdbench.engine.run import Job, train_jobs
+    from kdbench.engine.job import Job
+    from kdbench.engine.run import train_jobs
 
     with ExitStack() as logs:
         sound = [member for member in members if _is_sound(request, member, logs)]
@@ -99,7 +100,8 @@ def _hand_back(request: Path, members: Sequence[Member], count: int) -> None:
 
 def _is_sound(request: Path, member: Member, logs: ExitStack) -> bool:
     from kdbench.config.check import check
-    from kdbench.engine.run import Job, note_failure
+    from kdbench.engine.job import Job
+    from kdbench.engine.run import note_failure
 
     folder = Path(member.folder)
     try:

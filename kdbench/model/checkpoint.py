@@ -1,4 +1,4 @@
-"""Reads weight files of this and of other projects, safely, and fits them into a network.
+"""Writes weight files, reads those of this and of other projects, and fits them into a network.
 
 Nothing here can run code from a file: safetensors, or ``torch.load`` with ``weights_only=True``
 and no fallback. Containers that are understood: RepDistiller, mdistiller (and their many forks),
@@ -6,6 +6,7 @@ torchdistill, pycls, timm, and a bare state dict.
 """
 
 import argparse
+import json
 import logging
 import math
 import pickle
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from kdbench.digest import file_digest
 from kdbench.errors import CheckpointError
+from kdbench.files import write_atomic
 from kdbench.model import cifar
 
 log = logging.getLogger(__name__)
@@ -107,6 +110,33 @@ def fit_weights(model: nn.Module, weights: Weights, path: str | Path, arch: str)
     if found != expected:
         raise CheckpointError(_mismatch(found, expected, path, arch, weights.arch))
     model.load_state_dict(state)
+
+
+def save_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Writes network weights as safetensors, for other programs to load.
+
+    Args:
+        path: ends in ``.safetensors``; its folder is made.
+        weights: a state dict.
+        metadata: texts that go with them, such as the architecture and the accuracy.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    write_atomic(path, sort_metadata(safetensors.torch.save(plain, metadata)))
+
+
+def sort_metadata(content: bytes) -> bytes:
+    """The bytes of a safetensors file with its metadata in the order of their keys.
+
+    The library writes them in a new random order each time.
+    """
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def guess_arch(weights: Weights) -> str | None:

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from kdbench.objective.soften import scale_logits
 from kdbench.temperature.base import Temperatures
+from kdbench.temperature.soften import scale_logits
 
 
 class CKD:

@@ -6,8 +6,8 @@ Two terms: how classes relate within a sample, and how samples relate within a c
 from torch import Tensor
 
 from kdbench.objective.cskd import cosine
-from kdbench.objective.soften import soften
 from kdbench.temperature.base import Temperatures
+from kdbench.temperature.soften import soften
 
 
 class Inter:

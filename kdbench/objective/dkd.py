@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.objective.soften import soften
 from kdbench.temperature.base import Temperatures
+from kdbench.temperature.soften import soften
 
 
 class TCKD:

@@ -7,8 +7,8 @@ a power of the temperature, so ``Temperatures.scale`` is not used.
 from torch import Tensor
 
 from kdbench.objective.cskd import cosine
-from kdbench.objective.soften import soften
 from kdbench.temperature.base import Temperatures
+from kdbench.temperature.soften import soften
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:

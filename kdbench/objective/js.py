@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from kdbench.objective.soften import soften
 from kdbench.temperature.base import Temperatures
+from kdbench.temperature.soften import soften
 
 
 class JS:

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from kdbench.objective.soften import soften
 from kdbench.temperature.base import Temperatures
+from kdbench.temperature.soften import soften
 
 
 class KL:

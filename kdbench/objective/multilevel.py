@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from kdbench.objective.objective import DistillLoss
-from kdbench.objective.soften import soften
 from kdbench.progress import START
 from kdbench.temperature.base import Temperatures, TemperatureStrategy
 from kdbench.temperature.logit_std import spread
+from kdbench.temperature.soften import soften
 
 
 class PredictionAugmentation:

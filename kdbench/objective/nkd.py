@@ -7,8 +7,8 @@ the other one uses, so its YAML gives that term its own strategy.
 from torch import Tensor
 
 from kdbench.objective.dkd import without_target
-from kdbench.objective.soften import soften
 from kdbench.temperature.base import Temperatures
+from kdbench.temperature.soften import soften
 
 
 class NKDTarget:

@@ -7,7 +7,7 @@ summaries as in ``RunRecord.numbers``.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kdbench.results.convergence import LEVELS
+from kdbench.records.convergence import LEVELS
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdbench.engine.lock import is_held
+from kdbench.records.lock import is_held
 
 # Ends the id of an attempt that could not have the id of its run.
 OTHER_ID = "-offline"

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from kdbench.errors import ConfigError
-from kdbench.tracker.base import RunIdentity, slug
+from kdbench.records.identity import RunIdentity, slug
 from kdbench.tracker.console import Console
 from kdbench.tracker.redact import redact
 from kdbench.tracker.sync import OTHER_ID, mark_superseded, sync_arguments
@@ -441,7 +441,7 @@ def _define_axes(run: Any) -> None:
 
 @cache
 def _describe_environment() -> dict[str, Any]:
-    from kdbench.results.environment import describe_environment
+    from kdbench.records.environment import describe_environment
 
     return describe_environment()
 

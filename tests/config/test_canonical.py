@@ -49,7 +49,8 @@ def test_only_numbers_that_become_floats_are_touched():
 
 
 def test_auto_is_what_it_means_here(tmp_path, monkeypatch):
-    from kdbench.config import identity, machine
+    from kdbench import machine
+    from kdbench.config import identity
 
     def key(*overrides):
         return run_key(compose_config([f"paths.outputs={tmp_path}", "debug=smoke", *overrides]))
@@ -64,7 +65,7 @@ def test_auto_is_what_it_means_here(tmp_path, monkeypatch):
 
 
 def test_auto_is_left_open_where_the_run_is_trained_elsewhere(monkeypatch):
-    from kdbench.config import machine
+    from kdbench import machine
     from kdbench.config.compose import compose, hydra_context, restore_config
 
     monkeypatch.setattr(machine, "has_fast_bf16", lambda device: True)
@@ -79,7 +80,7 @@ def test_auto_is_left_open_where_the_run_is_trained_elsewhere(monkeypatch):
 
 
 def test_the_processor_is_asked_without_torch():
-    from kdbench.config.machine import has_fast_bf16
+    from kdbench.machine import has_fast_bf16
 
     torch = pytest.importorskip("torch")
     expected = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

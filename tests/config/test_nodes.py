@@ -105,7 +105,7 @@ def test_the_user_allows_a_callback_by_the_environment(monkeypatch):
 
 
 def test_each_composition_is_guarded_and_only_once():
-    import kdbench.train  # noqa: F401  it guards the process that imports it
+    import kdbench.cli.train  # noqa: F401  it guards the process that imports it
 
     assert hasattr(ConfigLoaderImpl.load_configuration, "__wrapped__")
     assert not hasattr(ConfigLoaderImpl.load_configuration.__wrapped__, "__wrapped__")
@@ -168,7 +168,7 @@ def test_a_folder_that_is_not_there_is_said(source):
 
 
 def test_pickles_are_not_opened(monkeypatch, capsys):
-    from kdbench.train import main
+    from kdbench.cli.train import main
 
     monkeypatch.setattr("sys.argv", ["kdbench-train", "--experimental-rerun=x.pickle"])
     with pytest.raises(SystemExit) as ended:

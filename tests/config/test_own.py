@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import TINY
-from paths import ROOT
 
 from kdbench.config.overrides import compose_checked
 from kdbench.config.own import find_own_code, replace_strategy
 from kdbench.errors import ConfigError
-from kdbench.results.record import read_record
+from kdbench.records.record import read_record
+from tests.helpers.harness import TINY
+from tests.helpers.paths import ROOT
 
 ALLOWED = {"KDBENCH_ALLOW_TARGETS": "mine"}
 

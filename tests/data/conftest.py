@@ -1,5 +1,4 @@
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +7,9 @@ import yaml
 from PIL import Image
 
 from kdbench.data.base import Arrays
+from tests.helpers.paths import ROOT
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = ROOT / "conf"
 
 
 @pytest.fixture

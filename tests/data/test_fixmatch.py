@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from pillow_calls import PILLOW, pictures
 
 from kdbench.data.fixmatch import OPERATIONS, FixMatch
 from kdbench.errors import ConfigError
+from tests.helpers.pillow_calls import PILLOW, pictures
 
 RELEASED = FixMatch(num_ops=2, cutout=0.5, own_crop=True)
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from pillow_calls import PILLOW, pictures
 
 from kdbench.data import pixels
 from kdbench.data.fixmatch import OPERATIONS
+from tests.helpers.pillow_calls import PILLOW, pictures
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1), (7, 9, 3), (2, 2, 3), (224, 224, 3)])

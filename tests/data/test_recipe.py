@@ -1,13 +1,13 @@
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
 from kdbench.errors import ConfigError
+from tests.helpers.paths import ROOT
 
-CONF = Path(__file__).parents[2] / "conf" / "dataset"
+CONF = ROOT / "conf" / "dataset"
 STEMS = sorted(path.stem for path in CONF.glob("*.yaml"))
 
 

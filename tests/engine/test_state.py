@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from kdbench.engine import state as state_module
-from kdbench.engine.state import Checkpoints, save_weights
+from kdbench.engine.state import Checkpoints
 from kdbench.errors import CheckpointError, ResourceError
+from kdbench.model.checkpoint import save_weights
 
 
 @pytest.fixture

@@ -4,18 +4,19 @@ import contextlib
 
 import pytest
 import torch
-from harness import TINY
 
 from kdbench.config.compose import compose_config
 from kdbench.config.identity import run_key
 from kdbench.engine import timesheet
 from kdbench.engine import trainer as trainer_module
+from kdbench.engine.job import Job
 from kdbench.engine.learner import Learner
-from kdbench.engine.run import Job, train_jobs
-from kdbench.engine.teacher import Teacher
+from kdbench.engine.run import train_jobs
 from kdbench.engine.timesheet import CudaClock, TimeSheet, make_clock, summarise_time
-from kdbench.results.record import CIRCUMSTANCES
-from kdbench.tracker.csv import read_metrics
+from kdbench.records.record import CIRCUMSTANCES
+from kdbench.records.rows import read_metrics
+from kdbench.teacher.teacher import Teacher
+from tests.helpers.harness import TINY
 
 
 class Clock:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import STATEFUL, TINY
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -18,7 +17,8 @@ from kdbench.config.compose import compose_config
 from kdbench.config.identity import run_key
 from kdbench.digest import file_digest
 from kdbench.engine import trainer as trainer_module
-from kdbench.engine.run import Job, train_job, train_jobs
+from kdbench.engine.job import Job
+from kdbench.engine.run import train_job, train_jobs
 from kdbench.errors import (
     CheckpointError,
     DataError,
@@ -27,13 +27,14 @@ from kdbench.errors import (
     known_error,
 )
 from kdbench.objective.kl import KL
-from kdbench.results.record import CIRCUMSTANCES, read_record
-from kdbench.tracker.csv import read_metrics
+from kdbench.records.record import CIRCUMSTANCES, read_record
+from kdbench.records.rows import read_metrics
+from tests.helpers.harness import STATEFUL, TINY
 
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
-    monkeypatch.setenv("KDBENCH_ALLOW_TARGETS", "stateful,stateful.net")
+    monkeypatch.setenv("KDBENCH_ALLOW_TARGETS", "tests.helpers.stateful,tests.helpers.stateful.net")
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -102,7 +103,7 @@ def test_runs_that_were_stopped_at_different_steps_meet_again(tmp_path, monkeypa
 
 
 def test_the_teacher_is_asked_once_per_batch_and_never_changes(tmp_path, monkeypatch):
-    from kdbench.engine.teacher import Teacher
+    from kdbench.teacher.teacher import Teacher
 
     asked = []
     forward = Teacher.forward
@@ -304,7 +305,7 @@ def test_one_seed_repeats_and_two_differ(tmp_path):
 
 def test_methods_start_from_the_same_weights(tmp_path):
     from kdbench.engine.assemble import build_learner
-    from kdbench.engine.device import choose_compute
+    from kdbench.model.compute import choose_compute
 
     compute = choose_compute("cpu", "fp32", True)
     states = [
@@ -383,8 +384,8 @@ def test_points_within_epochs_are_read_only_when_asked_for(tmp_path, monkeypatch
 
 
 def test_runs_with_one_label_have_their_own_rows_and_logs(tmp_path, monkeypatch, caplog):
-    from kdbench.engine.runlog import run_log
-    from kdbench.tracker.base import RunIdentity
+    from kdbench.records.identity import RunIdentity
+    from kdbench.records.log import run_log
 
     monkeypatch.setattr(RunIdentity, "label", "the-same")
     caplog.set_level("INFO")

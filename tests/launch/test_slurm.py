@@ -8,7 +8,6 @@ import sys
 from dataclasses import replace
 
 import pytest
-from cluster import Cluster, parent, undisturbed
 from submitit.core.utils import FailedJobError
 
 from kdbench.errors import ConfigError
@@ -17,6 +16,7 @@ from kdbench.launch.executor import Slot
 from kdbench.launch.group import Member, Tail, parse_outcome, read_request, write_request
 from kdbench.launch.slurm import Controller, SlurmExecutor
 from kdbench.launch.slurm_job import MAX_REQUEUES, GroupJob, stop_file
+from tests.helpers.cluster import Cluster, parent, undisturbed
 
 OPTIONS = {
     "cluster": "local",

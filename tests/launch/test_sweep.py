@@ -10,20 +10,20 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from cli import Cli
-from harness import TINY
 from safetensors.torch import load_file
-from waiting import wait_for
 
 from kdbench.config.compose import compose_config
 from kdbench.config.identity import resolve_config, run_key
 from kdbench.digest import state_digest
-from kdbench.engine.lock import run_lock
 from kdbench.errors import ConfigError
 from kdbench.launch.consent import count_points, read_limit, require_meant
 from kdbench.launch.group import DONE, HELD, RETURNED, Member, Tail, parse_outcome
 from kdbench.launch.worker import work
-from kdbench.results.record import CIRCUMSTANCES, read_record
+from kdbench.records.lock import run_lock
+from kdbench.records.record import CIRCUMSTANCES, read_record
+from tests.helpers.commands import Cli
+from tests.helpers.harness import TINY
+from tests.helpers.waiting import wait_for
 
 TEMPERATURES = "temperature=constant,cosine,random,ctkd,dtkd"
 
@@ -386,7 +386,7 @@ def test_threads_of_the_environment_count_alone_and_in_a_sweep(tmp_path):
     methods = "scratch,kd,dkd,nkd,dist"
 
     def train(outputs, *arguments):
-        command = [sys.executable, "-m", "kdbench.train", *tiny, f"paths.outputs={outputs}"]
+        command = [sys.executable, "-m", "kdbench.cli.train", *tiny, f"paths.outputs={outputs}"]
         done = subprocess.run(
             [*command, *arguments], env=environment, capture_output=True, text=True, check=False
         )

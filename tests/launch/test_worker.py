@@ -1,13 +1,13 @@
 import sys
 
 import pytest
-from harness import TINY
 
 from kdbench.config.compose import compose_config
 from kdbench.config.identity import resolve_config, run_key
 from kdbench.errors import LoaderError
 from kdbench.launch import worker
 from kdbench.launch.group import Member, write_request
+from tests.helpers.harness import TINY
 
 DIED = "DataLoader worker (pid 7) is killed by signal: Killed. "
 

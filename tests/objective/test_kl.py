@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paths import ROOT
 
 from kdbench.objective.kl import KL
 from kdbench.temperature.base import Temperatures, uniform
+from tests.helpers.paths import ROOT
 
 
 def kl(teacher, student, tau):

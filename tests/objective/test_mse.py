@@ -4,8 +4,8 @@ import torch.nn.functional as F
 
 from kdbench.config.compose import compose_config
 from kdbench.objective.mse import MSE
-from kdbench.objective.soften import scale_logits
 from kdbench.temperature.base import Temperatures, uniform
+from kdbench.temperature.soften import scale_logits
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ import os
 import pytest
 import torch
 import torch.distributed as dist
-from harness import context
 
 from kdbench import Progress, load_objective
 from kdbench.objective import objective as objective_module
+from tests.helpers.harness import context
 
 STEPS, BATCH, CLASSES = 12, 8, 10
 

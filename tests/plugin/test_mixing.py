@@ -1,10 +1,10 @@
 import pytest
 import torch
-from harness import STATEFUL, result, run
 
 from kdbench.data.base import Batch
 from kdbench.plugin.mixing import Mixing
 from kdbench.progress import Progress
+from tests.helpers.harness import STATEFUL, result, run
 
 VALUES = {
     "every": 2,

@@ -2,7 +2,11 @@ from typing import get_args
 
 import pytest
 import torch
-from strategy_probe import (
+
+from kdbench.temperature.atkd import ATKD, FACTOR, PEAKS, Mode
+from kdbench.temperature.base import Temperatures
+from kdbench.temperature.soften import soften
+from tests.helpers.strategy_probe import (
     DEGENERATE,
     assert_survives,
     decide,
@@ -12,10 +16,6 @@ from strategy_probe import (
     normal,
     objective,
 )
-
-from kdbench.objective.soften import soften
-from kdbench.temperature.atkd import ATKD, FACTOR, PEAKS, Mode
-from kdbench.temperature.base import Temperatures
 
 MODES = list(PEAKS)
 

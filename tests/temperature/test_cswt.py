@@ -1,10 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from strategy_probe import DEGENERATE, assert_survives, decide, near, normal
 
 from kdbench.temperature.base import Temperatures
 from kdbench.temperature.cswt import CSWT
+from tests.helpers.strategy_probe import DEGENERATE, assert_survives, decide, near, normal
 
 
 def make(low=2.0, high=6.0, eps=1e-8, span_min=1e-6):

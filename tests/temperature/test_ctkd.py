@@ -1,6 +1,10 @@
 import pytest
 import torch
-from strategy_probe import (
+from torch import nn
+
+from kdbench.temperature.base import Temperatures
+from kdbench.temperature.ctkd import CTKD, reverse_gradient
+from tests.helpers.strategy_probe import (
     DEGENERATE,
     assert_survives,
     at_epoch,
@@ -11,10 +15,6 @@ from strategy_probe import (
     normal,
     objective,
 )
-from torch import nn
-
-from kdbench.temperature.base import Temperatures
-from kdbench.temperature.ctkd import CTKD, reverse_gradient
 
 STRENGTHS = [
     0.0244717419,

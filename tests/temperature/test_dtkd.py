@@ -1,6 +1,13 @@
 import pytest
 import torch
-from strategy_probe import (
+
+from kdbench.objective.kl import KL
+from kdbench.objective.objective import Objective, Term
+from kdbench.objective.ramp import LinearRamp
+from kdbench.temperature.base import Temperatures
+from kdbench.temperature.constant import Constant
+from kdbench.temperature.dtkd import DTKD
+from tests.helpers.strategy_probe import (
     DEGENERATE,
     assert_survives,
     at_epoch,
@@ -10,13 +17,6 @@ from strategy_probe import (
     near,
     normal,
 )
-
-from kdbench.objective.kl import KL
-from kdbench.objective.objective import Objective, Term
-from kdbench.objective.ramp import LinearRamp
-from kdbench.temperature.base import Temperatures
-from kdbench.temperature.constant import Constant
-from kdbench.temperature.dtkd import DTKD
 
 
 def make(tau=4.0, tau_min=0.01):

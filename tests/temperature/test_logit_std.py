@@ -1,7 +1,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from strategy_probe import (
+
+from kdbench.temperature.base import Temperatures
+from kdbench.temperature.logit_std import LogitStandardization, spread
+from tests.helpers.strategy_probe import (
     DEGENERATE,
     assert_survives,
     decide,
@@ -11,9 +14,6 @@ from strategy_probe import (
     normal,
     objective,
 )
-
-from kdbench.temperature.base import Temperatures
-from kdbench.temperature.logit_std import LogitStandardization, spread
 
 
 def make(tau=2.0, form="code", eps=1e-7, std_min=1e-6):

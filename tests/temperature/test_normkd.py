@@ -1,6 +1,11 @@
 import pytest
 import torch
-from strategy_probe import (
+
+from kdbench.temperature.base import Temperatures
+from kdbench.temperature.logit_std import LogitStandardization
+from kdbench.temperature.normkd import NormKD
+from kdbench.temperature.soften import soften
+from tests.helpers.strategy_probe import (
     DEGENERATE,
     assert_survives,
     decide,
@@ -10,11 +15,6 @@ from strategy_probe import (
     normal,
     objective,
 )
-
-from kdbench.objective.soften import soften
-from kdbench.temperature.base import Temperatures
-from kdbench.temperature.logit_std import LogitStandardization
-from kdbench.temperature.normkd import NormKD
 
 
 def make(tau=2.0, std_min=1e-6):

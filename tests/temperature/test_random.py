@@ -1,8 +1,8 @@
 import pytest
 import torch
-from strategy_probe import DEGENERATE, assert_survives, decide, normal
 
 from kdbench.temperature.random import Random
+from tests.helpers.strategy_probe import DEGENERATE, assert_survives, decide, normal
 
 
 def draw(per="sample", seed=0, batch=4096):

@@ -1,10 +1,18 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from strategy_probe import DEGENERATE, assert_survives, decide, kd, near, normal, objective
 
 from kdbench.temperature.ttm import TTM
 from kdbench.temperature.wttm import WTTM
+from tests.helpers.strategy_probe import (
+    DEGENERATE,
+    assert_survives,
+    decide,
+    kd,
+    near,
+    normal,
+    objective,
+)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from waiting import next_second
-from wandb_child import follow, make_identity
 
-from kdbench.engine.lock import run_lock
+from kdbench.records.lock import run_lock
 from kdbench.tracker.sync import OTHER_ID, find_pending, mark_superseded, sync, sync_arguments
+from tests.helpers.waiting import next_second
+from tests.helpers.wandb_child import follow, make_identity
 
 LOSSES = (1.0, 0.5, 0.25, 0.125)
 CURVE = list(enumerate(LOSSES))

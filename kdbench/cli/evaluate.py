@@ -1,0 +1,113 @@
+"""``kdbench-evaluate``: how good a network is, at what; and its files for other programs."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kdbench.cli.command import run_command
+from kdbench.errors import CheckpointError, ConfigError
+
+_EXAMPLES = """examples:
+  kdbench-evaluate outputs/runs/mnist5k/resnet20_resnet8/kd-constant/seed0-1131dbf766
+  kdbench-evaluate RUN --which best --split train --export safetensors onnx
+  kdbench-evaluate teacher.pth --arch resnet56 dataset=cifar100 paths.data=DIR
+"""
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Evaluates, prints and writes; returns the exit code."""
+    # Imported here: --help and a mistake are told without waiting for torch.
+    from kdbench.evaluation import evaluate as evaluation
+    from kdbench.evaluation.export import require_onnx
+
+    request = evaluation.Request(**vars(options))
+    _refuse(options, request.names_dataset)
+    if "onnx" in request.export:
+        require_onnx()
+    evaluated = evaluation.evaluate(request)
+    print(evaluated.evaluation.describe())
+    print(f"\nwritten: {evaluated.folder}")
+    if request.export:
+        for path, check in evaluation.export(evaluated):
+            print(f"exported: {path} ({check})")
+    return 0
+
+
+def _refuse(options: argparse.Namespace, names_dataset: bool) -> None:
+    """Options that would have no effect, and a path that leads nowhere."""
+    if not options.network.exists():
+        raise CheckpointError(
+            f"{options.network}: nothing is there; give the folder of a run, or a weight file"
+        )
+    is_run = options.network.is_dir()
+    of_other = ["arch", "role"] if is_run else ["which"]
+    useless = [f"--{name}" for name in of_other if getattr(options, name) is not None]
+    if useless:
+        what = "weight files, a run says it" if is_run else "folders of runs"
+        raise ConfigError(f"{', '.join(useless)}: only for {what}; leave it out")
+    if is_run and options.export and names_dataset:
+        raise ConfigError(
+            "--export describes a run by the dataset that it was trained on; leave dataset= out"
+        )
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="kdbench-evaluate",
+        description="Evaluates a trained network: accuracy, NLL, calibration, agreement with its "
+        "teacher, accuracy of each class, confusions; and exports it.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("network", type=Path, help="folder of a run, or a weight file")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="as for kdbench-train: dataset=NAME evaluates on another dataset; without it, where "
+        "the run's data is and how to compute, such as paths.data=DIR run.device=cpu",
+    )
+    parser.add_argument(
+        "--which", choices=("last", "best"), help="epoch of a run whose weights are taken (last)"
+    )
+    parser.add_argument(
+        "--split",
+        choices=("test", "val", "train"),
+        default="test",
+        help="val: what run.protocol=strict holds out; train: without augmentation (test)",
+    )
+    parser.add_argument("--arch", help="name of the network, for a file that does not say it")
+    parser.add_argument(
+        "--role",
+        choices=("student", "teacher"),
+        help="network to take from a file that holds a whole distillation (student)",
+    )
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        metavar="FILE|RUN",
+        help="network to compare with; default: the teacher of the run, where it is found",
+    )
+    parser.add_argument("--teacher-arch", help="as --arch, for --teacher")
+    parser.add_argument(
+        "--export",
+        nargs="+",
+        choices=("safetensors", "onnx"),
+        default=(),
+        help="writes the network and a model card below the results",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="of the results; default: in the run's folder"
+    )
+    return parser.parse_intermixed_args(arguments)
+
+
+def main() -> None:
+    """Entry point of ``kdbench-evaluate``."""
+    options = _parse(sys.argv[1:])
+    run_command(lambda: evaluate(options))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""``kdbench-report``: run folders to a table in the terminal, and a page and files to keep."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from kdbench.cli.command import run_command
+from kdbench.errors import ConfigError, DataError
+from kdbench.files import write_atomic
+from kdbench.records.collect import Collection, collect, find_failure
+from kdbench.report.cells import Options, Table
+from kdbench.report.layout import AXES
+from kdbench.report.render import write_csv, write_latex, write_markdown, write_text
+from kdbench.report.select import may_hold, parse_conditions
+from kdbench.report.table import SORTS, build_table, select
+
+_EXAMPLES = """examples
+  kdbench-report outputs
+  kdbench-report outputs --where dataset=cifar100 'seed<5' --sort mean
+  kdbench-report outputs --figures paper/figures
+  kdbench-report outputs --metric epochs_to.60 --rows temperature --baseline constant
+  kdbench-report outputs --table ttm_cifar100 paths.data=DIR
+  kdbench-report outputs --where dataset=cifar100 --compact    # methods x pairs, for a paper
+"""
+_MOST_LISTED = 5  # folders of one kind; the page has all
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Prints, writes; returns the exit code.
+
+    Raises:
+        DataError: there is no run to show.
+        ConfigError: an option is not one that is known.
+    """
+    from kdbench.report.page import write_figures, write_page
+
+    outputs = arguments.outputs
+    if not outputs.is_dir():
+        raise DataError(f"{outputs} is not a folder; give the one that kdbench-train writes into")
+    found = collect(outputs)
+    options = _choose_options(arguments)
+    unfinished = [folder for folder in found.unfinished if may_hold(options.filters, folder)]
+    aborted = {folder: reason for folder in unfinished if (reason := find_failure(folder))}
+    _tell_trouble(found.problems, [folder for folder in unfinished if folder not in aborted])
+    shown = Collection(select(found.runs, options), unfinished, found.problems)
+    if not shown.runs:
+        raise DataError(_explain_nothing(found, outputs))
+    table = build_table(shown.runs, shown.unfinished, options)
+    folder = arguments.out or outputs / "report"
+    names = list(_write_files(folder, table, arguments.compact))
+    for problem in write_page(folder / "report.html", shown, table):
+        print(f"no curves: {problem}", file=sys.stderr)
+    print(write_text(table, arguments.compact))
+    _tell_failures(shown, aborted)
+    print(_count_runs(shown, found, outputs))
+    print(f"written: {', '.join([str(folder / 'report.html'), *names])}")
+    if arguments.figures:
+        drawn = write_figures(arguments.figures, shown, table)
+        print(f"{len(drawn)} figures (PDF, SVG, PNG) in {arguments.figures}")
+    return 0
+
+
+def main() -> None:
+    """Entry point of ``kdbench-report``."""
+    arguments = _parse(sys.argv[1:])
+    run_command(lambda: report(arguments))
+
+
+def _choose_options(arguments: argparse.Namespace) -> Options:
+    planned, name = None, None
+    if arguments.table:
+        from kdbench.planning.plan import planned_cells
+
+        if (arguments.rows, arguments.columns) != ("method", "pair"):
+            raise ConfigError("--table has methods as rows and pairs as columns; leave those out")
+        name, *overrides = arguments.table
+        planned = planned_cells(name, overrides)
+    return Options(
+        metric=arguments.metric,
+        rows=arguments.rows,
+        columns=arguments.columns,
+        filters=parse_conditions(arguments.where),
+        sort=arguments.sort,
+        baseline=arguments.baseline,
+        protocol=arguments.protocol,
+        planned=planned,
+        name=name,
+    )
+
+
+def _write_files(folder: Path, table: Table, compact: bool) -> Iterator[str]:
+    """Writes the table in every form; yields the names of the files."""
+    for name, is_compact in (("table", False), ("compact", True)):
+        if is_compact and not compact:
+            continue
+        for suffix, write in (("md", write_markdown), ("tex", write_latex), ("csv", write_csv)):
+            write_atomic(folder / f"{name}.{suffix}", write(table, is_compact).encode())
+            yield f"{name}.{suffix}"
+
+
+def _tell_trouble(problems: Sequence[str], unfinished: Sequence[Path]) -> None:
+    for problem in problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    lines = [f"{folder} has begun and not ended" for folder in unfinished]
+    for line in _fold(lines):
+        print(f"left out: {line}", file=sys.stderr)
+
+
+def _tell_failures(shown: Collection, aborted: Mapping[Path, str]) -> None:
+    """Runs that failed, and those that failed before they had anything to record."""
+    ended = {r.folder: r.record.reason for r in shown.distinct if r.record.status != "done"}
+    failed = {**ended, **aborted}
+    if failed:
+        print(f"Failed: {len(failed)}")
+        for line in _fold([f"{folder}: {reason}" for folder, reason in failed.items()]):
+            print(f"  {line}")
+
+
+def _fold(lines: Sequence[str]) -> list[str]:
+    rest = len(lines) - _MOST_LISTED
+    more = [f"and {rest} more, which the page lists"] if rest > 0 else []
+    return [*lines[:_MOST_LISTED], *more]
+
+
+def _count_runs(shown: Collection, found: Collection, outputs: Path) -> str:
+    students = sum(run.record.method != "teacher" for run in found.runs)
+    teachers = len(found.runs) - students
+    more = f"; {teachers} more are of teachers" if teachers else ""
+    return f"{len(shown.distinct)} of {students} runs below {outputs} are in this table{more}."
+
+
+def _explain_nothing(found: Collection, outputs: Path) -> str:
+    if not found.runs:
+        return (
+            f"no run has ended below {outputs}; train one with kdbench-train, or give the folder "
+            f"of paths.outputs"
+        )
+    if all(run.record.method == "teacher" for run in found.runs):
+        only = "the only run" if len(found.runs) == 1 else f"all {len(found.runs)} runs"
+        return (
+            f"{only} below {outputs} trained a teacher, and a table compares students; see how "
+            f"good it is with kdbench-evaluate {found.runs[0].folder}, or give a folder with runs "
+            f"of students"
+        )
+    return (
+        f"none of the {len(found.runs)} runs below {outputs} is left; --where, --protocol or "
+        f"--table exclude all of them"
+    )
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    default = Options()
+    parser = argparse.ArgumentParser(
+        prog="kdbench-report",
+        description="Sets runs side by side: mean and spread over seeds, published numbers, "
+        "statistics.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("outputs", type=Path, help="folder with runs below it")
+    add("--out", type=Path, help="where files are written (default: OUTPUTS/report)")
+    add("--figures", type=Path, metavar="DIR", help="write the figures there: PDF, SVG, PNG")
+    add("--metric", default=default.metric, help="top1_last, nll, agreement, epochs_to.60, ...")
+    add("--rows", choices=AXES, default=default.rows)
+    add("--columns", choices=AXES, default=default.columns)
+    add("--where", nargs="+", default=[], metavar="CONDITION", help="NAME=VALUE[,VALUE], 'seed<5'")
+    add("--sort", choices=SORTS, default=default.sort)
+    add("--protocol", choices=("paper", "strict"), help="default: both, and a note says so")
+    add("--baseline", help="row that the others are compared with (kd, or constant)")
+    add("--compact", action="store_true", help="means of methods x pairs, as papers print them")
+    add(
+        "--table",
+        nargs="+",
+        metavar=("NAME", "OVERRIDE"),
+        help="only the cells of conf/table/NAME.yaml, with the seeds that it plans",
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""``kdbench-train``: compose, check, train, record. The command line of the project."""
+
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from kdbench import __version__
+from kdbench.config.check import find_plain_problems, raise_all
+from kdbench.config.compose import (
+    CONF,
+    CONFIG_NAME,
+    VERSION_BASE,
+    Source,
+    compose,
+    hydra_context,
+    prepare,
+)
+from kdbench.config.identity import run_key
+from kdbench.config.nodes import guard_composition
+from kdbench.config.overrides import check_overrides, with_searchpath
+from kdbench.config.own import find_own_code, replace_strategy
+from kdbench.config.reading import check_files_that_hydra_reads
+from kdbench.config.syntax import explain
+from kdbench.errors import (
+    ConfigError,
+    LockedError,
+    Preempted,
+    SweepError,
+    describe_error,
+    known_error,
+)
+from kdbench.files import make_folder, refuse_links
+from kdbench.launch.consent import count_points, read_limit, require_meant
+from kdbench.records.log import log_failure
+from kdbench.records.record import FILE, RunRecord, find_finished
+
+log = logging.getLogger("kdbench")
+
+# With these, Hydra answers by itself and nothing is composed for a run.
+_QUESTIONS = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"}
+_QUESTIONS |= {"--shell-completion", "-sc"}
+# `interval(1,8)`, which only some sweepers know, is checked by its two ends.
+_INTERVAL = re.compile(r"\binterval\((?:start=)?([^,()]+),\s*(?:end=)?([^,()]+)\)")
+
+# Here and not in `main`: Hydra's launchers import this module in the processes that they start.
+guard_composition()
+
+
+def train(cfg: DictConfig) -> float:
+    """Trains the run of a composed config; returns its last-epoch test accuracy in percent."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    find_own_code()  # in the processes of Hydra's own launchers too
+    try:
+        return _train(cfg, folder)
+    except Exception as error:
+        if not isinstance(known_error(error), LockedError):  # the log is then another process's
+            log_failure(folder, error)
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise
+        # A job of one of Hydra's own launchers: only the first failure of a sweep gets out, and
+        # one that comes from another process has lost its cause. So it is told here.
+        reason = describe_error(error)
+        log.error("failed: %s", reason)
+        raise SweepError(reason) from None
+
+
+def _train(cfg: DictConfig, folder: Path) -> float:
+    raise_all(find_plain_problems(cfg))  # those that a run key cannot be made of say so better
+    record = find_finished(folder, run_key(cfg))
+    if record is not None:
+        log.info("already done: %s", record.summary())
+    else:
+        from kdbench.config.check import check  # as above
+        from kdbench.engine.run import train_job
+
+        check(cfg)
+        record = train_job(cfg, folder)
+        log.info("%s", record.summary())
+    log.info("record: %s", folder / FILE)
+    assert record.top1_last is not None
+    return record.top1_last
+
+
+def main() -> None:
+    """Entry point of ``kdbench-train``; ends with one of the exit codes of ``kdbench.errors``."""
+    sys.argv[1:] = arguments = replace_strategy(_options_first(sys.argv[1:]))
+    find_own_code()
+    if "--version" in arguments:
+        print(f"kdbench {__version__}")
+        sys.exit(0)
+    sweep = bool({"-m", "--multirun"} & set(arguments))
+    prepare()
+    check_files_that_hydra_reads()
+    JobReturn.return_value = _RETURN_VALUE  # type: ignore[assignment]
+    # Hydra would print a traceback and exit with 1; with this set it lets the error through.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        _refuse_strays(arguments)
+        if sweep and _QUESTIONS & set(arguments):
+            raise ConfigError("-m starts a sweep, and questions such as --cfg are about one run")
+        if not _QUESTIONS & {a.split("=")[0] for a in arguments}:
+            source, overrides = _split(arguments)
+            finished = _look_over(source, overrides, sweep)
+            if finished is not None:  # nothing is written: its folder may be read-only
+                _say(f"already done: {finished[0].summary()}\nrecord: {finished[1] / FILE}")
+                return
+        hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base=VERSION_BASE)(
+            train
+        )()
+    except Preempted as stop:
+        _say(str(stop))
+        sys.exit(stop.exit_code)
+    except BrokenPipeError:  # the reader of our output has left, as in `... --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except KeyboardInterrupt:
+        _say("interrupted; the same command continues from the last checkpoint")
+        sys.exit(130)
+    except Exception as error:
+        sys.exit(_explain(error, sweep))
+
+
+def _options_first(arguments: Sequence[str]) -> list[str]:
+    """Hydra's parser wants its options before the overrides; people write them anywhere."""
+    known = get_args_parser()._option_string_actions
+    options: list[str] = []
+    overrides: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        (options if argument.startswith("-") else overrides).append(argument)
+        if rest and argument in known:
+            action = known[argument]
+            if action.nargs is None or (action.nargs == "?" and rest[0] in (action.choices or ())):
+                options.append(rest.pop(0))
+    return [*options, *overrides]
+
+
+def _refuse_strays(arguments: Sequence[str]) -> None:
+    """Arguments with dashes that are no options; Hydra would print its usage."""
+    options = get_args_parser()._option_string_actions
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name.startswith("-") and not any(option.startswith(name) for option in options):
+            raise_all([explain(argument, lambda option: [])])
+
+
+def _result(job: JobReturn) -> Any:
+    """As Hydra's own, which prints a line for each failure before it raises what failed."""
+    assert job.status != JobStatus.UNKNOWN
+    if job.status == JobStatus.COMPLETED:
+        return job._return_value
+    raise job._return_value
+
+
+def _keep(job: JobReturn, value: Any) -> None:
+    job._return_value = value
+
+
+_RETURN_VALUE = property(_result, _keep)
+
+
+def _split(arguments: list[str]) -> tuple[Source, list[str]]:
+    """Where the configs come from, as Hydra will understand the command line; and the overrides."""
+    known, _ = get_args_parser().parse_known_intermixed_args(arguments)
+    if known.experimental_rerun is not None:
+        raise ConfigError(
+            "--experimental-rerun opens a pickle, which can run code; use kdbench-rerun RUN"
+        )
+    source = Source(
+        conf=Path(known.config_path or CONF).absolute(),
+        name=known.config_name or CONFIG_NAME,
+        folder=Path(known.config_dir) if known.config_dir else None,
+    )
+    return source, known.overrides
+
+
+def _look_over(source: Source, overrides: list[str], sweep: bool) -> tuple[RunRecord, Path] | None:
+    """Refuses a command line with mistakes before Hydra makes a folder for it.
+
+    Returns:
+        Record and folder of the run that it asks for, if that is done already.
+    """
+    if sweep:  # values are checked run by run: one that is wrong does not cost the others
+        require_meant(count_points(overrides), read_limit(overrides))
+        single = [_INTERVAL.sub(r"choice(\1,\2)", override) for override in overrides]
+        check_overrides(single, values=False, source=source)
+        return None
+    check_overrides(overrides, values=False, source=source)
+    with hydra_context(with_searchpath(source, overrides)) as loader:
+        cfg = compose(loader, overrides, with_hydra=True)
+    folder = Path(cfg.hydra.run.dir)
+    refuse_links(folder)
+    record = find_finished(folder, run_key(cfg))
+    if record is not None:
+        return record, folder
+    # Imported here: a finished run is recognised without waiting for torch.
+    from kdbench.config.check import check
+
+    check(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
+    make_folder(folder)  # Hydra would end with a traceback
+    return None
+
+
+def _explain(error: Exception, sweep: bool) -> int:
+    """Says what went wrong, in the log of the run too, and returns the exit code."""
+    known = known_error(error)
+    if known is None:
+        log.error("%s", "".join(traceback.format_exception(error)))
+        _say("This is a bug in kdbench. Please report it with the command and the text above")
+        return 1
+    log.debug("%s", "".join(traceback.format_exception(error)))
+    _say(f"error: {known}")
+    return SweepError.exit_code if sweep and not isinstance(known, ConfigError) else known.exit_code
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""The config of a run that has ended: from its record, which says what determined the result.
+
+Where data, teachers and caches are, the record does not say: paths differ from machine to machine.
+They come from ``.hydra/config.yaml`` beside the record, else from ``conf/``, and from overrides.
+
+A run may come from somebody else. So both files are data: nothing in them is resolved but what
+refers to the config itself, and they name no code but the parts of a run (``config/targets.py``).
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from kdbench.config.build import find_interpolations, refuse_interpolation
+from kdbench.config.check import did_you_mean
+from kdbench.config.compose import CONF, compose_config, restore_config
+from kdbench.config.identity import VOLATILE, resolve_config
+from kdbench.config.names import is_name
+from kdbench.config.targets import forbidden_targets, iter_targets
+from kdbench.errors import CheckpointError, ConfigError
+from kdbench.records.collect import RunFolder
+from kdbench.records.record import FILE, RunRecord, read_record
+
+# What may be overridden: where things are and how the work is done, nothing that makes another run.
+FREE = ("paths", *(key for key in VOLATILE if "." in key), "teacher.weights", "student.weights")
+
+# What becomes part of a path, or of a config, of what a record says.
+_NAMES = ("dataset", "pair", "teacher", "student", "method", "temperature", "objective")
+_TEXTS = (*_NAMES, "protocol", "precision", "device")
+
+_REFERENCE = re.compile(r"\$\{[.\w]+(?:\[\w+\])*\}")  # to another key, and to nothing else
+_LONGEST = 1_000_000  # bytes; a config has some thousands
+
+
+def open_run(folder: Path) -> RunFolder:
+    """The run of a folder.
+
+    Raises:
+        CheckpointError: it has no record, or a damaged one.
+    """
+    try:
+        record = read_record(folder)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{folder} has no {FILE}: either no run has ended there, or it is not the folder of a "
+            f"run; give one like outputs/runs/<dataset>/<pair>/<method>/seed0-..."
+        ) from error
+    problems = list(_find_code(record))
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise ConfigError(f"{folder / FILE} is not what kdbench writes, and is not used:\n{listed}")
+    return RunFolder(folder, record)
+
+
+def _find_code(record: RunRecord) -> Iterator[str]:
+    """What in a record is no plain data, or leads out of the run's folder."""
+    config = {"config": record.config, "teacher_config": record.teacher_config}
+    yield from forbidden_targets(config)
+    for path, node in iter_targets(config):
+        if "_args_" in node:
+            yield f"{path}._args_: arguments without names are not looked at; name them"
+    texts = {name: getattr(record, name) for name in _TEXTS}
+    for found in find_interpolations({**config, **texts}):
+        yield refuse_interpolation(*found)
+    names = {name: texts[name] for name in _NAMES}
+    dataset, student = record.config.get("dataset"), record.config.get("student")
+    names["config.dataset.name"] = dataset.get("name") if isinstance(dataset, dict) else dataset
+    names["config.student.arch"] = student.get("arch") if isinstance(student, dict) else student
+    for key, name in names.items():
+        if not is_name(name):
+            yield f"{key}={name!r:.60} is not a name"
+
+
+def recall_config(run: RunFolder, overrides: Sequence[str] = ()) -> DictConfig:
+    """The config of a run, as it can be carried out here and now.
+
+    Args:
+        run: that has ended.
+        overrides: KEY=VALUE of the keys ``FREE``, such as ``paths.data=DIR``.
+
+    Raises:
+        ConfigError: an override of another key, or of one that does not exist.
+        CheckpointError: nothing says where the teacher's weights are.
+    """
+    record = run.record
+    complete = _complete(run)
+    _require_plain(complete, overrides, run.folder)
+    cfg = OmegaConf.create(complete)
+    _check(overrides, cfg)
+    cfg.merge_with_dotlist(list(overrides))
+    if OmegaConf.is_missing(cfg.teacher, "weights"):
+        raise CheckpointError(
+            f"{run.folder / FILE} does not say where the weights of the teacher {record.teacher} "
+            f"were (digest {record.teacher_digest}); give teacher.weights=FILE"
+        )
+    return restore_config(resolve_config(cfg))
+
+
+def _complete(run: RunFolder) -> dict[str, Any]:
+    """A whole config, unresolved: what the record says, surrounded by what it does not say."""
+    record = run.record
+    cfg, found = _standard(record), _read_saved(run.folder / ".hydra" / "config.yaml")
+    found = {**found, "teacher": record.teacher_config or found.get("teacher", {})}
+    # Sections with fixed keys: what an older version did not know yet is as it is by default.
+    for name in ("run", "speed", "paths", "teacher"):
+        found[name] = {**cfg[name], **found.get(name, {})}
+    cfg |= found
+    for name, section in record.config.items():
+        partial = name in ("dataset", "run")  # the record leaves out what changes no result
+        cfg[name] = {**cfg[name], **_without_volatile(name, section)} if partial else section
+    if "download" in cfg["dataset"]:
+        cfg["dataset"]["download"] = False  # only who opens a run may say that
+    return {**cfg, "pair": record.pair}
+
+
+def _without_volatile(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in section.items() if f"{name}.{key}" not in VOLATILE}
+
+
+def _read_saved(path: Path) -> dict[str, Any]:
+    """The config that Hydra left beside a record, unresolved; empty where there is none.
+
+    Raises:
+        ConfigError: it is no YAML of plain values.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        text = path.read_bytes()[: _LONGEST + 1].decode()
+        if len(text) > _LONGEST:
+            raise ValueError(f"longer than {_LONGEST:,} bytes")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError("an alias, which kdbench never writes")
+        found = OmegaConf.create(text)
+        if not isinstance(found, DictConfig):
+            raise ValueError("no mapping")
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"{path} cannot be read ({reason}); remove it: then its paths are as by default, or as "
+            f"you give them (paths.data=DIR ...)"
+        ) from error
+    return _plain(found)
+
+
+def _require_plain(complete: Mapping[str, Any], overrides: Sequence[str], folder: Path) -> None:
+    """Refuses what OmegaConf would look up anywhere but in the config, unless it is overridden."""
+    given = {override.partition("=")[0] for override in overrides}
+    for path, text in find_interpolations(complete):
+        if path not in given and "${" in _REFERENCE.sub("", text):
+            raise ConfigError(
+                f"{folder}: {refuse_interpolation(path, text)}, such as {path}=VALUE behind the "
+                f"folder"
+            )
+
+
+def _standard(record: RunRecord) -> dict[str, Any]:
+    """The config of ``conf/`` for the dataset and the teacher of a record."""
+    name = record.config["dataset"]["name"]
+    is_ours = (CONF / "dataset" / f"{name}.yaml").is_file()
+    cfg = _plain(compose_config([f"dataset={name}"] if is_ours else []))
+    if record.teacher is not None:
+        cfg["teacher"]["weights"] = "???"
+        cfg["teacher"]["model"]["arch"] = record.teacher
+    return cfg
+
+
+def _check(overrides: Sequence[str], cfg: DictConfig) -> None:
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"{override!r} is not KEY=VALUE; allowed are {', '.join(FREE)}")
+        if not value.strip():
+            raise ConfigError(
+                f"{override} has no value, as where a variable of the shell is not set; give one"
+            )
+        if not any(key == free or key.startswith(f"{free}.") for free in FREE):
+            raise ConfigError(
+                f"{override}: {key} is part of what the run was and cannot be changed here; "
+                f"allowed are {', '.join(FREE)}"
+            )
+        parent, _, leaf = key.rpartition(".")
+        # Not `leaf in section`: that overlooks a key whose value is still missing.
+        known = list(map(str, OmegaConf.select(cfg, parent) if parent else cfg))
+        if leaf not in known:
+            siblings = [f"{parent}.{name}" for name in known]
+            raise ConfigError(f"{key} is not a key{did_you_mean(key, siblings, 2)}")
+
+
+def _plain(cfg: Any) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))

@@ -1,0 +1,119 @@
+"""Evaluates a trained network on any split of a dataset."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.config.build import build
+from kdbench.data.base import DataModule
+from kdbench.digest import state_digest
+from kdbench.errors import CheckpointError, ConfigError
+from kdbench.model.checkpoint import Role, Weights, fit_weights, guess_arch, load_weights
+from kdbench.model.compute import Compute
+from kdbench.model.load import check_forward
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """Weights, and what is known of their network without reading them.
+
+    Attributes:
+        path: of a file that ``load_weights`` reads.
+        role: which network of a file that holds a whole distillation.
+        model: config of the network; None: one of ``load_model``, by its name.
+        arch: that name; None: the file says it.
+        digest: of the state dict; None where nobody knows it.
+    """
+
+    path: Path
+    role: Role = "student"
+    model: Mapping[str, Any] | None = None
+    arch: str | None = None
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with its weights.
+
+    Attributes:
+        network: on the device, in evaluation mode.
+        model: the config that it was built from.
+        file: where its weights come from.
+        digest: SHA-256 over its sorted state dict.
+    """
+
+    network: nn.Module
+    model: Mapping[str, Any]
+    file: Path
+    digest: str
+
+    def identity(self) -> dict[str, Any]:
+        """Plain facts, for ``results.evaluation.Evaluation``."""
+        return {
+            "arch": self.model["arch"],
+            "weights": str(self.file),
+            "weights_digest": self.digest,
+        }
+
+
+def load_trained(source: WeightFile, data: DataModule, compute: Compute) -> Trained:
+    """Builds a network for the images and classes of a dataset, and loads its weights.
+
+    Raises:
+        ConfigError: nobody says which network it is, or it cannot take these images.
+        CheckpointError: the file cannot be read, does not fit, or has another digest.
+    """
+    weights = load_weights(source.path, source.role)
+    model = source.model or _model_of(source, weights, data)
+    if model["num_classes"] != data.num_classes:
+        raise ConfigError(
+            f"{source.path} was trained on {model['num_classes']} classes, the dataset has "
+            f"{data.num_classes}; choose the dataset that it was trained on"
+        )
+    # Its weights are in the file; those that it was initialised with are not wanted again.
+    network = build({**model, "weights": None})
+    fit_weights(network, weights, source.path, model["arch"])
+    digest = state_digest(network.state_dict())
+    if source.digest not in (None, digest):
+        raise CheckpointError(
+            f"{source.path} holds other weights than its run had: they should have the digest "
+            f"{source.digest}, found {digest}; put the right file back"
+        )
+    check_forward(network, data.image_shape[0], data.image_shape[1])
+    return Trained(compute.place(network.requires_grad_(False)).eval(), model, source.path, digest)
+
+
+def count_confusions(logits: Tensor, targets: Tensor) -> list[list[int]]:
+    """[K][K] samples of each class (row) that are taken for each class (column).
+
+    Args:
+        logits: [N, K].
+        targets: [N].
+    """
+    classes = logits.shape[1]
+    pairs = targets * classes + logits.argmax(dim=1)
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes).tolist()
+
+
+def _model_of(source: WeightFile, weights: Weights, data: DataModule) -> dict[str, Any]:
+    arch = source.arch or weights.arch
+    if arch is None:
+        guess = guess_arch(weights)
+        raise ConfigError(
+            f"{source.path} does not say which network it is of; give its name with --arch "
+            f"(--teacher-arch for that of --teacher)"
+            + (f"; it looks like {guess}" if guess else "")
+        )
+    channels, size, _ = data.image_shape
+    return {
+        "_target_": "kdbench.model.load.load_model",
+        "arch": arch,
+        "num_classes": data.num_classes,
+        "in_channels": channels,
+        "image_size": size,
+    }

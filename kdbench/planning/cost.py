@@ -1,0 +1,126 @@
+"""What runs cost: multiply-adds from their configs, hours from the speeds of a machine.
+
+A backward pass counts as two forward passes. What does not count: decoding and augmenting images,
+losses, plugins, checkpoints, and what a memo of the teacher's answers saves.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kdbench.config.identity import needs_teacher, stable_config, teacher_config
+from kdbench.errors import ConfigError
+
+if TYPE_CHECKING:  # it imports torch
+    from kdbench.planning.speed import Speed
+
+# Images to train and to test on, of the published datasets; known here, so that a table can be
+# planned where the data is not at hand.
+IMAGES = {
+    "cifar10": (50_000, 10_000),
+    "cifar100": (50_000, 10_000),
+    "imagenet": (1_281_167, 50_000),
+    "mnist5k": (4_000, 1_000),
+    "digits": (1_438, 359),
+}
+
+Config = dict[str, Any]  # resolved to plain containers
+SpeedOf = Callable[[Mapping[str, Any]], "Speed"]  # of the network that a node describes
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run costs.
+
+    Attributes:
+        macs: multiply-adds of its own: student, and teacher as if it answered this run alone.
+        student_hours: of training and evaluating the student.
+        teacher_hours: of the teacher's answers, asked by this run alone.
+        shared_hours: its part of the teacher's answers to all runs of its cohort.
+    """
+
+    macs: int
+    student_hours: float
+    teacher_hours: float
+    shared_hours: float
+
+    @property
+    def alone(self) -> float:
+        """Hours as a single run."""
+        return self.student_hours + self.teacher_hours
+
+    @property
+    def together(self) -> float:
+        """Hours as one run of its cohort."""
+        return self.student_hours + self.shared_hours
+
+
+def price(configs: Sequence[Config], speed_of: SpeedOf) -> list[Cost]:
+    """What each run costs, alone and trained in one cohort with those among them that can be."""
+    alone = [_price_alone(config, speed_of) for config in configs]
+    asked: dict[str, list[float]] = defaultdict(list)
+    for config, cost in zip(configs, alone, strict=True):
+        asked[_audience(config)].append(cost.teacher_hours)
+    costs = []
+    for config, cost in zip(configs, alone, strict=True):
+        hours = asked[_audience(config)]  # a run that needs two views pays for its second one
+        part = max(hours) / sum(hours) if cost.teacher_hours else 0.0
+        shared = part * cost.teacher_hours
+        costs.append(Cost(cost.macs, cost.student_hours, cost.teacher_hours, shared))
+    return costs
+
+
+def askers(configs: Sequence[Config]) -> list[Config]:
+    """For each teacher that has to be trained here, one of the runs that ask it."""
+    needed = [c for c in configs if needs_teacher(c) and c["teacher"]["weights"] == "auto"]
+    found: dict[str, Config] = {}
+    for config in {_audience(c): c for c in needed}.values():  # few, and the rest takes a while
+        found.setdefault(_text(stable_config(teacher_config(config))), config)
+    return list(found.values())
+
+
+def _price_alone(config: Config, speed_of: SpeedOf) -> Cost:
+    trained, evaluated = _images(config)
+    views, epochs = 2 if _needs_strong_view(config) else 1, config["run"]["epochs"]
+    student = speed_of(config["student"])
+    macs = epochs * student.macs * (3 * views * trained + evaluated)
+    student_hours = macs / student.train / 3600
+    if not needs_teacher(config):
+        return Cost(macs, student_hours, 0.0, 0.0)
+    teacher = speed_of(config["teacher"]["model"])
+    answers = epochs * teacher.macs * views * trained
+    return Cost(macs + answers, student_hours, answers / teacher.ask / 3600, 0.0)
+
+
+def _images(config: Config) -> tuple[int, int]:
+    """Images of an epoch: to train on, and to evaluate on after it."""
+    dataset = config["dataset"]
+    name = dataset["name"]
+    if name in IMAGES:
+        train, test = IMAGES[name]
+    elif "train_size" in dataset:
+        train, test = dataset["train_size"], dataset["test_size"]
+    else:
+        raise ConfigError(f"how many images {name} has is not known; known: {', '.join(IMAGES)}")
+    if config["run"]["protocol"] == "paper":
+        return train, test
+    held_out = round(train * dataset["val_fraction"])
+    return train - held_out, held_out
+
+
+def _needs_strong_view(config: Config) -> bool:
+    """What ``Objective.needs_strong_view`` says, read from the config."""
+    objective = config["objective"]
+    terms = objective["terms"].values()
+    return objective.get("strong_ce_weight", 0) > 0 or any(t.get("view") == "strong" for t in terms)
+
+
+def _audience(config: Config) -> str:
+    """Runs with one of these ask one teacher about the same batches."""
+    return _text({name: config[name] for name in ("dataset", "run", "teacher")})
+
+
+def _text(config: Config) -> str:
+    return json.dumps(config, sort_keys=True)

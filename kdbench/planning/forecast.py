@@ -1,0 +1,133 @@
+"""``python -m kdbench.planning.forecast TABLE [OVERRIDES]``: what ``make table`` would train.
+
+Prints the cells of a table, what is done already and what everything costs; trains nothing. Hours
+are those of one process on this machine, from the speed of single steps.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from kdbench.cli.command import run_command
+from kdbench.config.identity import resolve_config, teacher_config, teacher_job
+from kdbench.errors import ConfigError, KdbenchError
+from kdbench.planning.cost import Config, Cost, SpeedOf, askers, price
+from kdbench.planning.plan import DONE, UNKNOWN, Plan, PlannedRun, plan_table
+from kdbench.records.record import find_finished
+
+CELLS = ("row", "column", "runs", "state", "10^15 multiply-adds", "hours alone", "hours together")
+TOTALS = ("", "runs", "10^15 multiply-adds", "hours alone", "hours together")
+LEGEND = (
+    "alone: every run asks the teacher by itself; together: runs with the same batches share its "
+    "answers, as in a sweep"
+)
+
+
+def write_forecast(plan: Plan, speed_of: SpeedOf) -> str:
+    """The cells of a table with their states and costs, for the terminal."""
+    runs = plan.distinct()
+    left = [run for run in runs if run.status != DONE]
+    costs = dict(zip((run.identity for run in runs), _price(runs, speed_of), strict=True))
+    same = len(plan.runs) - len(runs)
+    parts = [
+        f"{plan.table}: {len(plan.runs)} runs, {same} of them the same as another one",
+        _align([CELLS, *_cell_lines(plan, costs)]),
+        _align([TOTALS, _total("all", runs, speed_of), _total("not done", left, speed_of)]),
+        _teachers([run.config for run in left], speed_of),
+        LEGEND,
+        *(f"nobody can say what is done: {problem}" for problem in plan.problems),
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def _price(runs: Sequence[PlannedRun], speed_of: SpeedOf) -> list[Cost]:
+    return price([run.config for run in runs], speed_of)
+
+
+def _cell_lines(plan: Plan, costs: Mapping[str, Cost]) -> list[Sequence[str]]:
+    lines: list[Sequence[str]] = []
+    counted: set[str] = set()
+    for (row, column), runs in plan.cells().items():
+        states = Counter(run.status for run in runs)
+        state = ", ".join(f"{count} {name}" for name, count in states.items())
+        here = {run.identity for run in runs} - counted
+        counted |= here
+        cost = _sum([costs[name] for name in here]) if here else ("counted above", "", "")
+        lines.append((row, column, str(len(runs)), state, *cost))
+    return lines
+
+
+def _total(name: str, runs: Sequence[PlannedRun], speed_of: SpeedOf) -> Sequence[str]:
+    return name, str(len(runs)), *_sum(_price(runs, speed_of))
+
+
+def _sum(costs: Sequence[Cost]) -> tuple[str, str, str]:
+    alone, together = sum(cost.alone for cost in costs), sum(cost.together for cost in costs)
+    return _short(sum(cost.macs for cost in costs) / 1e15), _short(alone), _short(together)
+
+
+def _short(number: float) -> str:
+    """Three digits that count, or all before the decimal point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def _teachers(configs: Sequence[Config], speed_of: SpeedOf) -> str:
+    """One line for each teacher that is trained here."""
+    lines = []
+    for config in askers(configs):
+        training = resolve_config(teacher_config(config))
+        hours = price([training], speed_of)[0].alone
+        where = f"{training['dataset']['name']}, batches of {training['dataset']['batch_size']}"
+        name = f"teacher {training['pair']} ({where})"
+        lines.append((name, _teacher_state(config), f"{_short(hours)} hours"))
+    return _align(lines) if lines else ""
+
+
+def _teacher_state(config: Config) -> str:
+    try:
+        _, folder, key = teacher_job(config)
+        return "trained" if find_finished(folder, key) else "to be trained first"
+    except KdbenchError:
+        return UNKNOWN
+
+
+def _align(lines: Sequence[Sequence[str]]) -> str:
+    """Columns of text to the left, of numbers to the right."""
+    columns = list(zip(*lines, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    right = [any(cell[:1].isdigit() for cell in column) for column in columns]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def forecast(arguments: Sequence[str]) -> int:
+    """Prints the forecast of the table that is the first argument; returns the exit code.
+
+    Raises:
+        ConfigError: the table or an override does not exist.
+    """
+    if not arguments:
+        raise ConfigError(
+            "no table is given: python -m kdbench.planning.forecast TABLE [OVERRIDES]"
+        )
+    table, *overrides = arguments
+    plan = plan_table(table, overrides)
+    from kdbench.planning.speed import Speeds  # which imports torch, and mistakes are told before
+
+    speeds = Speeds(plan.runs[0].config, note=lambda text: print(text, file=sys.stderr))
+    print(f"{write_forecast(plan, speeds.of)}\n\nmachine: {speeds.machine}")
+    return 0
+
+
+def main() -> None:
+    """Entry point of ``python -m kdbench.planning.forecast``."""
+    run_command(lambda: forecast(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""``hydra.launcher.dry=true``: what a sweep would train and cost; nothing is trained."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from kdbench.errors import KdbenchError
+from kdbench.planning.forecast import write_forecast
+from kdbench.planning.plan import BEGUN, DONE, FAILED, MISSING, UNKNOWN, Plan, PlannedRun
+from kdbench.records.record import FILE
+
+SHOWN = 50  # runs by name
+
+
+class SweepJob(Protocol):
+    """What an estimate needs to know of a job of a sweep: see ``kdbench.launch.sweep``."""
+
+    overrides: Sequence[str]
+    member: Any
+    outcome: Any
+    cell: tuple[str, str]
+    plain: dict[str, Any] | None
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+
+    @property
+    def is_done(self) -> bool: ...  # noqa: D102
+
+
+def forecast_sweep(jobs: Sequence[SweepJob], standing: Sequence[SweepJob]) -> str:
+    """The cells of a sweep with states and costs, the runs that are missing, and what is wrong.
+
+    Args:
+        jobs: in the order of the sweep.
+        standing: for each, the one that stands for its run.
+    """
+    planned = [
+        PlannedRun(job.cell, job.plain["seed"], job.plain, _identity(stands), _state(stands))
+        for job, stands in zip(jobs, standing, strict=True)
+        if job.plain is not None
+    ]
+    reasons = {job.outcome.reason for job in jobs if job.outcome is not None and not job.is_done}
+    plan = Plan("dry run", planned, sorted(reasons))
+    parts = [_list_missing(standing), _estimate(plan), "nothing was trained: hydra.launcher.dry"]
+    return "\n\n".join(filter(None, parts))
+
+
+def _identity(job: SweepJob) -> str:
+    return job.member.key if job.member is not None else " ".join(job.overrides)
+
+
+def _state(job: SweepJob) -> str:
+    if job.is_done:
+        return DONE
+    if job.member is None or job.outcome is not None:
+        return UNKNOWN
+    folder = Path(job.member.folder)
+    if (folder / FILE).exists():
+        return FAILED
+    return BEGUN if (folder / ".hydra").exists() else MISSING
+
+
+def _list_missing(standing: Sequence[SweepJob]) -> str:
+    distinct = {id(job): job for job in standing}.values()
+    missing = [job for job in distinct if job.member is not None and job.outcome is None]
+    if not missing:
+        return ""
+    lines = [f"{job.name}: {' '.join(job.overrides)}" for job in missing[:SHOWN]]
+    more = [f"... and {len(missing) - SHOWN} more"] if len(missing) > SHOWN else []
+    return "\n".join(["to be trained:", *lines, *more])
+
+
+def _estimate(plan: Plan) -> str:
+    if not plan.runs:
+        return ""
+    from kdbench.planning.speed import Speeds  # imports torch
+
+    try:
+        speeds = Speeds(plan.runs[0].config, note=lambda text: print(text, file=sys.stderr))
+        return f"{write_forecast(plan, speeds.of)}\n\nmachine: {speeds.machine}"
+    except KdbenchError as error:
+        return f"no estimate: {error}"

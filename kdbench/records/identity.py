@@ -1,0 +1,114 @@
+"""Who a run is, and how names become safe: for folders, tables and dashboards alike."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdbench.records.flat import Scalar, flatten
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """Who a run is: one learner, one folder, one curve.
+
+    Attributes:
+        run_key: SHA-256 (64 hex digits) of everything that determines the result.
+        folder: existing folder of the run; a tracker writes below it and nowhere else.
+        dataset, pair, method, temperature, objective: names as in ``conf/``; the method of the
+            training of a teacher is "teacher".
+        seed: seed of the student.
+        table: name in ``conf/table`` of the table that it was trained for; None without one.
+        teacher_choices: what tells teachers of one network apart, such as "weights" and "seed";
+            empty without a teacher.
+    """
+
+    run_key: str
+    folder: Path
+    dataset: str
+    pair: str
+    method: str
+    temperature: str
+    objective: str
+    seed: int
+    table: str | None = None
+    teacher_choices: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def group(self) -> str:
+        """``<table or dataset>/<pair>/<method>``: inside it, strategies and seeds differ."""
+        first = self.table or self.dataset
+        return "/".join(slug(part, 40) for part in (first, self.pair, self.method))
+
+    @property
+    def name(self) -> str:
+        """``<method>-<temperature>-seed<k>`` as a safe slug."""
+        return slug(f"{self.method}-{self.temperature}-seed{self.seed}")
+
+    @property
+    def label(self) -> str:
+        """The name with a piece of the key: names of two runs may agree."""
+        return f"{self.name}-{self.run_key[:6]}"
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Words that one filters by, each a slug of at most 64 characters."""
+        words = [self.dataset, self.pair, self.method, self.temperature]
+        words += [self.table] if self.table else []
+        return tuple(dict.fromkeys(slug(word) for word in words))
+
+    @property
+    def job_type(self) -> str:
+        """What kind of run it is: "train", or "teacher" for the training of a teacher."""
+        return "teacher" if self.method == "teacher" else "train"
+
+    def labels(self, config: Mapping[str, Any]) -> dict[str, Scalar]:
+        """Flat columns by which runs are filtered, grouped and compared.
+
+        Every choice of the config is there by its path, such as "temperature_tau" or "optim_lr",
+        and the names of the run; "strategy" is the temperature strategy with all its settings.
+        """
+        student = config["student"]["arch"]
+        return {
+            **flatten({**config, "teacher": self.teacher_choices}),
+            "table": self.table or "none",
+            "dataset": self.dataset,
+            "pair": self.pair,
+            # A run is determined by its teacher's weights, so its config need not name the network.
+            "teacher": "none" if self.pair == student else self.pair.removesuffix(f"_{student}"),
+            "student": student,
+            "method": self.method,
+            "temperature": self.temperature,
+            "strategy": self._strategy(config.get("temperature", {})),
+            "objective": self.objective,
+            "seed": self.seed,
+            "protocol": config["run"]["protocol"],
+            "epochs": config["run"]["epochs"],
+            "run_key": self.run_key,
+        }
+
+    def _strategy(self, settings: Mapping[str, Any]) -> str:
+        words = [f"{key}={value}" for key, value in flatten(settings).items()]
+        return shorten(" ".join([self.temperature, *words]), 120)
+
+
+def slug(text: str, limit: int = 64) -> str:
+    """``text`` as 1 to ``limit`` characters that are safe in a path, a URL and a page.
+
+    Letters, digits, ``.``, ``_`` and ``-`` of ASCII stay, everything else becomes ``-``. A text
+    that is too long ends in a digest of the whole, so that two long texts stay different.
+    """
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", text)
+    safe = re.sub(r"\.{2,}", ".", safe).strip("-.") or "unnamed"
+    return shorten(safe, limit, text)
+
+
+def shorten(text: str, limit: int, whole: str | None = None) -> str:
+    """``text``, or as much of it as leaves room for a digest of ``whole`` (default: ``text``)."""
+    if len(text) <= limit:
+        return text
+    source = text if whole is None else whole
+    digest = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{text[: limit - 9]}-{digest}"

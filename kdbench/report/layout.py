@@ -1,0 +1,197 @@
+"""Which row and column of a table a run belongs to.
+
+A cell is a mean over seeds, so its runs may differ in nothing but the seed. Where they differ in
+more, columns are told apart by how long, how and how exactly was trained, and rows by whatever
+else the configs differ in: "kd, temperature.tau=8". What most runs of a row have is not named, so
+that one run that tries something out changes its own name and no other.
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import yaml
+
+from kdbench.config.compose import CONF
+from kdbench.errors import ConfigError
+from kdbench.records.identity import shorten
+from kdbench.records.record import RunRecord
+
+Key = tuple[str, str]  # row, column
+Cells = dict[Key, list[RunRecord]]
+Facts = Mapping[str, Any]
+
+ROW, COLUMN = 0, 1
+_PER_SEED = ("seed", "run.data_seed")
+# What a run is rather than how it was set: always named where it differs.
+_IDENTITY = ("method", "temperature", "objective", "pair")
+_MAX_VALUE = 40  # characters of a value in a label
+_NUMBER = re.compile(r"((?:(?<==)-)?\d+(?:\.\d+)?(?:e[-+]?\d+)?)")
+
+
+def method_label(method: str, temperature: str) -> str:
+    """A row: the method, and the strategy where it is not the method's own: "kd, cosine"."""
+    own = (own_temperature(method), method, "none")
+    return method if temperature in own else f"{method}, {temperature}"
+
+
+def pair_label(dataset: str, pair: str) -> str:
+    """A column: "cifar100, resnet56_resnet20"."""
+    return f"{dataset}, {pair.removeprefix(f'{dataset}_')}"
+
+
+AXES: dict[str, Callable[[RunRecord], str]] = {
+    "method": lambda record: method_label(record.method, record.temperature),
+    "pair": lambda record: pair_label(record.dataset, record.pair),
+    "dataset": lambda record: record.dataset,
+    "temperature": lambda record: record.temperature,
+    "objective": lambda record: record.objective,
+    "teacher": lambda record: record.teacher or "none",
+    "student": lambda record: record.student,
+}
+
+
+def axis_label(record: RunRecord, axis: str, other: str) -> str:
+    """The row (or column) of a run, given what the columns (or rows) are.
+
+    Beside temperatures, a method is named without its own: "kd", not "kd, cosine".
+    """
+    return record.method if (axis, other) == ("method", "temperature") else AXES[axis](record)
+
+
+def natural_key(label: str) -> list[Any]:
+    """Sorts labels as people do: numbers in them by their size, so tau=8 before tau=16."""
+    parts = _NUMBER.split(label)
+    return [float(part) if place % 2 else part for place, part in enumerate(parts)]
+
+
+@lru_cache
+def own_temperature(method: str) -> str | None:
+    """The strategy that ``method=NAME`` chooses; None where there is no such file."""
+    path = CONF / "method" / f"{method}.yaml"
+    if not path.is_file():
+        return None
+    for part in (path, CONF / "train.yaml"):  # what a method does not choose is the default
+        for entry in yaml.safe_load(part.read_text())["defaults"]:
+            for group in ("override /temperature", "temperature"):
+                if isinstance(entry, Mapping) and group in entry:
+                    return str(entry[group])
+    return None
+
+
+def base_label(label: str) -> str:
+    """A label without what ``lay_out`` added to it."""
+    return ", ".join(part for part in label.split(", ") if "=" not in part)
+
+
+def lay_out(records: Sequence[RunRecord], rows: str, columns: str) -> Cells:
+    """Runs by (row, column), such that those of a cell differ in seeds only.
+
+    Args:
+        records: runs, done or failed.
+        rows: one of ``AXES``.
+        columns: another.
+
+    Raises:
+        ConfigError: there is no such axis, or both are the same.
+    """
+    for option, axis in (("--rows", rows), ("--columns", columns)):
+        if axis not in AXES:
+            raise ConfigError(f"{option}={axis!r} is not known; allowed are {', '.join(AXES)}")
+    if rows == columns:
+        raise ConfigError(f"--rows and --columns are both {rows!r}; choose two different ones")
+    cells: Cells = defaultdict(list)
+    for record in records:
+        key = axis_label(record, rows, columns), axis_label(record, columns, rows)
+        cells[key].append(record)
+    return _split(_split(dict(cells), COLUMN, _circumstances), ROW, _settings)
+
+
+def _split(cells: Cells, axis: int, describe: Callable[[RunRecord], Facts]) -> Cells:
+    """Makes several lines of a row or column that has a cell whose runs differ."""
+    lines: dict[str, list[Key]] = defaultdict(list)
+    for key in cells:
+        lines[key[axis]].append(key)
+    found: Cells = defaultdict(list)
+    for label, keys in lines.items():
+        facts = {key: [describe(record) for record in cells[key]] for key in keys}
+        telling = _telling(list(facts.values()))
+        usual = _usual({key: _settled(cells[key]) for key in keys}, telling) if axis == ROW else {}
+        for key in keys:
+            for record, fact in zip(cells[key], facts[key], strict=True):
+                named = [n for n in telling if usual.get((key, n)) != repr(fact.get(n))]
+                finer = ", ".join([label, *(f"{name}={_write(fact.get(name))}" for name in named)])
+                found[(finer, key[1]) if axis == ROW else (key[0], finer)].append(record)
+    return dict(found)
+
+
+def _telling(groups: list[list[Facts]]) -> list[str]:
+    """The names, as few as it takes one by one, that tell apart all that differs in a group."""
+    telling = []
+    for name in dict.fromkeys(name for group in groups for facts in group for name in facts):
+        finer = [part for group in groups for part in _partition(group, name)]
+        if len(finer) > len(groups):
+            telling.append(name)
+            groups = finer
+    return telling
+
+
+def _settled(records: Sequence[RunRecord]) -> list[Facts]:
+    """Settings of the runs that are done; of all where none is."""
+    done = [record for record in records if record.status == "done"]
+    return [_settings(record) for record in done or records]
+
+
+def _usual(facts: Mapping[Key, list[Facts]], telling: Sequence[str]) -> dict[tuple[Key, str], str]:
+    """By cell and name, the value that most runs of the cell have: it needs no naming.
+
+    A name is left out in all cells of a row or in none, so that columns stay comparable.
+    """
+    found: dict[tuple[Key, str], str] = {}
+    for name in telling:
+        counts = {key: Counter(repr(f.get(name)) for f in group) for key, group in facts.items()}
+        most = {key: count.most_common(1)[0] for key, count in counts.items()}
+        clear = all(2 * times > counts[key].total() for key, (_, times) in most.items())
+        if clear and name not in _IDENTITY:
+            found |= {(key, name): value for key, (value, _) in most.items()}
+    return found
+
+
+def _partition(group: list[Facts], name: str) -> list[list[Facts]]:
+    parts: dict[str, list[Facts]] = defaultdict(list)
+    for facts in group:
+        parts[repr(facts.get(name))].append(facts)
+    return list(parts.values())
+
+
+def _circumstances(record: RunRecord) -> Facts:
+    return {
+        "pair": record.pair,
+        "epochs": record.epochs,
+        "protocol": record.protocol,
+        "precision": record.precision,
+    }
+
+
+def _settings(record: RunRecord) -> Facts:
+    names = ("method", "temperature", "objective")
+    return {
+        **{name: getattr(record, name) for name in names},
+        **{name: v for name, v in _leaves(record.config) if name not in _PER_SEED},
+        "teacher": (record.teacher_digest or "none")[:8],  # two files may have one name
+    }
+
+
+def _leaves(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def _write(value: Any) -> str:
+    # A comma with a blank separates the parts of a label.
+    return shorten(str(value).replace(", ", ","), _MAX_VALUE)

@@ -1,0 +1,375 @@
+"""``report.html``: one file that opens offline, runs nothing and asks nobody.
+
+``page.html`` says what stands where, ``page.css`` and ``chart.css`` how it looks; both colours and
+sizes follow the reader's device. All names of people (methods, tags, errors, commands) are escaped
+by the template and by ``svg``.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from kdbench.drawing.canvas import PageFigure, show
+from kdbench.drawing.svg import STYLE, draw_swatch
+from kdbench.files import write_atomic
+from kdbench.records.collect import Collection, RunFolder, parse_time
+from kdbench.records.identity import slug
+from kdbench.records.record import FILE, METRICS, TIMINGS, RunRecord
+from kdbench.report import figures, views
+from kdbench.report.cells import Table
+from kdbench.report.curves import Group, group_runs
+from kdbench.report.layout import lay_out
+from kdbench.report.render import Block, explain, layout_blocks
+
+MAX_RUNS = 400  # that get a section of their own
+_FILES = (FILE, METRICS, TIMINGS, "train.log", ".hydra/config.yaml")
+_FOLDER = Path(__file__).parent
+_DAY = 24 * 3600  # seconds
+
+
+def write_page(path: Path, collection: Collection, table: Table) -> list[str]:
+    """Writes the report of a comparison as one HTML file.
+
+    Args:
+        path: of the file; links lead from its folder to those of the runs.
+        collection: of exactly the runs that the table was built from, and what went wrong.
+        table: of those runs.
+
+    Returns:
+        One sentence for each file of metrics that is of no use: its run is in no figure.
+
+    Raises:
+        ResourceError: the file cannot be written.
+    """
+    groups, problems = group_runs(collection.runs, table)
+    runs = list(_list_runs(path, collection, table))
+    page = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            table=table,
+            facts=describe(collection),
+            problems=collection.problems,
+            without_curves=problems,
+            failed=[run for run in runs if run.status != "done"],
+            unfinished=[_link(path, folder) for folder in collection.unfinished],
+            explanations=explain(table),
+            overview=_overview(table),
+            sections=_sections(table, groups),
+            runs=runs,
+            max_runs=MAX_RUNS,
+            last=round(100 * figures.LAST),
+            max_bands=figures.MAX_BANDS,
+        )
+    )
+    # A file's name may hold bytes that are no text at all.
+    write_atomic(path, page.encode(errors="replace"))
+    return problems
+
+
+def write_figures(folder: Path, collection: Collection, table: Table) -> list[Path]:
+    """Writes the figures of the page as PDF, SVG and PNG; returns their paths.
+
+    Raises:
+        ResourceError: a file cannot be written.
+    """
+    groups, _ = group_runs(collection.runs, table)
+    columns = {name: [g for g in groups if g.column == name] for name in table.columns}
+    return figures.write_figures(folder, columns, table.baseline, _styles(table, groups))
+
+
+@dataclass(frozen=True)
+class Section:
+    """One column of the table: a pair, as a rule. What is computed here is drawn or written."""
+
+    number: int
+    column: str
+    block: Block
+    table: Table
+    groups: Sequence[Group]
+    styles: figures.Styles
+
+    @cached_property
+    def baseline(self) -> Group | None:
+        """The row that the others are compared with."""
+        return next((g for g in self.groups if g.row == self.table.baseline), None)
+
+    @cached_property
+    def strips(self) -> tuple[Markup, Mapping[str, views.Entry]] | None:
+        """The table's values, one dot a seed; None where there is none."""
+        cells = {g.row: self.table.cells[g.row, self.column].values for g in self.groups}
+        known = {row: values for row, values in cells.items() if values}
+        write = self.table.metric.write
+        return views.draw_values(known, self.styles, write) if known else None
+
+    @cached_property
+    def sources(self) -> list[str]:
+        """Where the published numbers of this column are from."""
+        found = {"teacher": self.table.teacher_published.get(self.column)}
+        found |= {
+            row: cell.published
+            for (row, column), cell in self.table.cells.items()
+            if column == self.column
+        }
+        return [
+            f"{row}: {choice.value:.2f} %, {choice.row.paper}, {choice.row.table}; {choice.rule}"
+            for row, choice in found.items()
+            if choice is not None
+        ]
+
+    @cached_property
+    def figures(self) -> Mapping[str, PageFigure]:
+        """By name, as they are drawn; those that have nothing to show are missing."""
+        prefix = f"{slug(self.column)}-"
+        drawings = figures.draw_all(self.groups, self.baseline, self.styles)
+        few = len(self.groups) <= figures.MAX_BANDS  # one chart for all has room for their bands
+        shown = [drawing for drawing in drawings if not (few and drawing.name == "learning-rows")]
+        return {drawing.name: show(drawing, prefix, self.number) for drawing in shown}
+
+    @cached_property
+    def legend(self) -> list[tuple[Markup, str, str]]:
+        """Swatch, row and last accuracy, the highest first."""
+        known = [group for group in self.groups if group.accuracy in group.curves]
+        last = {group.row: float(group.mean(group.accuracy)[-1]) for group in known}
+        rows = sorted(last, key=lambda row: -last[row])
+        return [(draw_swatch(self.styles[row]), row, f"{last[row]:.1f} %") for row in rows]
+
+    @cached_property
+    def speed(self) -> list[str]:
+        """Is it faster here?"""
+        return views.judge_speed(self.groups, self.table.baseline)
+
+    @cached_property
+    def convergence(self) -> views.View:
+        """Numbers of the same."""
+        return views.view_convergence(self.groups, self.table.baseline, self.styles)
+
+    @cached_property
+    def temperature_legend(self) -> list[tuple[Markup, str]]:
+        """Swatches of the rows that have a temperature."""
+        shown = [group.row for group in self.groups if any("temp" in name for name in group.curves)]
+        return [(draw_swatch(self.styles[row]), row) for row in shown]
+
+    @cached_property
+    def distillation(self) -> views.View:
+        """How alike to the teacher."""
+        return views.view_distillation(self.groups, self.styles)
+
+    @cached_property
+    def cost(self) -> views.View:
+        """At what cost."""
+        return views.view_cost(self.groups, self.styles)
+
+    @cached_property
+    def hardware(self) -> str:
+        """Where."""
+        return views.describe_hardware([r.record for g in self.groups for r in g.runs.values()])
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, as its section shows it."""
+
+    number: int
+    label: str
+    column: str
+    record: RunRecord
+    folder: tuple[str, str]
+    repeat: str
+    files: list[tuple[str, str]]
+
+    @property
+    def status(self) -> str:
+        """In one word: "done" or "failed"."""
+        return self.record.status
+
+    @property
+    def result(self) -> str:
+        """Last-epoch accuracy, or nothing."""
+        return "" if self.record.top1_last is None else f"{self.record.top1_last:.2f} %"
+
+    @property
+    def spent(self) -> str:
+        """Its part of the wall time of its cohort."""
+        return write_duration(self.record.spent_seconds)
+
+    @property
+    def duration(self) -> str:
+        """What it took, what it would take alone, and when."""
+        alone = self.record.alone_seconds
+        also = "" if alone is None else f" ({write_duration(alone)} alone)"
+        return f"{self.spent}{also}, {_write_period([self.record])}"
+
+    @property
+    def command(self) -> str:
+        """As one would type it."""
+        return shlex.join(self.record.command)
+
+    @property
+    def config(self) -> str:
+        """YAML."""
+        return _write_yaml(self.record.config)
+
+    @property
+    def environment(self) -> str:
+        """YAML."""
+        return _write_yaml(self.record.environment)
+
+
+def describe(collection: Collection) -> list[tuple[str, str]]:
+    """What was compared, when and with what: names and values for the head of the page."""
+    records = [run.record for run in collection.distinct]
+    git = [record.environment.get("git") or {} for record in records]
+    commits = {str(g.get("commit"))[:10] + (" (changed)" if g.get("dirty") else "") for g in git}
+    versions = [record.environment.get("versions") or {} for record in records]
+    facts = [
+        ("Runs", _count_runs(collection)),
+        ("Data", _list(r.dataset for r in records)),
+        ("Teachers", _list(_describe_teacher(r) for r in records if r.teacher)),
+        ("Students", _list(r.student for r in records)),
+        ("Seeds", _list_seeds({r.seed for r in records})),
+        ("Budget", _list(f"{_epochs(r.epochs)}, protocol {r.protocol}" for r in records)),
+        ("Trained", _describe_time(records)),
+        ("Machine", _list(f"{r.device}, {r.precision}" for r in records)),
+        ("Versions", _list(f"{n} {v.get(n)}" for n in ("kdbench", "torch") for v in versions)),
+        ("Revision", _list(commits)),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def write_duration(seconds: float) -> str:
+    """Hours, minutes and seconds, as far as they matter: "2 h 05 min", "3 min 20 s", "4.2 s"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _environment() -> Environment:
+    found = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters["minus"] = _minus
+    found.globals["swatch"] = draw_swatch
+    found.globals["style"] = lambda: Markup(STYLE.read_text() + (_FOLDER / "page.css").read_text())
+    return found
+
+
+def _minus(text: str) -> str:
+    """Gives numbers a minus sign in the place of a hyphen."""
+    return re.sub(r"(?<![\w.-])-(?=\d)", "\N{MINUS SIGN}", text)
+
+
+def _overview(table: Table) -> Block | None:
+    return layout_blocks(table)[0] if len(table.columns) > 1 else None
+
+
+def _sections(table: Table, groups: Sequence[Group]) -> list[Section]:
+    styles = _styles(table, groups)
+    blocks = layout_blocks(table)[-len(table.columns) :]
+    return [
+        Section(i, column, block, table, [g for g in groups if g.column == column], styles)
+        for i, (column, block) in enumerate(zip(table.columns, blocks, strict=True), 1)
+    ]
+
+
+def _styles(table: Table, groups: Sequence[Group]) -> figures.Styles:
+    alone = {group.row for group in groups if not group.is_taught}
+    return figures.choose_styles(table.rows, table.baseline, sorted(alone))
+
+
+def _list_runs(path: Path, collection: Collection, table: Table) -> Iterator[Run]:
+    cells = lay_out([run.record for run in collection.runs], *table.axes)
+    place = {id(record): key for key, records in cells.items() for record in records}
+    with_files = len(collection.distinct) <= MAX_RUNS
+    for number, run in enumerate(collection.distinct, 1):
+        row, column = place[id(run.record)]
+        files = list(_existing_files(path, run)) if with_files else []
+        again = shlex.join(["kdbench-rerun", str(run.folder)])
+        yield Run(number, row, column, run.record, _link(path, run.folder), again, files)
+
+
+def _existing_files(path: Path, run: RunFolder) -> Iterator[tuple[str, str]]:
+    for name in _FILES:
+        if (run.folder / name).exists():
+            yield name, _link(path, run.folder / name)[1]
+
+
+def _link(path: Path, target: Path) -> tuple[str, str]:
+    """A path as people read it, and as a link from the page."""
+    relative = os.path.relpath(target.absolute(), path.absolute().parent)
+    return relative, quote(os.fsencode(relative))
+
+
+def _write_yaml(content: Mapping[str, Any]) -> str:
+    # The safe dumper written in C: two hundred configs are to be written.
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    return str(yaml.dump(dict(content), Dumper=dumper, sort_keys=False, allow_unicode=True))
+
+
+def _count_runs(collection: Collection) -> str:
+    runs = collection.distinct
+    done = sum(run.record.status == "done" for run in runs)
+    parts = {
+        "done": done,
+        "failed": len(runs) - done,
+        "unfinished": len(collection.unfinished),
+    }
+    return ", ".join(f"{count} {name}" for name, count in parts.items() if count)
+
+
+def _describe_teacher(record: RunRecord) -> str:
+    top1 = "" if record.teacher_top1 is None else f" ({record.teacher_top1:.2f} % on test)"
+    return f"{record.teacher}{top1}"
+
+
+def _describe_time(records: Sequence[RunRecord]) -> str:
+    if not records:
+        return ""
+    spent = _write_long(sum(record.spent_seconds for record in records))
+    alone = [record.alone_seconds for record in records if record.alone_seconds is not None]
+    also = f" (one by one {_write_long(sum(alone))})" if len(alone) == len(records) else ""
+    return f"{_write_period(records)}, {spent} in all runs together{also}"
+
+
+def _write_long(seconds: float) -> str:
+    return write_duration(seconds) if seconds < 2 * _DAY else f"{seconds / _DAY:.1f} days"
+
+
+def _write_period(records: Sequence[RunRecord]) -> str:
+    """From the first start to the last end."""
+    times = sorted(parse_time(time) for r in records for time in (r.started, r.finished))
+    return f"{times[0]:%Y-%m-%d %H:%M} to {times[-1]:%Y-%m-%d %H:%M} UTC"
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch" if count == 1 else f"{count} epochs"
+
+
+def _list_seeds(seeds: set[int]) -> str:
+    ordered = sorted(seeds)
+    if len(ordered) > 2 and ordered[-1] - ordered[0] == len(ordered) - 1:
+        return f"{ordered[0]} to {ordered[-1]}"
+    return ", ".join(map(str, ordered))
+
+
+def _list(values: Any, most: int = 6) -> str:
+    found = sorted(set(values))
+    rest = f" and {len(found) - most} more" if len(found) > most else ""
+    return "; ".join(found[:most]) + rest

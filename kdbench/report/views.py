@@ -1,0 +1,322 @@
+"""Numbers of a report beside the table: how fast, how alike to the teacher, at what cost.
+
+Each view is a table with a row for each row of the comparison; in its cells stand numbers in words
+and, drawn, one dot a seed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+import numpy as np
+from markupsafe import Markup
+
+from kdbench.drawing.svg import draw_strip, draw_strip_axis, fit_scale
+from kdbench.errors import DataError
+from kdbench.records.collect import RunFolder
+from kdbench.records.convergence import LEVELS
+from kdbench.records.record import TIMINGS, RunRecord
+from kdbench.report.curves import Group, mean_over, read_columns
+from kdbench.report.figures import Styles
+from kdbench.report.metric import find_metric
+from kdbench.report.statistics import MIN_SEEDS, Comparison, compare_all
+
+SPEED = "convergence.aulc"
+DISTILLATION = ("agreement", "teacher_kl", "logit_correlation", "ece", "nll")
+COST = (
+    *("alone_seconds", "own_seconds", "shared_seconds"),
+    *("images_per_s", "seconds", "peak_memory_mb"),
+)
+TEACHER_SHARE = "perf/teacher_share"
+_MAX_LEVELS, _MAX_NAMED = 4, 5
+NONE = Markup()
+_MINUS = str.maketrans("-", "\N{MINUS SIGN}")
+
+Values = Mapping[str, Mapping[int, float]]  # row -> seed -> value
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a column.
+
+    Attributes:
+        title: what it shows, with its unit.
+        better: which end is good; empty where neither is.
+        axis: of the strips below; empty where there are none.
+    """
+
+    title: str
+    better: str = ""
+    axis: Markup = NONE
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell: a number in words, a strip with one dot a seed, and what else there is to say."""
+
+    text: str
+    strip: Markup = NONE
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """A table.
+
+    Attributes:
+        heads: of its columns.
+        rows: label of the row, classes of its line, one entry a column.
+    """
+
+    heads: Sequence[Head]
+    rows: Sequence[tuple[str, str, Sequence[Entry]]]
+
+
+Column = tuple[Head, Mapping[str, Entry]]  # row -> entry
+_NOTHING = Entry("\N{EN DASH}")
+
+
+def view_distillation(groups: Sequence[Group], styles: Styles) -> View:
+    """How far the student became its teacher, and how well it is calibrated."""
+    return _arrange(groups, styles, [_draw_metric(groups, styles, name) for name in DISTILLATION])
+
+
+def view_cost(groups: Sequence[Group], styles: Styles) -> View:
+    """What the runs took."""
+    shares = {group.row: _teacher_shares(group) for group in groups}
+    share = _draw(
+        "share of the teacher, % of training alone", "", shares, styles, lambda v: f"{v:.1f}"
+    )
+    columns = [_draw_metric(groups, styles, name) for name in COST]
+    return _arrange(groups, styles, [*columns, share, _trained_together(groups)])
+
+
+def view_convergence(groups: Sequence[Group], baseline: str | None, styles: Styles) -> View:
+    """How fast the student learned: mean accuracy over the epochs, and epochs to some levels."""
+    columns = [_draw_metric(groups, styles, SPEED)]
+    if baseline is not None:
+        compared = compare_all(collect_values(groups, SPEED), baseline, larger_is_better=True)
+        entries = {row: Entry(write_difference(c), note=c.statement) for row, c in compared.items()}
+        head = Head(f"against {baseline}, points", "simultaneous 95 % interval")
+        columns.append((head, {baseline: Entry("baseline"), **entries}))
+    columns += [_epochs_to(groups, level) for level in choose_levels(groups)]
+    return _arrange(groups, styles, columns)
+
+
+def judge_speed(groups: Sequence[Group], baseline: str | None) -> list[str]:
+    """Answers whether anything here learns faster than the baseline, in sentences."""
+    taught = [group for group in groups if group.is_taught]
+    values = collect_values(groups, SPEED)
+    rows = [group.row for group in taught if group.row in values]
+    if baseline not in rows:
+        return ["There is no baseline to be faster than."]
+    if len(rows) < 2:
+        return [f"There is nothing beside {baseline} to be faster or slower."]
+    every = compare_all(values, baseline, larger_is_better=True)  # as in the view's table
+    compared = {row: comparison for row, comparison in every.items() if row in rows}
+    return [*_speed_by_area(compared, baseline), *_speed_by_level(taught, baseline)]
+
+
+def choose_levels(groups: Sequence[Group]) -> list[int]:
+    """The highest levels, in percent, that at least half of the runs reached."""
+    reached = [_reached(run) for group in groups for run in group.runs.values()]
+    common = [
+        level for level in LEVELS if 2 * sum(str(level) in r for r in reached) >= len(reached)
+    ]
+    return common[-_MAX_LEVELS:] if reached else []
+
+
+def collect_values(groups: Sequence[Group], name: str) -> dict[str, dict[int, float]]:
+    """Row -> seed -> a metric of the record; rows that have none are left out."""
+    metric = find_metric(name)
+    found = {
+        group.row: {
+            seed: value
+            for seed, run in group.runs.items()
+            if (value := metric.value(run.record)) is not None
+        }
+        for group in groups
+    }
+    return {row: values for row, values in found.items() if values}
+
+
+def write_difference(comparison: Comparison, digits: int = 2) -> str:
+    """A difference with its interval: "+0.31 (+0.10 to +0.52)"."""
+    if comparison.difference is None:
+        return "\N{EN DASH}"
+    text = write_signed(comparison.difference, digits)
+    if comparison.interval is None:
+        return text
+    low, high = (write_signed(end, digits) for end in comparison.interval)
+    return f"{text} ({low} to {high})"
+
+
+def write_signed(value: float, digits: int) -> str:
+    """A number that always has its sign."""
+    return f"{value:+.{digits}f}".translate(_MINUS)
+
+
+def write_spread(values: Sequence[float], write: Callable[[float], str]) -> str:
+    """Mean and standard deviation over seeds."""
+    spread = f" ± {write(stdev(values))}" if len(values) > 1 else ""
+    return f"{write(fmean(values))}{spread}"
+
+
+def draw_values(
+    values: Values, styles: Styles, write: Callable[[float], str]
+) -> tuple[Markup, dict[str, Entry]]:
+    """A column of strips: its axis, and an entry for each row."""
+    scale = fit_scale([value for by_seed in values.values() for value in by_seed.values()])
+    entries = {}
+    for row, by_seed in values.items():
+        found = list(by_seed.values())
+        label = f"{row}, each seed: {', '.join(map(write, found))}"
+        strip = draw_strip(found, scale, styles[row], label)
+        entries[row] = Entry(write_spread(found, write), strip)
+    return draw_strip_axis(scale), entries
+
+
+def describe_hardware(records: Sequence[RunRecord]) -> str:
+    """Where runs were trained: costs of different machines are no comparison."""
+    places = {f"{r.device}, {_count(r.threads, 'thread')}, {r.precision}" for r in records}
+    together = _write_range(sorted({r.cohort_size for r in records}))
+    return f"Trained on {'; '.join(sorted(places))}; {together} at once with one teacher."
+
+
+def _draw_metric(groups: Sequence[Group], styles: Styles, name: str) -> Column:
+    metric = find_metric(name)
+    better = "higher is better" if metric.larger_is_better else "lower is better"
+    return _draw(metric.title, better, collect_values(groups, name), styles, metric.write)
+
+
+def _draw(
+    title: str, better: str, values: Values, styles: Styles, write: Callable[[float], str]
+) -> Column:
+    known = {row: by_seed for row, by_seed in values.items() if by_seed}
+    if not known:
+        return Head(title, better), {}
+    axis, entries = draw_values(known, styles, write)
+    return Head(title, better, axis), entries
+
+
+def _arrange(groups: Sequence[Group], styles: Styles, columns: Sequence[Column]) -> View:
+    kept = [column for column in columns if column[1]]
+    rows = [
+        (group.row, styles[group.row], [entries.get(group.row, _NOTHING) for _, entries in kept])
+        for group in groups
+    ]
+    return View([head for head, _ in kept], rows)
+
+
+def _epochs_to(groups: Sequence[Group], level: int) -> Column:
+    entries = {}
+    for group in groups:
+        epochs = _epochs(group, level)
+        missing = len(group.runs) - len(epochs)
+        note = f"{len(epochs)} of {len(group.runs)} runs" if missing else ""
+        text = write_spread(epochs, lambda v: f"{v:.1f}") if epochs else "not reached"
+        entries[group.row] = Entry(text, note=note)
+    return Head(f"epochs to {level}\N{NO-BREAK SPACE}%", "fewer is faster"), entries
+
+
+def _epochs(group: Group, level: int) -> list[int]:
+    reached = [_reached(run) for run in group.runs.values()]
+    return [epochs[str(level)] for epochs in reached if str(level) in epochs]
+
+
+def _reached(run: RunFolder) -> Mapping[str, int]:
+    """Level, percent -> epochs until it was first reached."""
+    found: Mapping[str, int] = run.record.convergence.get("epochs_to", {})
+    return found
+
+
+def _trained_together(groups: Sequence[Group]) -> Column:
+    """Where cohorts differ, so do wall time and memory."""
+    sizes = {g.row: sorted({r.record.cohort_size for r in g.runs.values()}) for g in groups}
+    differ = len({size for found in sizes.values() for size in found}) > 1
+    entries = {row: Entry(_write_range(found)) for row, found in sizes.items() if differ}
+    return Head("trained at once, runs"), entries
+
+
+def _speed_by_area(compared: Mapping[str, Comparison], baseline: str) -> list[str]:
+    rows: dict[str, dict[str, Comparison]] = {}
+    for row, comparison in compared.items():
+        known = comparison.verdict in ("better", "worse", "not distinguishable")
+        rows.setdefault(comparison.verdict if known else "unknown", {})[row] = comparison
+    said = []
+    for verdict, word in (("better", "Faster"), ("worse", "Slower")):
+        if verdict in rows:
+            said.append(
+                f"{word} than {baseline} here, by points of mean accuracy: "
+                f"{_list_leads(rows[verdict])}."
+            )
+    if "not distinguishable" in rows:
+        same = _count(len(rows["not distinguishable"]), "row")
+        said.append(f"Not distinguishable from {baseline} in speed: {same}.")
+    if "unknown" in rows:
+        most = max(comparison.n for comparison in rows["unknown"].values())
+        said.append(
+            f"Too few seeds to tell what learns faster than {baseline} "
+            f"({_count(len(rows['unknown']), 'row')} with at most {_count(most, 'shared seed')}; "
+            f"{MIN_SEEDS} are the least). {_largest_lead(compared)}"
+        )
+    return said
+
+
+def _list_leads(rows: Mapping[str, Comparison]) -> str:
+    """The largest differences first; with their intervals they stand in the table."""
+    leads = {row: comparison.difference or 0.0 for row, comparison in rows.items()}
+    ordered = sorted(leads, key=lambda row: -abs(leads[row]))
+    shown = [f"{row} {write_signed(leads[row], 2)}" for row in ordered[:_MAX_NAMED]]
+    rest = len(ordered) - len(shown)
+    return "; ".join(shown) + (f"; and {rest} more" if rest else "")
+
+
+def _largest_lead(compared: Mapping[str, Comparison]) -> str:
+    known = {row: c for row, c in compared.items() if c.difference is not None}
+    if not known:
+        return "No seed is shared."
+    row = max(known, key=lambda row: known[row].difference or 0.0)
+    return f"The largest lead by the mean: {row} {write_difference(known[row])} points."
+
+
+def _speed_by_level(groups: Sequence[Group], baseline: str) -> list[str]:
+    """The fewest epochs to the highest level that every run reached."""
+    everywhere = [
+        level
+        for level in choose_levels(groups)
+        if all(len(_epochs(group, level)) == len(group.runs) for group in groups)
+    ]
+    if not everywhere:
+        return []
+    level = everywhere[-1]
+    means = {group.row: fmean(_epochs(group, level)) for group in groups}
+    first = min(means, key=lambda row: means[row])
+    if first == baseline:
+        return [f"To {level} % nothing needs fewer epochs than {baseline} ({means[first]:.1f})."]
+    return [
+        f"To {level} % {baseline} needs {means[baseline]:.1f} epochs on average; the fewest are "
+        f"{means[first]:.1f} ({first}); the metric epochs_to.{level} tests that."
+    ]
+
+
+def _teacher_shares(group: Group) -> dict[int, float]:
+    """Seed -> part of training, by itself, that the teacher would take, percent."""
+    found = {}
+    for seed, run in group.runs.items():
+        try:
+            shares = read_columns(run.folder / TIMINGS, [TEACHER_SHARE]).get(TEACHER_SHARE)
+        except DataError:
+            continue  # what a run took is told by its record; this file only adds to it
+        if shares is not None and np.isfinite(shares).any():
+            found[seed] = 100 * float(mean_over(shares))
+    return found
+
+
+def _write_range(ordered: Sequence[int]) -> str:
+    low, high = ordered[0], ordered[-1]
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,0 +1,184 @@
+"""Where the time of a training step goes, by kind of work.
+
+Steps with and without the profiler take turns, and all times are medians. The kinds are timed with
+it; the wall time is that of the steps without it, and what it has beyond the kinds is the row
+"between": Python, launches, waiting. The profiler makes many small calls look longer than they
+are, and few large ones hardly, so the share outside convolutions, linear layers and batch norm is
+wall time less these three.
+
+The backward of an operation counts with it; what casts and copies inside one cost counts as such.
+On CUDA the kinds are times of kernels.
+"""
+
+import os
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch.autograd.profiler_util import FunctionEvent
+
+from kdbench.data.base import Batch
+from kdbench.errors import KdbenchError
+from scripts.bench.common import (
+    PAIRS,
+    Work,
+    format_table,
+    list_overrides,
+    make_parser,
+    open_bench,
+    parse_count,
+    save_teacher,
+    stopwatch,
+)
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would tell of every start and stop
+# What runs inside these belongs to them, whatever it is.
+SCOPES = {
+    "data": re.compile(r"^scope: data"),
+    "loss, temperature, meters": re.compile(r"^scope: loss"),
+    "optimizer": re.compile(r"^Optimizer\."),
+}
+# Otherwise the innermost enclosing operation with a name of these decides.
+KINDS = {
+    "casts and copies": re.compile(
+        r"^aten::(to|_to_copy|copy_|contiguous|clone)$|ToCopyBackward|CopyBackwards|CloneBackward"
+    ),
+    "batch norm": re.compile(r"batch_?norm", re.IGNORECASE),
+    "convolution": re.compile(r"conv", re.IGNORECASE),
+    "linear": re.compile(r"aten::(linear|addmm|mm|t)$|(Addmm|Mm|T|Linear)Backward\d"),
+    "loss, temperature, meters": re.compile(
+        r"(LogSoftmax|NllLoss|Exp|Mul|Sub|Sum|Div|Stack|Mean|Neg|Index|Gather)Backward\d"
+        r"|MseLoss|KlDiv|SmoothL1"
+    ),
+    "activation, addition, pooling": re.compile(
+        r"aten::(relu_?|threshold|clamp_min_?|add_?|.*pool.*|mean|view|flatten|pad)"
+        r"|(Relu|Threshold|Add|.*Pool.*|View|ConstantPad.*)\w*Backward",
+        re.IGNORECASE,
+    ),
+    "optimizer": re.compile(r"AccumulateGrad"),
+}
+CORE = ("convolution", "linear", "batch norm")
+BETWEEN = "between"
+COLUMNS = {"kind": "{kind}", "ms/step": "{milliseconds:.2f}", "share": "{share:.1%}"}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("--pairs", default=PAIRS)
+    parser.add_argument("--cohort", type=parse_count, default=1, help="number of runs")
+    parser.add_argument("--steps", type=parse_count, default=10, help="that are profiled")
+    args = parser.parse_args(argv)
+    overrides = list_overrides(args)
+    try:
+        bench = open_bench(overrides, args.pairs)
+        for pair in args.pairs.split(","):
+            with TemporaryDirectory() as folder:
+                _, weights = save_teacher(pair, bench, overrides, Path(folder))
+                work = Work("cohort", pair, args.cohort, weights, overrides)
+            show(pair, args.cohort, work, profile(work, args.steps))
+    except KdbenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def show(pair: str, runs: int, work: Work, found: dict[str, Any]) -> None:
+    circumstances = {"pair": pair, "runs": runs, **work.bench.circumstances}
+    print("\n" + ", ".join(f"{name} {value}" for name, value in circumstances.items()))
+    seconds = found["seconds"]
+    parts = {**found["kinds"], "a step": seconds}
+    rows = [
+        {"kind": kind, "milliseconds": 1000 * value, "share": value / seconds}
+        for kind, value in parts.items()
+    ]
+    print("", format_table(COLUMNS, rows), sep="\n")
+    print(f"\noutside {', '.join(CORE)}: {found['outside']:.1%}", flush=True)
+
+
+def profile(work: Work, steps: int) -> dict[str, Any]:
+    """Median seconds of a step and of each kind, most first, and the share outside the CORE."""
+    mark(work)
+    device = work.bench.compute.device
+    work.do(Work.UNTIMED)
+    walls, steps_by_kind = [], []
+    for _ in range(steps):
+        walls.append(stopwatch(lambda: work.do(1), device))
+        steps_by_kind.append(profile_step(work, device))
+    seconds = median(walls)
+    found = {kind for step in steps_by_kind for kind in step}
+    kinds = {kind: median(step.get(kind, 0.0) for step in steps_by_kind) for kind in found}
+    core = sum(kinds.get(kind, 0.0) for kind in CORE)
+    # None would be left where the profiler made the small calls look that much longer.
+    kinds[BETWEEN] = max(seconds - sum(kinds.values()), 0.0)
+    ordered = dict(sorted(kinds.items(), key=lambda item: -item[1]))
+    return {"seconds": seconds, "kinds": ordered, "outside": 1 - core / seconds}
+
+
+def profile_step(work: Work, device: torch.device) -> dict[str, float]:
+    """Seconds of each kind in the next step."""
+    on_cuda = device.type == "cuda"
+    with torch.profiler.profile() as profiler:
+        stopwatch(lambda: work.do(1), device)
+    seconds = defaultdict[str, float](float)
+    for event in profiler.events():
+        if event.device_type.name == "CPU":  # kernels count with what launched them
+            own = event.self_device_time_total if on_cuda else event.self_cpu_time_total
+            seconds[kind_of(event)] += own / 1e6
+    return seconds
+
+
+def kind_of(event: FunctionEvent) -> str:
+    """The kind of an operation: its scope, or that of the innermost one with a known name."""
+    names = list(lineage(event))
+    for kind, pattern in SCOPES.items():
+        if any(pattern.search(name) for name in names):
+            return kind
+    for name in names:
+        for kind, pattern in KINDS.items():
+            if pattern.search(name):
+                return kind
+    return "other operations"
+
+
+def lineage(event: FunctionEvent | None) -> Iterator[str]:
+    """Names of an operation and of all that enclose it, innermost first."""
+    while event is not None:
+        yield event.name
+        event = event.cpu_parent
+
+
+def mark(work: Work) -> None:
+    """Gives the parts of a step that are no network the names of SCOPES."""
+    work.batches = named_batches(work.batches)
+    for run in work.trainer.runs if work.trainer else ():
+        learner = run.learner
+        learner.objective.from_logits = named(learner.objective.from_logits)
+        learner.guard.watch = named(learner.guard.watch)
+        learner.meter.update = named(learner.meter.update)
+
+
+def named(method: Callable) -> Callable:
+    @wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with torch.profiler.record_function("scope: loss"):
+            return method(*args, **kwargs)
+
+    return call
+
+
+def named_batches(batches: Iterator[Batch]) -> Iterator[Batch]:
+    while True:
+        with torch.profiler.record_function("scope: data"):
+            batch = list(islice(batches, 1))
+        yield from batch
+
+
+if __name__ == "__main__":
+    main()

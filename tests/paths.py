@@ -1,4 +1,0 @@
-from pathlib import Path
-
-ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared"

@@ -1,0 +1,84 @@
+"""Multiply-adds and hours of runs, counted by hand."""
+
+import pytest
+
+from kdbench.config.compose import compose_config
+from kdbench.config.identity import resolve_config, teacher_config
+from kdbench.errors import ConfigError
+from kdbench.planning.cost import askers, price
+from kdbench.planning.speed import Speed
+
+IMAGES, TEST = 50_000, 10_000
+STUDENT, TEACHER = 5, 7  # multiply-adds of a forward pass
+
+
+def speed_of(network):
+    """One multiply-add takes an hour / 1,000 in the student, an hour / 2,000 in the teacher."""
+    per_hour, macs = {"resnet20": (1_000, STUDENT), "resnet56": (2_000, TEACHER)}[network["arch"]]
+    return Speed(macs, train=per_hour / 3600, ask=per_hour / 3600)
+
+
+def config(*overrides):
+    own = ["dataset=cifar100", "pair=resnet56_resnet20", "run.epochs=3", *overrides]
+    return resolve_config(compose_config(own))
+
+
+def test_a_student_alone():
+    (cost,) = price([config("method=scratch")], speed_of)
+    assert cost.macs == 3 * STUDENT * (3 * IMAGES + TEST)
+    assert cost.alone == cost.together == pytest.approx(cost.macs / 1_000)
+
+
+def test_a_teacher_answers_every_image_of_every_epoch():
+    (cost,) = price([config("method=kd")], speed_of)
+    answers = 3 * TEACHER * IMAGES
+    assert cost.macs == 3 * STUDENT * (3 * IMAGES + TEST) + answers
+    assert cost.teacher_hours == pytest.approx(answers / 2_000)
+    assert cost.alone == cost.together
+
+
+def test_runs_with_the_same_batches_share_its_answers():
+    runs = [config("method=kd"), config("method=ttm"), config("method=scratch")]
+    other = [config("method=kd", "seed=1"), config("method=kd", "run.epochs=4")]
+    costs = price([*runs, *other], speed_of)
+    kd, ttm, scratch, *lonely = costs
+    assert kd.alone == ttm.alone
+    assert kd.together == ttm.together == pytest.approx(kd.student_hours + kd.teacher_hours / 2)
+    assert scratch.together == scratch.student_hours
+    assert all(cost.together == pytest.approx(cost.alone) for cost in lonely)
+
+
+def test_two_views_cost_twice_and_share_what_others_need():
+    kd, mlkd = price([config("method=kd"), config("method=mlkd")], speed_of)
+    assert mlkd.teacher_hours == 2 * kd.teacher_hours
+    assert mlkd.macs == 3 * STUDENT * (6 * IMAGES + TEST) + 6 * TEACHER * IMAGES
+    together = kd.shared_hours + mlkd.shared_hours
+    assert together == pytest.approx(mlkd.teacher_hours)
+
+
+def test_under_the_strict_protocol_a_tenth_is_held_out():
+    (cost,) = price([config("method=scratch", "run.protocol=strict")], speed_of)
+    assert cost.macs == 3 * STUDENT * (3 * 45_000 + 5_000)
+
+
+def test_a_teacher_is_trained_once_for_all_who_ask_it():
+    same = [config("method=kd"), config("method=ttm", "seed=3"), config("method=scratch")]
+    assert askers(same) == same[:1]
+    (cost,) = price([resolve_config(teacher_config(same[0]))], speed_of)
+    assert cost.macs == 240 * TEACHER * (3 * IMAGES + TEST)
+    other = config("method=kd", "dataset.batch_size=128")
+    assert len(askers([*same, other])) == 2
+    assert askers([config("method=kd", "teacher.weights=some.pth")]) == []
+
+
+def test_random_images_are_as_many_as_the_config_says():
+    tiny = ["debug=smoke", "student=resnet20", "method=scratch", "run.epochs=1"]
+    (cost,) = price([resolve_config(compose_config(tiny))], speed_of)
+    assert cost.macs == STUDENT * (3 * 512 + 256)
+
+
+def test_a_dataset_of_unknown_size_is_refused():
+    own = config()
+    own["dataset"]["name"] = "mine"
+    with pytest.raises(ConfigError, match="how many images mine has"):
+        price([own], speed_of)

@@ -1,0 +1,110 @@
+"""The cells of a table, and what is said of them before anything is trained."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import kdbench.planning.speed
+from kdbench.config.compose import compose_config
+from kdbench.config.identity import resolve_config
+from kdbench.errors import ConfigError
+from kdbench.planning.forecast import forecast, write_forecast
+from kdbench.planning.plan import plan_table, planned_cells
+from kdbench.planning.speed import Speed
+from tests.helpers.harness import TINY
+
+DEMO = ["method=scratch,kd", "temperature=constant,cosine", "seed=0,5"]
+
+
+def fast(network):
+    return Speed(macs=10**6, train=1e9, ask=1e9)
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    return plan_table("demo", [*DEMO, f"paths.outputs={tmp_path_factory.mktemp('plan')}"])
+
+
+def test_cells_are_found_with_and_without_composing_each(plan):
+    column = "mnist5k, resnet20_resnet8"
+    found = planned_cells("demo", DEMO)  # seeds of the command line, not those of the table
+    assert found == {(row, column): {0, 5} for row in ("scratch", "kd", "kd, cosine")}
+    composed = {cell: {run.seed for run in runs} for cell, runs in plan.cells().items()}
+    assert composed == found
+
+
+def test_columns_are_chosen_by_dataset_pair_teacher_and_student():
+    own = ["dataset=digits,mnist5k", "method=kd", "temperature=constant", "student=resnet14"]
+    assert planned_cells("demo", own) == {
+        ("kd", "digits, resnet20_resnet14"): {0, 1, 2},
+        ("kd", "mnist5k, resnet20_resnet14"): {0, 1, 2},
+    }
+
+
+def test_a_planned_run_is_the_one_that_the_command_composes(plan):
+    (run,) = (run for run in plan.runs if run.cell[0] == "kd, cosine" and run.seed == 5)
+    outputs = run.config["paths"]["outputs"]
+    own = ["method=kd", "temperature=cosine", "seed=5", f"paths.outputs={outputs}"]
+    assert run.config == resolve_config(compose_config(["table=demo", *own]))
+    assert run.config["run"]["data_seed"] == 5
+
+
+def test_a_student_without_a_teacher_is_one_run_whatever_the_temperature(plan):
+    assert (len(plan.runs), len(plan.distinct())) == (8, 6)
+    assert "8 runs, 2 of them the same as another one" in write_forecast(plan, fast)
+
+
+@pytest.mark.slow
+def test_a_plan_knows_what_a_sweep_has_trained(kdbench):
+    own = [*TINY, "method=scratch", "temperature=constant"]
+    code, said = kdbench("-m", "table=demo", *own, "seed=0,1")
+    assert code == 0, said
+
+    def states():
+        found = plan_table("demo", [*own, "seed=0,1,2", f"paths.outputs={kdbench.folder}/out"])
+        return [run.status for run in found.runs]
+
+    assert states() == ["done", "done", "missing"]
+    first, second = (path.parent for path in kdbench.runs)
+    (first / "student.safetensors").unlink()
+    (second / "record.json").unlink()
+    assert states() == ["failed", "begun", "missing"]
+    shutil.rmtree(first)
+    assert states() == ["missing", "begun", "missing"]
+
+
+def test_where_the_data_is_missing_cells_and_costs_are_told_all_the_same(tmp_path):
+    own = ["pair=resnet56_resnet20,resnet110_resnet20", "seed=0", f"paths.data={tmp_path}"]
+    plan = plan_table("ctkd_cifar100", [*own, f"paths.outputs={tmp_path}"])
+    assert {run.status for run in plan.runs} == {"unknown"}
+    assert len(plan.distinct()) == 5  # the student alone is the same for both teachers
+    text = write_forecast(plan, fast)
+    assert text.count("cifar100 was not found") == 1
+    assert "counted above" in text
+    assert "teacher resnet110 (cifar100, batches of 64)  unknown" in text
+
+
+def test_mistakes_are_told_with_corrections():
+    with pytest.raises(ConfigError, match="ttm_cifar10 does not exist; did you mean ttm_cifar100"):
+        planned_cells("ttm_cifar10")
+    with pytest.raises(ConfigError, match="no table is given"):
+        forecast([])
+
+
+def test_the_forecast_times_networks_and_trains_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(kdbench.planning.speed, "measure", lambda *_: fast(None))
+    own = ["method=kd", "temperature=constant", "seed=0", "run.threads=1"]
+    assert forecast(["demo", *own, f"paths.outputs={tmp_path}"]) == 0
+    said = capsys.readouterr()
+    assert "timing resnet8 on this machine, once" in said.err
+    (line,) = [line for line in said.out.splitlines() if line.startswith("kd ")]
+    assert "1 missing" in line
+    assert "teacher resnet20 (mnist5k, batches of 64)  to be trained first" in said.out
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_a_plan_needs_no_torch():
+    code = "import kdbench.planning.forecast, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
