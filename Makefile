@@ -60,7 +60,7 @@ train: setup ## one run: make train ARGS="temperature=cosine seed=1"
 table: setup ## a paper's table: make table TABLE=ttm_cifar100; DRY=1 only says what it would cost
 	@test -f conf/table/$(TABLE).yaml || { echo 'TABLE=NAME is one of' $(basename $(notdir $(wildcard conf/table/*.yaml))); exit 2; }
 ifdef DRY
-	@$(BIN)/python -m kdbench.planning.forecast $(TABLE) paths.outputs=$(OUTPUTS) $(ARGS)
+	@$(BIN)/python -m kdbench.cli.table $(TABLE) paths.outputs=$(OUTPUTS) $(ARGS)
 else
 	@$(BIN)/kdbench-train -m table=$(TABLE) paths.outputs=$(OUTPUTS) $(ARGS); code=$$?; \
 	case $$code in 0|9) ;; *) exit $$code;; esac; \

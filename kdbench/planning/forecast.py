@@ -1,18 +1,15 @@
-"""``python -m kdbench.planning.forecast TABLE [OVERRIDES]``: what ``make table`` would train.
+"""What a table would train and cost: its cells, what is done already, hours on this machine.
 
-Prints the cells of a table, what is done already and what everything costs; trains nothing. Hours
-are those of one process on this machine, from the speed of single steps.
+Hours are those of one process on this machine, from the speed of single steps.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from kdbench.cli.command import run_command
 from kdbench.config.identity import resolve_config, teacher_config, teacher_job
-from kdbench.errors import ConfigError, KdbenchError
+from kdbench.errors import KdbenchError
 from kdbench.planning.cost import Config, Cost, SpeedOf, askers, price
-from kdbench.planning.plan import DONE, UNKNOWN, Plan, PlannedRun, plan_table
+from kdbench.planning.plan import DONE, UNKNOWN, Plan, PlannedRun
 from kdbench.records.record import find_finished
 
 CELLS = ("row", "column", "runs", "state", "10^15 multiply-adds", "hours alone", "hours together")
@@ -103,31 +100,3 @@ def _align(lines: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for line in lines
     )
-
-
-def forecast(arguments: Sequence[str]) -> int:
-    """Prints the forecast of the table that is the first argument; returns the exit code.
-
-    Raises:
-        ConfigError: the table or an override does not exist.
-    """
-    if not arguments:
-        raise ConfigError(
-            "no table is given: python -m kdbench.planning.forecast TABLE [OVERRIDES]"
-        )
-    table, *overrides = arguments
-    plan = plan_table(table, overrides)
-    from kdbench.planning.speed import Speeds  # which imports torch, and mistakes are told before
-
-    speeds = Speeds(plan.runs[0].config, note=lambda text: print(text, file=sys.stderr))
-    print(f"{write_forecast(plan, speeds.of)}\n\nmachine: {speeds.machine}")
-    return 0
-
-
-def main() -> None:
-    """Entry point of ``python -m kdbench.planning.forecast``."""
-    run_command(lambda: forecast(sys.argv[1:]))
-
-
-if __name__ == "__main__":
-    main()

@@ -4,8 +4,8 @@ Two sides, each in processes of its own: scripts/bench/field_loop.py with the nu
 workers that suits it best here, and kdbench (scripts/bench/serve.py) as one run, as a cohort of 8
 methods, and as this cohort with a teacher memo that knows all answers. Only one works at a time:
 they take turns in an order that turns round from one round to the next. A ratio compares times per
-step of the same round; eight runs of the field's loop cost eight times one. kdbench's time is that of
-whole steps, fetching batches, meters and checks included; checkpoints are not.
+step of the same round; eight runs of the field's loop cost eight times one. The time of kdbench is
+that of whole steps, with fetching batches, meters and checks; checkpoints are not included.
 
 Besides: batches alone, against a DataLoader with 2 workers; the time from the command to the end of
 the first step with everything cached that a second run finds cached (killed there; it includes the
