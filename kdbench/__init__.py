@@ -7,7 +7,7 @@ completion stay fast (importing torch takes longer than composing a config).
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOMES = {
     "load_model": "kdbench.model.load",

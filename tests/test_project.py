@@ -1,0 +1,77 @@
+"""What surrounds the package: version, licence, citations, changelog, ignored folders."""
+
+import ast
+import re
+import subprocess
+import tomllib
+from importlib.metadata import metadata
+
+import pytest
+import yaml
+from paths import ROOT
+
+from kdbench import __version__
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+ARXIV = re.compile(r"arXiv[ :]\s*(\d{4}\.\d{4,5})")
+
+
+def sources():
+    """The docstrings of everything that a method is made of."""
+    for folder in ("temperature", "objective", "plugin"):
+        for path in (ROOT / "kdbench" / folder).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef | ast.Module):
+                    yield path.name, ast.get_docstring(node) or ""
+
+
+def test_the_version_is_written_down_once():
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert PROJECT["tool"]["hatch"]["version"]["path"] == "kdbench/__init__.py"
+    assert "version" not in CITATION
+
+
+def test_the_changelog_begins_with_this_version():
+    release, _, development = __version__.partition(".dev")
+    first = re.search(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert first == f"Unreleased ({release})" if development else first.startswith(f"{release} (")
+
+
+def test_licence():
+    assert PROJECT["project"]["license"] == CITATION["license"] == "MIT"
+    assert "kdbench contributors" in (ROOT / "LICENSE").read_text()
+    assert metadata("kdbench")["Name"] == PROJECT["project"]["name"]
+
+
+def test_every_work_with_a_preprint_is_cited():
+    known = {
+        identifier["value"].removeprefix("arXiv:")
+        for work in CITATION["references"]
+        for identifier in work.get("identifiers", ())
+    }
+    used = {number for _, text in sources() for number in ARXIV.findall(text)}
+    assert used
+    assert used <= known
+
+
+def test_citations_have_what_a_citation_needs():
+    for work in CITATION["references"]:
+        assert work["type"] in ("article", "conference-paper")
+        assert work["title"]
+        assert work["authors"]
+        assert 1990 < work["year"] <= 2030
+        assert ("journal" in work) != ("conference" in work)
+    titles = [work["title"] for work in CITATION["references"]]
+    assert len(set(titles)) == len(titles)
+
+
+def test_only_the_readme_of_outputs_is_tracked():
+    done = subprocess.run(
+        ["git", "-C", ROOT, "ls-files", "outputs"], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    assert done.stdout.split() == ["outputs/README.md"]
+    ignored = subprocess.run(["git", "-C", ROOT, "check-ignore", "-q", "outputs/runs/record.json"])
+    assert ignored.returncode == 0
