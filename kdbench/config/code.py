@@ -6,7 +6,7 @@ Importing would load torch, and a launcher must know the key of a run long befor
 import ast
 import hashlib
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,12 +42,45 @@ def annotations(target: str) -> dict[str, str]:
 
     Empty where that cannot be read from the source.
     """
-    found = _definition(target)
+    found = find_definition(target)
     return _arguments(*found) if found is not None else {}
 
 
+def find_definition(target: str) -> tuple[str, ast.ClassDef | ast.FunctionDef] | None:
+    """The module that defines a target, and the definition; imports of the name are followed.
+
+    None where there is no such module, or no such class or function in it.
+    """
+    module, name = _module_of(target)
+    for _ in range(8):  # a name that is handed on and on
+        if module is None:
+            return None
+        for node in _tree(module).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+                return module, node
+        source = _imported_from(module, name)
+        if source is None:
+            return None
+        module, name = _module_of(source)
+    return None
+
+
+def list_modules(places: Sequence[str]) -> Iterator[tuple[str, ast.Module]]:
+    """Dotted name and source of each module of these packages and modules."""
+    for place in places:
+        path = _locate(place)
+        if path is None or path.name != "__init__.py":
+            found = [place] if path is not None else []
+        else:
+            inner = (
+                file.relative_to(path.parent).with_suffix("") for file in path.parent.rglob("*.py")
+            )
+            found = [".".join([place, *name.parts]) for name in inner if name.name != "__init__"]
+        yield from ((module, _tree(module)) for module in sorted(found))
+
+
 def _digest_of(target: str) -> str:
-    found = _definition(target)
+    found = find_definition(target)
     module = found[0] if found is not None else _module_of(target)[0]
     if module is None:
         return "unknown"
@@ -113,22 +146,6 @@ def _module_of(target: str) -> tuple[str | None, str]:
     return None, target
 
 
-def _definition(target: str) -> tuple[str, ast.ClassDef | ast.FunctionDef] | None:
-    """The module that defines a target, and the definition; imports of the name are followed."""
-    module, name = _module_of(target)
-    for _ in range(8):  # a name that is handed on and on
-        if module is None:
-            return None
-        for node in _tree(module).body:
-            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-                return module, node
-        source = _imported_from(module, name)
-        if source is None:
-            return None
-        module, name = _module_of(source)
-    return None
-
-
 def _imported_from(module: str, name: str) -> str | None:
     for node in _tree(module).body:
         if isinstance(node, ast.ImportFrom):
@@ -152,7 +169,7 @@ def _arguments(module: str, node: ast.ClassDef | ast.FunctionDef) -> dict[str, s
     }
     inherited: dict[str, str] = {}
     for base in node.bases:
-        found = _definition(f"{module}.{ast.unparse(base)}")
+        found = find_definition(f"{module}.{ast.unparse(base)}")
         if found is not None:
             inherited = {**_arguments(*found), **inherited}
     return {**inherited, **own}

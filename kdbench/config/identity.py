@@ -17,6 +17,7 @@ from kdbench.config.build import build, find_interpolations, refuse_interpolatio
 from kdbench.config.canonical import canonical
 from kdbench.config.code import foreign_code
 from kdbench.config.names import require_names
+from kdbench.config.stable import keyed_config
 from kdbench.data.base import Dataset
 from kdbench.data.folder import describe_folder
 from kdbench.digest import file_digest
@@ -178,10 +179,10 @@ def _decide_precision(plain: dict[str, Any]) -> None:
 
 
 def strategy_name(cfg: DictConfig) -> str:
-    """Name of the temperature strategy: the stem of its file; "none" where nothing is distilled."""
+    """Name of the temperature strategy; "none" where nothing is distilled."""
     if not needs_teacher(cfg):
         return "none"
-    return str(cfg.temperature._target_).split(".")[-2]
+    return str(cfg.temperature.get("name") or cfg.temperature._target_.split(".")[-2])
 
 
 def describe(cfg: DictConfig, folder: Path, key: str) -> RunIdentity:
@@ -224,14 +225,14 @@ def _run_key(plain: Mapping[str, Any]) -> str:
     require_names(plain)
     config = _stable(plain)
     content = {
-        "config": config,
+        "config": keyed_config(config),
         "dataset": dataset_digest(plain),
         "teacher": _teacher_identity(plain) if needs_teacher(plain) else None,
         "numerics": NUMERICS_VERSION,
     }
     initial = initial_weights_digest(plain)
     if initial is not None:  # the content of the file, wherever it is
-        content["config"] = {**config, "student": {**config["student"], "weights": initial}}
+        content["config"]["student"]["weights"] = initial
     taught = {"teacher": plain["teacher"]["model"]} if needs_teacher(plain) else {}
     code = foreign_code({**config, **taught})
     if code:

@@ -9,6 +9,7 @@ refers to the config itself, and they name no code but the parts of a run (``con
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from kdbench.config.check import did_you_mean
 from kdbench.config.compose import CONF, compose_config, restore_config
 from kdbench.config.identity import VOLATILE, resolve_config
 from kdbench.config.names import is_name
+from kdbench.config.stable import current_targets
 from kdbench.config.targets import forbidden_targets, iter_targets
 from kdbench.errors import CheckpointError, ConfigError
 from kdbench.records.collect import RunFolder
@@ -49,11 +51,18 @@ def open_run(folder: Path) -> RunFolder:
             f"{folder} has no {FILE}: either no run has ended there, or it is not the folder of a "
             f"run; give one like outputs/runs/<dataset>/<pair>/<method>/seed0-..."
         ) from error
+    record = _bring_up_to_date(record)
     problems = list(_find_code(record))
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         raise ConfigError(f"{folder / FILE} is not what kdbench writes, and is not used:\n{listed}")
     return RunFolder(folder, record)
+
+
+def _bring_up_to_date(record: RunRecord) -> RunRecord:
+    """The record with the classes of kdbench named where they are today."""
+    config, teacher = current_targets(record.config), current_targets(record.teacher_config)
+    return replace(record, config=config, teacher_config=teacher)
 
 
 def _find_code(record: RunRecord) -> Iterator[str]:
@@ -144,7 +153,7 @@ def _read_saved(path: Path) -> dict[str, Any]:
             f"{path} cannot be read ({reason}); remove it: then its paths are as by default, or as "
             f"you give them (paths.data=DIR ...)"
         ) from error
-    return _plain(found)
+    return cast(dict[str, Any], current_targets(_plain(found)))
 
 
 def _require_plain(complete: Mapping[str, Any], overrides: Sequence[str], folder: Path) -> None:

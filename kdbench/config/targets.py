@@ -37,6 +37,7 @@ _OWN: dict[str, tuple[tuple[str, ...], ...]] = {
     "kdbench.data": (_DATASET, _CALLED),  # a view is called
     "kdbench.tracker": (_TRACKER,),
 }
+PLACES = tuple(_OWN)
 _BASES = ("torch.nn.modules.module.Module", "torch.optim.optimizer.Optimizer")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from kdbench.config.compose import CONF
+from kdbench.config.stable import stable_targets
 from kdbench.errors import ConfigError
 from kdbench.records.identity import shorten
 from kdbench.records.record import RunRecord
@@ -179,7 +180,7 @@ def _settings(record: RunRecord) -> Facts:
     names = ("method", "temperature", "objective")
     return {
         **{name: getattr(record, name) for name in names},
-        **{name: v for name, v in _leaves(record.config) if name not in _PER_SEED},
+        **{name: v for name, v in _leaves(stable_targets(record.config)) if name not in _PER_SEED},
         "teacher": (record.teacher_digest or "none")[:8],  # two files may have one name
     }
 
