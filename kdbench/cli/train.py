@@ -6,11 +6,14 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
@@ -22,14 +25,15 @@ from kdbench.config.compose import (
     CONF,
     CONFIG_NAME,
     VERSION_BASE,
+    Loader,
     Source,
-    compose,
     hydra_context,
     prepare,
+    restore_config,
 )
-from kdbench.config.identity import run_key
+from kdbench.config.identity import resolve_config, run_key
 from kdbench.config.nodes import guard_composition
-from kdbench.config.overrides import check_overrides, with_searchpath
+from kdbench.config.overrides import check_overrides, compose_sound, with_searchpath
 from kdbench.config.own import find_own_code, replace_strategy
 from kdbench.config.reading import check_files_that_hydra_reads
 from kdbench.config.syntax import explain
@@ -58,12 +62,27 @@ _INTERVAL = re.compile(r"\binterval\((?:start=)?([^,()]+),\s*(?:end=)?([^,()]+)\
 guard_composition()
 
 
-def train(cfg: DictConfig) -> float:
-    """Trains the run of a composed config; returns its last-epoch test accuracy in percent."""
+def train(cfg: DictConfig, checked: bool = False) -> float:
+    """Trains the run of a composed config; returns its last-epoch test accuracy in percent.
+
+    Args:
+        cfg: without Hydra's node.
+        checked: whether it is known to have no problems, and not to be done.
+    """
     folder = Path(HydraConfig.get().runtime.output_dir)
     find_own_code()  # in the processes of Hydra's own launchers too
     try:
-        return _train(cfg, folder)
+        if not checked and (record := _find_finished_or_check(cfg, folder)) is not None:
+            log.info("already done: %s", record.summary())
+        else:
+            from kdbench.engine.run import train_job  # a finished run does not wait for torch
+
+            # Resolved here once, and not wherever a value is needed.
+            record = train_job(restore_config(resolve_config(cfg)), folder)
+            log.info("%s", record.summary())
+        log.info("record: %s", folder / FILE)
+        assert record.top1_last is not None
+        return record.top1_last
     except Exception as error:
         if not isinstance(known_error(error), LockedError):  # the log is then another process's
             log_failure(folder, error)
@@ -76,21 +95,19 @@ def train(cfg: DictConfig) -> float:
         raise SweepError(reason) from None
 
 
-def _train(cfg: DictConfig, folder: Path) -> float:
+def _find_finished_or_check(cfg: DictConfig, folder: Path) -> RunRecord | None:
+    """The record of a run that is done; None where it can be trained.
+
+    Raises:
+        ConfigError: with every problem of the config.
+    """
     raise_all(find_plain_problems(cfg))  # those that a run key cannot be made of say so better
     record = find_finished(folder, run_key(cfg))
-    if record is not None:
-        log.info("already done: %s", record.summary())
-    else:
-        from kdbench.config.check import check  # as above
-        from kdbench.engine.run import train_job
+    if record is None:
+        from kdbench.config.check import check  # a finished run does not wait for torch
 
         check(cfg)
-        record = train_job(cfg, folder)
-        log.info("%s", record.summary())
-    log.info("record: %s", folder / FILE)
-    assert record.top1_last is not None
-    return record.top1_last
+    return record
 
 
 def main() -> None:
@@ -112,9 +129,9 @@ def main() -> None:
             raise ConfigError("-m starts a sweep, and questions such as --cfg are about one run")
         if not _QUESTIONS & {a.split("=")[0] for a in arguments}:
             source, overrides = _split(arguments)
-            finished = _look_over(source, overrides, sweep)
-            if finished is not None:  # nothing is written: its folder may be read-only
-                _say(f"already done: {finished[0].summary()}\nrecord: {finished[1] / FILE}")
+            if sweep:
+                _check_sweep(source, overrides)
+            elif _run_once(source, overrides):
                 return
         hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base=VERSION_BASE)(
             train
@@ -187,31 +204,49 @@ def _split(arguments: list[str]) -> tuple[Source, list[str]]:
     return source, known.overrides
 
 
-def _look_over(source: Source, overrides: list[str], sweep: bool) -> tuple[RunRecord, Path] | None:
+def _check_sweep(source: Source, overrides: list[str]) -> None:
     """Refuses a command line with mistakes before Hydra makes a folder for it.
 
-    Returns:
-        Record and folder of the run that it asks for, if that is done already.
+    Values are checked run by run: one that is wrong does not cost the others.
     """
-    if sweep:  # values are checked run by run: one that is wrong does not cost the others
-        require_meant(count_points(overrides), read_limit(overrides))
-        single = [_INTERVAL.sub(r"choice(\1,\2)", override) for override in overrides]
-        check_overrides(single, values=False, source=source)
-        return None
-    check_overrides(overrides, values=False, source=source)
-    with hydra_context(with_searchpath(source, overrides)) as loader:
-        cfg = compose(loader, overrides, with_hydra=True)
-    folder = Path(cfg.hydra.run.dir)
-    refuse_links(folder)
-    record = find_finished(folder, run_key(cfg))
-    if record is not None:
-        return record, folder
-    # Imported here: a finished run is recognised without waiting for torch.
-    from kdbench.config.check import check
+    require_meant(count_points(overrides), read_limit(overrides))
+    single = [_INTERVAL.sub(r"choice(\1,\2)", override) for override in overrides]
+    check_overrides(single, values=False, source=source)
 
-    check(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"]))
-    make_folder(folder)  # Hydra would end with a traceback
-    return None
+
+def _run_once(source: Source, overrides: list[str]) -> bool:
+    """Composes, checks and trains one run; a finished one is reported.
+
+    Hydra's own entry point would compose the same config twice more.
+
+    Returns:
+        Whether it was one run; False where a config asks for a sweep (``hydra.mode``).
+    """
+    with hydra_context(with_searchpath(source, overrides)) as loader:
+        cfg = compose_sound(loader, overrides, with_hydra=True)
+        if cfg.hydra.mode == RunMode.MULTIRUN:
+            return False
+        folder = Path(cfg.hydra.run.dir)
+        refuse_links(folder)
+        plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+        record = _find_finished_or_check(plain, folder)
+        if record is not None:  # nothing is written: its folder may be read-only
+            _say(f"already done: {record.summary()}\nrecord: {folder / FILE}")
+            return True
+        make_folder(folder)  # Hydra would end with a traceback
+        loader.hand_over(overrides, cfg)
+        _let_hydra_run(loader, overrides)
+    return True
+
+
+def _let_hydra_run(loader: Loader, overrides: list[str]) -> None:
+    """What ``hydra.main`` does for one run: folder, log, callbacks, task."""
+    hydra = Hydra("train", loader)
+    GlobalHydra.instance().initialize(hydra)
+    try:
+        hydra.run(loader.primary, partial(train, checked=True), overrides)
+    finally:
+        GlobalHydra.instance().clear()
 
 
 def _explain(error: Exception, sweep: bool) -> int:

@@ -279,12 +279,12 @@ def _refused_values(cfg: DictConfig, wrong: set[str]) -> list[str]:
     from kdbench.model.fit import require_fit
     from kdbench.temperature.constant import Constant
 
-    def fitting(node: DictConfig) -> Any:
-        network, data = build(node), cfg.dataset
+    def fitting(node: DictConfig) -> None:
         if any(path.startswith("dataset") for path in wrong):
-            return network
-        size = data.image_size
-        return require_fit(network, (data.channels, size, size), data.num_classes)
+            build(node)
+            return
+        data, size = cfg.dataset, cfg.dataset.image_size
+        require_fit(lambda: build(node), (data.channels, size, size), data.num_classes)
 
     parameter = [{"params": [torch.zeros(1, requires_grad=True)]}]
     parts: dict[str, Callable[[], Any]] = {

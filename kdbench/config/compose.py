@@ -88,6 +88,31 @@ class Loader(ConfigLoaderImpl):
     def __init__(self, source: Source) -> None:
         super().__init__(_search_path(source))
         self.primary = source.name
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
+
+    def hand_over(self, overrides: Sequence[str], cfg: DictConfig) -> None:
+        """Whoever asks next for the config of these overrides gets this one: it is composed once.
+
+        Args:
+            overrides: as on the command line.
+            cfg: what ``compose`` made of them, with Hydra's node.
+        """
+        self._composed[tuple(overrides)] = cfg
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """See Hydra's own."""
+        if config_name == self.primary and tuple(overrides) in self._composed:
+            return self._composed.pop(tuple(overrides))
+        return super().load_configuration(
+            config_name, overrides, run_mode, from_shell, validate_sweep_overrides
+        )
 
 
 @contextmanager

@@ -30,9 +30,34 @@ _NUMBER_OF_GROUP = {"temperature": "tau", "optim": "lr"}
 def compose_checked(overrides: Sequence[str]) -> DictConfig:
     """The composed config of these overrides; ConfigError with all problems where there are any."""
     overrides = replace_strategy(overrides)
-    check_overrides(overrides)
     with hydra_context() as loader:
-        return compose(loader, overrides)
+        cfg = compose_sound(loader, overrides)
+    raise_all(find_problems(cfg))
+    return cfg
+
+
+def compose_sound(loader: Loader, overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
+    """The config of one run; composed once, unless something is wrong and must be explained.
+
+    Args:
+        loader: of ``hydra_context``.
+        overrides: as on the command line, without sweeps.
+        with_hydra: keeps Hydra's own node.
+
+    Raises:
+        ConfigError: with every problem of the command line that is found without torch; with all
+            that there are, where there is one.
+    """
+    try:
+        cfg = compose(loader, overrides, with_hydra)
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+        networks = _wrong_networks(parsed, loader.get_group_options("student"))
+        if not [*networks, *find_plain_problems(cfg)]:
+            return cfg
+    except (HydraException, OmegaConfBaseException):
+        pass
+    raise_all(list(dict.fromkeys(_find_problems(loader, overrides, values=True))))
+    return compose(loader, overrides, with_hydra)  # Hydra's own error, if it is that
 
 
 def check_overrides(

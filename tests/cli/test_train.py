@@ -11,6 +11,7 @@ import pytest
 
 from kdbench import __version__
 from kdbench.records.record import read_record
+from tests.helpers.commands import run_here
 from tests.helpers.harness import TINY
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x]\n" + "".join(
@@ -196,3 +197,30 @@ def test_secrets_are_written_nowhere(tmp_path):
     json.loads(path.read_text())
     written = [p for p in path.parent.rglob("*") if p.is_file() and ".hydra" not in p.parts]
     assert [p for p in written if canary.encode() in p.read_bytes()] == []
+
+
+def test_a_run_is_composed_checked_and_built_once(tmp_path, monkeypatch):
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    from kdbench.model import load
+
+    arguments = [f"paths.outputs={tmp_path}/out", *TINY, "run.epochs=1", "method=scratch"]
+    composed, built = [], []
+    compose, make = ConfigLoaderImpl._load_configuration_impl, load.load_model
+
+    def compose_and_count(loader, **named):
+        composed.append(list(named["overrides"]))
+        return compose(loader, **named)
+
+    def make_and_count(*args, **named):
+        built.append(make(*args, **named))
+        return built[-1]
+
+    monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", compose_and_count)
+    monkeypatch.setattr(load, "load_model", make_and_count)
+    code, said = run_here("kdbench.cli.train", arguments)
+    assert code == 0, said
+    assert composed.count(arguments) == 1
+    assert all("paths.outputs" not in str(other) for other in composed if other != arguments)
+    devices = [next(network.parameters()).device.type for network in built]
+    assert devices == ["meta", "cpu"]  # checked, then trained

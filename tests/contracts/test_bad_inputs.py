@@ -1,16 +1,14 @@
 """All rows of ``bad_inputs.py``: in this process, and, slowly, each as a process of its own."""
 
 import importlib
-import io
-import logging
 import os
 import subprocess
 import sys
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import pytest
 
 from tests.helpers.bad_inputs import CASES, ROWS, WITHOUT_SUBJECT
+from tests.helpers.commands import loggers_restored, run_here
 from tests.helpers.mishaps import Place
 from tests.helpers.paths import ROOT
 
@@ -29,36 +27,8 @@ def test_every_row_has_a_case_or_a_reason():
     assert not rows & set(WITHOUT_SUBJECT)
 
 
-@contextmanager
-def loggers_restored():
-    """Hydra configures logging for its process."""
-    owners = [logging.getLogger(), logging.getLogger("kdbench")]
-    before = [(owner, list(owner.handlers), owner.level) for owner in owners]
-    try:
-        yield
-    finally:
-        for owner, handlers, level in before:
-            owner.handlers[:] = handlers
-            owner.setLevel(level)
-
-
-def run_here(case, place):
-    """Exit code and what was said."""
-    said = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, loggers_restored():
-        patch.setenv("HYDRA_FULL_ERROR", "1")  # kdbench sets it, for its process
-        patch.chdir(place.folder)
-        patch.setattr(sys, "argv", [case.module, *case.command(place)])
-        with redirect_stdout(said), redirect_stderr(said):
-            main = importlib.import_module(case.module).main
-            if case.patch is not None:
-                case.patch(patch)
-            try:
-                main()
-                code = 0
-            except SystemExit as end:
-                code = end.code or 0
-    return code, said.getvalue()
+def run_in_process(case, place):
+    return run_here(case.module, case.command(place), folder=place.folder, patch=case.patch)
 
 
 def run_apart(case, place):
@@ -101,7 +71,7 @@ def carry_out(case, tmp_path, run):
 
 @pytest.mark.parametrize("case", CASES, ids=name)
 def test_in_this_process(case, tmp_path):
-    carry_out(case, tmp_path, run_apart if case.apart else run_here)
+    carry_out(case, tmp_path, run_apart if case.apart else run_in_process)
 
 
 @pytest.mark.slow

@@ -1,11 +1,16 @@
-"""Stands in for the installed command, in processes that have torch imported already."""
+"""Stands in for the installed commands, here or in processes that have torch imported already."""
 
 import importlib
+import io
+import logging
 import multiprocessing
 import os
 import signal
 import sys
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+
+import pytest
 
 from tests.helpers.harness import TINY, context
 from tests.helpers.waiting import hold_at
@@ -73,8 +78,6 @@ class ForkedWorker:
 
 
 def _work(request, variables, died, read, write):
-    import logging
-
     from kdbench.launch import worker
 
     os.setsid()
@@ -93,6 +96,46 @@ def _work(request, variables, died, read, write):
         os.kill(os.getpid(), signal.SIGKILL)
     sys.argv = ["worker", str(request)]
     worker.main()
+
+
+@contextmanager
+def loggers_restored():
+    """Hydra configures logging for its process."""
+    owners = [logging.getLogger(), logging.getLogger("kdbench")]
+    before = [(owner, list(owner.handlers), owner.level) for owner in owners]
+    try:
+        yield
+    finally:
+        for owner, handlers, level in before:
+            owner.handlers[:] = handlers
+            owner.setLevel(level)
+
+
+def run_here(module, arguments, folder=None, patch=None):
+    """Exit code and output of a command in this process.
+
+    Args:
+        module: of the command.
+        arguments: of its command line.
+        folder: current directory.
+        patch: called with a MonkeyPatch before the command.
+    """
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as monkeypatch, loggers_restored():
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # kdbench sets it, for its process
+        if folder is not None:
+            monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", [module, *arguments])
+        with redirect_stdout(said), redirect_stderr(said):
+            main = importlib.import_module(module).main
+            if patch is not None:
+                patch(monkeypatch)
+            try:
+                main()
+                code = 0
+            except SystemExit as end:
+                code = end.code or 0
+    return code, said.getvalue()
 
 
 class Cli:

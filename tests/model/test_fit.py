@@ -7,30 +7,35 @@ from kdbench.model.fit import require_fit
 from kdbench.model.load import load_model
 
 
-def test_a_network_that_fits_comes_back_as_it_was():
-    network = load_model("resnet8", 10).train()
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    assert require_fit(network, (3, 8, 8), 10) is network
-    assert network.training
-    assert not any(module._forward_pre_hooks for module in network.modules())
-    assert all(torch.equal(network.state_dict()[name], before[name]) for name in before)
+def test_a_network_that_fits_is_made_once_and_has_no_weights():
+    made = []
+
+    def make():
+        made.append(load_model("resnet8", 10))
+        return made[-1]
+
+    before = torch.random.get_rng_state()
+    require_fit(make, (3, 8, 8), 10)
+    (network,) = made
+    assert {parameter.device.type for parameter in network.parameters()} == {"meta"}
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_the_layer_and_the_sizes_are_named():
     with pytest.raises(ConfigError, match=r"image_size=4\).* layer block\d\.\d"):
-        require_fit(load_model("vgg8", 10), (3, 4, 4), 10)
+        require_fit(lambda: load_model("vgg8", 10), (3, 4, 4), 10)
 
 
 @pytest.mark.parametrize(
-    ("network", "found"),
+    ("make", "found"),
     [
-        (nn.Sequential(nn.Flatten(), nn.Linear(192, 1)), r"\(2, 1\).*\(2, 10\)"),
-        (nn.Conv2d(3, 10, 8), r"\(2, 10, 1, 1\)"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 1)), r"\(2, 1\).*\(2, 10\)"),
+        (lambda: nn.Conv2d(3, 10, 8), r"\(2, 10, 1, 1\)"),
     ],
 )
-def test_logits_of_another_shape_are_refused(network, found):
+def test_logits_of_another_shape_are_refused(make, found):
     with pytest.raises(ConfigError, match=found):
-        require_fit(network, (3, 8, 8), 10)
+        require_fit(make, (3, 8, 8), 10)
 
 
 def test_what_only_real_tensors_can_do_is_tried_with_them():
@@ -38,4 +43,4 @@ def test_what_only_real_tensors_can_do_is_tried_with_them():
         def forward(self, images):
             return images.flatten(1)[:, :10] if images.sum().item() == 0 else images
 
-    assert require_fit(Decides(), (3, 8, 8), 10)
+    require_fit(Decides, (3, 8, 8), 10)
