@@ -38,17 +38,17 @@ test-slow: setup ## the long tests: every kill point, longer runs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m slow
 
 test-browser: setup ## the report in a real browser (needs chromium: apt-get install chromium)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser tests/contracts
 
 test-slurm: setup ## sweeps on a Slurm with two pretended GPUs (root on Debian; installs Slurm if missing)
 	@folder=$$(mktemp -d /tmp/kdbench-slurm.XXXXXX); \
 	trap "scripts/stop_slurm.sh $$folder" EXIT; trap 'exit 130' INT TERM; \
 	scripts/start_slurm.sh $$folder && \
-	SLURM_CONF=$$folder/slurm.conf OMP_NUM_THREADS=1 $(BIN)/pytest -m slurm tests/launch
+	SLURM_CONF=$$folder/slurm.conf OMP_NUM_THREADS=1 $(BIN)/pytest -m slurm tests/contracts
 
 test-ray: setup ## sweeps on a Ray of this machine with two pretended GPUs (installs Ray if missing)
 	@$(BIN)/python -c 'import ray' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[ray]'
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m ray tests/launch
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m ray tests/contracts
 
 demo: setup ## the main job on the embedded real data: teacher, students, a comparison
 	$(BIN)/kdbench-train -m table=demo

@@ -136,3 +136,16 @@ def test_an_import_that_should_not_be_is_found(tmp_path, line):
     imports = find_imports(find_modules(tmp_path))
     assert upward(imports, {"lower": 1, "upper": 2}) == ["kdbench.lower.a imports kdbench.upper.b"]
     assert set(circle(imports)) == {"kdbench.lower.a", "kdbench.upper.b"}
+
+
+def test_a_test_file_has_the_stem_of_its_module(modules):
+    """All but those of ``contracts/``, which look at several modules at once."""
+    stems = {name.partition(".")[2].replace(".", "/") for name in modules}
+    strays = [
+        path.relative_to(ROOT)
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for place in [path.relative_to(ROOT / "tests").parent]
+        if place.parts[:1] not in (("contracts",), ("scripts",))
+        if (place / path.stem.removeprefix("test_")).as_posix() not in stems
+    ]
+    assert strays == []
