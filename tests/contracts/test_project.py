@@ -8,9 +8,9 @@ from importlib.metadata import metadata
 
 import pytest
 import yaml
-from paths import ROOT
 
 from kdbench import __version__
+from tests.helpers.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
