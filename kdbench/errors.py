@@ -112,12 +112,12 @@ def known_error(error: BaseException | None) -> KdbenchError | None:
             return each
         if _is_memory_shortage(each):
             return MemoryShortageError(
-                f"out of memory: {_first_line(each)}. Choose a smaller dataset.batch_size or "
+                f"out of memory: {first_line(each)}. Choose a smaller dataset.batch_size or "
                 f"network; the last checkpoint is kept"
             )
         if _is_device_failure(each):
             return DeviceError(
-                f"the device failed: {_first_line(each)}. The last checkpoint is kept, and the "
+                f"the device failed: {first_line(each)}. The last checkpoint is kept, and the "
                 f"same command continues from it"
             )
         if isinstance(each, RuntimeError) and str(each).startswith(_LOADER_DIED):
@@ -145,7 +145,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def describe_interpolation(error: BaseException) -> str:
     """What a value that cannot be resolved lacks: the key, and the variable if it is one's name."""
     key = getattr(error, "full_key", None)
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    text = first_line(error)
     variable = _VARIABLE.search(text)
     if variable is not None:
         text = f"the environment variable {variable[1]} is not set; set it, or give {key}=VALUE"
@@ -211,8 +211,9 @@ def _is_of(error: BaseException, name: str) -> bool:
     )
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else repr(error)
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class Preempted(BaseException):

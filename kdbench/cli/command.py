@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from kdbench.config.own import find_own_code
 from kdbench.errors import Preempted, known_error
+from kdbench.words import say
 
 
 def run_command(work: Callable[[], int]) -> NoReturn:
@@ -25,13 +26,13 @@ def run_command(work: Callable[[], int]) -> NoReturn:
         code = work()
         sys.stdout.flush()
     except Preempted as stop:
-        _say(str(stop))
+        say(str(stop))
         code = stop.exit_code
     except BrokenPipeError:  # the reader of our output has left, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
     except KeyboardInterrupt:
-        _say("interrupted")
+        say("interrupted")
         code = 130
     except Exception as error:
         code = _explain(error)
@@ -41,12 +42,8 @@ def run_command(work: Callable[[], int]) -> NoReturn:
 def _explain(error: Exception) -> int:
     known = known_error(error)
     if known is not None:
-        _say(f"error: {known}")
+        say(f"error: {known}")
         return known.exit_code
     traceback.print_exception(error)
-    _say("This is a bug in kdbench. Please report it with the command and the text above")
+    say("This is a bug in kdbench. Please report it with the command and the text above")
     return 1
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)

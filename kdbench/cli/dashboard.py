@@ -17,6 +17,7 @@ from kdbench.files import write_atomic
 from kdbench.tracker.panels import View
 from kdbench.tracker.sync import find_pending, sync
 from kdbench.tracker.wandb import WandbTracker, describe_problem
+from kdbench.words import plural
 
 NOT_IN_WANDB = 10  # exit code: W&B was not reached, or did not take everything
 GROUP_BY = ("pair", "method", "strategy")
@@ -58,7 +59,7 @@ def _upload(outputs: Path) -> int:
     left = sync(attempts, outputs)
     for attempt in left:
         print(f"not uploaded: {attempt}")
-    print(f"uploaded {len(attempts) - len(left)} of {len(attempts)} offline runs")
+    print(f"uploaded {len(attempts) - len(left)} of {plural(len(attempts), 'offline run')}")
     return NOT_IN_WANDB if left else 0
 
 

@@ -14,6 +14,7 @@ from kdbench.report.layout import AXES
 from kdbench.report.render import write_csv, write_latex, write_markdown, write_text
 from kdbench.report.select import may_hold, parse_conditions
 from kdbench.report.table import SORTS, build_table, select
+from kdbench.words import plural, say
 
 _EXAMPLES = """examples
   kdbench-report outputs
@@ -50,7 +51,7 @@ def report(arguments: argparse.Namespace) -> int:
     folder = arguments.out or outputs / "report"
     names = list(_write_files(folder, table, arguments.compact))
     for problem in write_page(folder / "report.html", shown, table):
-        print(f"no curves: {problem}", file=sys.stderr)
+        say(f"no curves: {problem}")
     print(write_text(table, arguments.compact))
     _tell_failures(shown, aborted)
     print(_count_runs(shown, found, outputs))
@@ -101,10 +102,10 @@ def _write_files(folder: Path, table: Table, compact: bool) -> Iterator[str]:
 
 def _tell_trouble(problems: Sequence[str], unfinished: Sequence[Path]) -> None:
     for problem in problems:
-        print(f"problem: {problem}", file=sys.stderr)
+        say(f"problem: {problem}")
     lines = [f"{folder} has begun and not ended" for folder in unfinished]
     for line in _fold(lines):
-        print(f"left out: {line}", file=sys.stderr)
+        say(f"left out: {line}")
 
 
 def _tell_failures(shown: Collection, aborted: Mapping[Path, str]) -> None:
@@ -126,8 +127,10 @@ def _fold(lines: Sequence[str]) -> list[str]:
 def _count_runs(shown: Collection, found: Collection, outputs: Path) -> str:
     students = sum(run.record.method != "teacher" for run in found.runs)
     teachers = len(found.runs) - students
-    more = f"; {teachers} more are of teachers" if teachers else ""
-    return f"{len(shown.distinct)} of {students} runs below {outputs} are in this table{more}."
+    of_teachers = plural(teachers, "more is of a teacher", "more are of teachers")
+    more = f"; {of_teachers}" if teachers else ""
+    among = plural(students, "run")
+    return f"This table has {len(shown.distinct)} of {among} below {outputs}{more}."
 
 
 def _explain_nothing(found: Collection, outputs: Path) -> str:
@@ -144,7 +147,7 @@ def _explain_nothing(found: Collection, outputs: Path) -> str:
             f"of students"
         )
     return (
-        f"none of the {len(found.runs)} runs below {outputs} is left; --where, --protocol or "
+        f"none of {plural(len(found.runs), 'run')} below {outputs} is left; --where, --protocol or "
         f"--table exclude all of them"
     )
 

@@ -7,6 +7,7 @@ from kdbench.cli.command import run_command
 from kdbench.errors import ConfigError
 from kdbench.planning.forecast import write_forecast
 from kdbench.planning.plan import plan_table
+from kdbench.words import say
 
 
 def forecast(arguments: Sequence[str]) -> int:
@@ -21,7 +22,7 @@ def forecast(arguments: Sequence[str]) -> int:
     plan = plan_table(table, overrides)
     from kdbench.planning.speed import Speeds  # which imports torch, and mistakes are told before
 
-    speeds = Speeds(plan.runs[0].config, note=lambda text: print(text, file=sys.stderr))
+    speeds = Speeds(plan.runs[0].config, note=say)
     print(f"{write_forecast(plan, speeds.of)}\n\nmachine: {speeds.machine}")
     return 0
 

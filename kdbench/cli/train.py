@@ -49,6 +49,7 @@ from kdbench.files import make_folder, refuse_links
 from kdbench.launch.consent import count_points, read_limit, require_meant
 from kdbench.records.log import log_failure
 from kdbench.records.record import FILE, RunRecord, find_finished
+from kdbench.words import say
 
 log = logging.getLogger("kdbench")
 
@@ -137,13 +138,13 @@ def main() -> None:
             train
         )()
     except Preempted as stop:
-        _say(str(stop))
+        say(str(stop))
         sys.exit(stop.exit_code)
     except BrokenPipeError:  # the reader of our output has left, as in `... --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except KeyboardInterrupt:
-        _say("interrupted; the same command continues from the last checkpoint")
+        say("interrupted; the same command continues from the last checkpoint")
         sys.exit(130)
     except Exception as error:
         sys.exit(_explain(error, sweep))
@@ -231,7 +232,7 @@ def _run_once(source: Source, overrides: list[str]) -> bool:
         plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
         record = _find_finished_or_check(plain, folder)
         if record is not None:  # nothing is written: its folder may be read-only
-            _say(f"already done: {record.summary()}\nrecord: {folder / FILE}")
+            say(f"already done: {record.summary()}\nrecord: {folder / FILE}")
             return True
         make_folder(folder)  # Hydra would end with a traceback
         loader.hand_over(overrides, cfg)
@@ -254,15 +255,11 @@ def _explain(error: Exception, sweep: bool) -> int:
     known = known_error(error)
     if known is None:
         log.error("%s", "".join(traceback.format_exception(error)))
-        _say("This is a bug in kdbench. Please report it with the command and the text above")
+        say("This is a bug in kdbench. Please report it with the command and the text above")
         return 1
     log.debug("%s", "".join(traceback.format_exception(error)))
-    _say(f"error: {known}")
+    say(f"error: {known}")
     return SweepError.exit_code if sweep and not isinstance(known, ConfigError) else known.exit_code
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """All checks of a composed config that need no training. They report every problem at once."""
 
-import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
@@ -18,6 +17,7 @@ from kdbench.config.identity import needs_teacher
 from kdbench.config.schema import MEMO_MODES, PROTOCOLS, Config
 from kdbench.config.targets import iter_targets, refuse
 from kdbench.errors import ConfigError, KdbenchError, describe_interpolation
+from kdbench.words import did_you_mean, plural
 
 MAX_THREADS = 4096
 
@@ -91,8 +91,8 @@ def check(cfg: DictConfig) -> None:
 def raise_all(problems: list[str]) -> None:
     """Raises one ConfigError that lists all problems; nothing where there are none."""
     if problems:
-        count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
         listed = "\n".join(f"  - {problem}" for problem in problems)
+        count = plural(len(problems), "problem")
         raise ConfigError(f"{count} in the configuration:\n{listed}")
 
 
@@ -130,12 +130,6 @@ def _look_over(cfg: DictConfig) -> tuple[list[str], dict | None]:
     except OmegaConfBaseException as error:
         return [_unresolved(cfg, error)], None
     return [*_unknown_keys(plain, Config), *_out_of_range(cfg)], plain
-
-
-def did_you_mean(name: str, known: Iterable[str], count: int = 1) -> str:
-    """``; did you mean ...?`` with the known names nearest to ``name``, or nothing."""
-    close = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=count, cutoff=0.55)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def _unresolved(cfg: DictConfig, error: OmegaConfBaseException) -> str:

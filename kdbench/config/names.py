@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdbench.errors import ConfigError
+from kdbench.words import shorten
 
 LONGEST = 100  # characters; a folder's name is made of two of them, and file systems take 255
 _SEPARATORS = "/\\"
@@ -25,7 +26,9 @@ def require_names(plain: Mapping[str, Any]) -> None:
         "student.arch": _get(plain, "student", "arch"),
         "teacher.model.arch": _get(_get(plain, "teacher", "model"), "arch"),
     }
-    problems = [f"{key}={_short(name)}" for key, name in names.items() if not is_name(name)]
+    problems = [
+        f"{key}={shorten(repr(name), 60)}" for key, name in names.items() if not is_name(name)
+    ]
     if problems:
         raise ConfigError(
             f"{', '.join(problems)}: not a name. Names become parts of paths: 1 to {LONGEST} "
@@ -55,8 +58,3 @@ def _get(node: Any, *keys: str) -> Any:
 def _stem(target: Any) -> Any:
     """What a strategy is called: the module of its class."""
     return target.split(".")[-2] if isinstance(target, str) and "." in target else target
-
-
-def _short(name: Any) -> str:
-    text = repr(name)
-    return text if len(text) <= 60 else f"{text[:57]}..."

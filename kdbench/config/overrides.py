@@ -14,11 +14,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kdbench.config.check import did_you_mean, find_plain_problems, find_problems, raise_all
+from kdbench.config.check import find_plain_problems, find_problems, raise_all
 from kdbench.config.compose import Loader, Source, compose, hydra_context
 from kdbench.config.own import replace_strategy
 from kdbench.config.syntax import explain, is_readable
-from kdbench.errors import known_error
+from kdbench.errors import first_line, known_error
+from kdbench.words import did_you_mean, suggest
 
 _NO_DELETION = "does not support deletion"  # as OmegaConf says it of a key that has a type
 # Options of the groups teacher and student that leave the network to the key `arch`.
@@ -168,7 +169,7 @@ def _unknown_options(loader: Loader, override: Override) -> Iterator[str]:
 def _meant(group: str, value: Any) -> str:
     """What somebody means who gives a number, or nothing, to a group."""
     if isinstance(value, int | float) and group in _NUMBER_OF_GROUP:
-        return f"; did you mean {group}.{_NUMBER_OF_GROUP[group]}={value}?"
+        return suggest([f"{group}.{_NUMBER_OF_GROUP[group]}={value}"])
     return ""
 
 
@@ -181,7 +182,7 @@ def _unknown_key(override: Override, known: list[str], groups: list[str]) -> str
     leaf = key.rsplit(".", 1)[-1]
     same_leaf = [full for full in known if full.rsplit(".", 1)[-1] == leaf]
     if same_leaf:
-        return f"{key} is not a key; did you mean {' or '.join(same_leaf[:3])}?"
+        return f"{key} is not a key{suggest(same_leaf[:3])}"
     hint = did_you_mean(key, [*known, *groups], 2)
     leaves = {full.rsplit(".", 1)[-1] for full in known}
     return f"{key} is not a key{hint or did_you_mean(leaf, leaves, 2)}"
@@ -234,7 +235,7 @@ def _refusal(loader: Loader, overrides: Sequence[str]) -> str | None:
 
 def _reason(error: Exception) -> str:
     known = known_error(error.__cause__ or error)
-    text = str(known or error.__cause__ or error).strip().splitlines()[0]
+    text = first_line(known or error.__cause__ or error)
     return "it cannot be removed, only given another value" if _NO_DELETION in text else text
 
 

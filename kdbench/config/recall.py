@@ -17,15 +17,15 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from kdbench.config.build import find_interpolations, refuse_interpolation
-from kdbench.config.check import did_you_mean
 from kdbench.config.compose import CONF, compose_config, restore_config
 from kdbench.config.identity import VOLATILE, resolve_config
 from kdbench.config.names import is_name
 from kdbench.config.stable import current_targets
 from kdbench.config.targets import forbidden_targets, iter_targets
-from kdbench.errors import CheckpointError, ConfigError
+from kdbench.errors import CheckpointError, ConfigError, first_line
 from kdbench.records.collect import RunFolder
 from kdbench.records.record import FILE, RunRecord, read_record
+from kdbench.words import did_you_mean
 
 # What may be overridden: where things are and how the work is done, nothing that makes another run.
 FREE = ("paths", *(key for key in VOLATILE if "." in key), "teacher.weights", "student.weights")
@@ -148,7 +148,7 @@ def _read_saved(path: Path) -> dict[str, Any]:
         if not isinstance(found, DictConfig):
             raise ValueError("no mapping")
     except (ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise ConfigError(
             f"{path} cannot be read ({reason}); remove it: then its paths are as by default, or as "
             f"you give them (paths.data=DIR ...)"

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from kdbench.words import suggest
+
 _KEY = re.compile(r"[A-Za-z_][\w.]*(/\w+)*(@[\w.]+)?", re.ASCII)
 
 
@@ -36,8 +38,8 @@ def explain(override: str, find_group: Callable[[str], list[str]]) -> str:
         return f"{override}: to remove a key, write ~KEY with its full name, such as ~temperature.x"
     if "=" not in override:
         groups = find_group(override)
-        hint = " or ".join(f"{group}={override}" for group in groups[:3])
-        return f"{override} is not KEY=VALUE" + (f"; did you mean {hint}?" if hint else "")
+        hint = suggest([f"{group}={override}" for group in groups[:3]])
+        return f"{override} is not KEY=VALUE{hint}"
     key, _, value = override.partition("=")
     name = key.lstrip("+")
     if name.startswith("/"):

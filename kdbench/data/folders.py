@@ -11,6 +11,7 @@ from kdbench.data.base import Arrays, Content
 from kdbench.data.image import read_array
 from kdbench.data.layout import Layout
 from kdbench.errors import DataError
+from kdbench.words import list_some
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 
@@ -57,7 +58,9 @@ def _scan(folder: Path) -> ImageFolder:
     listed = [sorted(_image_paths(folder / name)) for name in class_names]
     empty = [name for name, files in zip(class_names, listed, strict=True) if not files]
     if empty:
-        raise DataError(f"{folder}: empty class folders: {_some(empty)}; fill or remove them")
+        raise DataError(
+            f"{folder}: empty class folders: {list_some(empty, 10)}; fill or remove them"
+        )
     targets = np.repeat(np.arange(len(listed)), [len(files) for files in listed])
     paths = tuple(Path(path) for files in listed for path in files)
     return ImageFolder(tuple(class_names), paths, targets)
@@ -71,7 +74,7 @@ def scan_pair(train: Path, test: Path) -> tuple[ImageFolder, ImageFolder]:
     if difference:
         raise DataError(
             f"{train} and {test} must have the same class folders; only one of them has "
-            f"{_some(sorted(difference))}"
+            f"{list_some(sorted(difference), 10)}"
         )
     return first, second
 
@@ -127,8 +130,3 @@ def decode(split: ImageFolder, shape: tuple[int, int, int]) -> Arrays:
     """All images of a split; DataError where one is damaged or of another shape (H, W, C)."""
     images = np.stack([read_array(file, str(file), shape) for file in split.files])
     return Arrays(images, split.targets)
-
-
-def _some(names: list[str]) -> str:
-    rest = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(names[:10]) + rest

@@ -19,7 +19,7 @@ from kdbench.data.plan import Plan
 from kdbench.data.randomness import STRONG_VIEW, TRANSFORM, hash64
 from kdbench.data.recipe import Recipe
 from kdbench.data.split import name_key
-from kdbench.errors import DataError, KdbenchError, explain_loader
+from kdbench.errors import DataError, KdbenchError, explain_loader, first_line
 
 
 class LoaderData:
@@ -167,7 +167,7 @@ def _share(tensors: list[Tensor]) -> list[Tensor] | KdbenchError:
         size = sum(tensor.nbytes for tensor in tensors) / 2**20
         return explain_loader(
             f"a process that decodes images cannot share a batch of {size:.1f} MiB: "
-            f"{str(error).splitlines()[0]}"
+            f"{first_line(error)}"
         )
 
 

@@ -15,7 +15,7 @@ from kdbench.engine.learner import Learner
 from kdbench.engine.metrics import evaluate_logits
 from kdbench.engine.signals import StopSignals
 from kdbench.engine.timesheet import TimeSheet, make_clock, summarise_time
-from kdbench.errors import MemoryShortageError, Preempted, TransientError, known_error
+from kdbench.errors import MemoryShortageError, Preempted, TransientError, first_line, known_error
 from kdbench.model.compute import Compute
 from kdbench.progress import Progress
 from kdbench.records.log import log_failure
@@ -55,7 +55,7 @@ class Run:
         return MemoryShortageError(
             f"out of memory on {device} in step {self.learner.step} with "
             f"dataset.batch_size={config['dataset']['batch_size']} and the student "
-            f"{config['student']['arch']}: {str(error).splitlines()[0] if str(error) else error!r}."
+            f"{config['student']['arch']}: {first_line(error)}."
             f" Choose a smaller batch or network; the last checkpoint is kept"
         )
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.digest import state_digest
-from kdbench.errors import CheckpointError, ConfigError
+from kdbench.errors import CheckpointError, ConfigError, first_line
 from kdbench.files import write_atomic
 from kdbench.model.checkpoint import load_weights, save_weights
+from kdbench.words import plural
 
 OPSET = 20  # of ONNX; onnxruntime reads it since 1.17
 TOLERANCE = 1e-4  # largest difference of logits over the largest logit: rounding, and no more
@@ -39,7 +40,7 @@ class OnnxCheck:
         return (
             f"onnxruntime and torch differ by at most {self.max_difference:.1e} (largest logit "
             f"{self.max_logit:.1f}) and choose the same class for {self.same_top1} of "
-            f"{self.images} images"
+            f"{plural(self.images, 'image')}"
         )
 
 
@@ -112,7 +113,7 @@ def _translate(network: nn.Module, images: Tensor, metadata: Mapping[str, str]) 
             dynamic_shapes=({0: torch.export.Dim("batch")},),
         )
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(
             f"{type(network).__name__} cannot be written as ONNX: {reason}; use safetensors"
         ) from error

@@ -28,6 +28,7 @@ from kdbench.launch.group import (
     write_request,
 )
 from kdbench.records.lock import is_held
+from kdbench.words import plural
 
 MAX_ATTEMPTS = 3  # deaths in a row without progress
 LOOK = 2.0  # seconds between two looks at what other processes train
@@ -223,7 +224,8 @@ class Schedule:
         if count >= self.fail_fast:
             self.queue.clear()
             self.held.clear()
-            self.say(f"stopping (fail_fast={self.fail_fast}): {count} runs failed with: {reason}")
+            failed = plural(count, "run")
+            self.say(f"stopping (fail_fast={self.fail_fast}): {failed} failed with: {reason}")
         return count >= self.fail_fast
 
     def _stop_workers(self) -> None:
@@ -240,7 +242,7 @@ class Schedule:
 
 def _describe(members: Sequence[Member]) -> str:
     names = ", ".join(member.name for member in members)
-    return names if len(members) == 1 else f"{len(members)} runs ({names})"
+    return names if len(members) == 1 else f"{plural(len(members), 'run')} ({names})"
 
 
 def _given_up(member: Member, end: str, request: Path) -> Outcome:

@@ -1,7 +1,6 @@
 """A sweep, from Hydra's list of jobs to their results: what is missing is trained, once."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from kdbench.launch.plan import form_groups
 from kdbench.launch.schedule import Schedule
 from kdbench.records.record import find_finished
 from kdbench.report.layout import method_label, pair_label
+from kdbench.words import plural, say, shorten
 
 SIGN = 3.0  # seconds between two signs of life
 
@@ -129,21 +129,24 @@ class Sweep:
         distinct = list({id(job): job for job in standing}.values())
         missing = [job for job in distinct if job.outcome is None]
         done = sum(job.is_done for job in distinct)
-        _say(
-            f"sweep of {len(jobs)} jobs: {len(jobs) - len(distinct)} ask for the same run as "
-            f"another one, {done} are done already, {len(missing)} are to be trained"
+        say(
+            f"sweep of {plural(len(jobs), 'job')}: "
+            f"{plural(len(jobs) - len(distinct), 'asks', 'ask')} for the same run as another one, "
+            f"{plural(done, 'is', 'are')} done already, "
+            f"{plural(len(missing), 'is', 'are')} to be trained"
         )
         for job in distinct:
             if job.outcome is not None and not job.is_done:
                 self._tell_failure(job)
         if self.forecast is not None:
-            _say(self.forecast(jobs, standing))
+            say(self.forecast(jobs, standing))
             return [self._job_return(job, 0) for job in standing]
         if missing:
             self._train(missing)
         failures = [job for job in distinct if not job.is_done]
         if failures:
-            _say(f"\n{len(failures)} of {len(distinct)} runs are not done:\n\n{tabulate(failures)}")
+            of_all = f"{len(failures)} of {plural(len(distinct), 'run')}"
+            say(f"\nnot done: {of_all}\n\n{tabulate(failures)}")
         return [self._job_return(job, len(failures)) for job in standing]
 
     def _open_job(self, number: int, overrides: Sequence[str]) -> SweepJob:
@@ -185,7 +188,7 @@ class Sweep:
         now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         folder = Path(members[0][0].config["paths"]["outputs"], "sweeps", f"{now}-{os.getpid()}")
         schedule = Schedule(
-            self.executor, slots, folder, _say, self._begin, self._end, self.fail_fast
+            self.executor, slots, folder, say, self._begin, self._end, self.fail_fast
         )
         try:
             schedule.run(groups)
@@ -222,7 +225,7 @@ class Sweep:
 
     def _tell_failure(self, job: SweepJob) -> None:
         assert job.outcome is not None
-        _say(f"failed (exit code {job.outcome.exit_code}): {job.name}: {job.outcome.reason}")
+        say(f"failed (exit code {job.outcome.exit_code}): {job.name}: {job.outcome.reason}")
 
     def _job_return(self, job: SweepJob, failures: int) -> JobReturn:
         result = JobReturn(
@@ -238,7 +241,8 @@ class Sweep:
             result.return_value = job.outcome.top1
         else:
             result.return_value = SweepError(
-                f"{failures} runs are not done; the same command trains what is missing"
+                f"{plural(failures, 'run is', 'runs are')} not done; "
+                f"the same command trains what is missing"
             )
         return result
 
@@ -248,7 +252,7 @@ def _told(job_overrides: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
     last = time.monotonic()
     for number, overrides in enumerate(job_overrides):
         if time.monotonic() - last > SIGN:
-            _say(f"composing: {number} of {len(job_overrides)} points")
+            say(f"composing: {number} of {plural(len(job_overrides), 'point')}")
             last = time.monotonic()
         yield overrides
 
@@ -273,7 +277,9 @@ def tabulate(jobs: Sequence[SweepJob]) -> str:
     for job in jobs:
         outcome = job.outcome or Outcome("", FAILED, 0, "not begun, or stopped and saved")
         code = str(outcome.exit_code) if outcome.exit_code else "-"
-        rows.append((job.name, code, _shorten(outcome.reason), outcome.log or "-"))
+        rows.append(
+            (job.name, code, shorten(_first_problem(outcome.reason), 100), outcome.log or "-")
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -281,12 +287,7 @@ def tabulate(jobs: Sequence[SweepJob]) -> str:
     )
 
 
-def _shorten(reason: str, length: int = 100) -> str:
+def _first_problem(reason: str) -> str:
     """The first line that says something, of a list of problems the first problem."""
     lines = reason.strip().splitlines() or [""]
-    text = lines[1].strip(" -") if lines[0].endswith(":") and len(lines) > 1 else lines[0]
-    return text if len(text) <= length else f"{text[: length - 3]}..."
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    return lines[1].strip(" -") if lines[0].endswith(":") and len(lines) > 1 else lines[0]

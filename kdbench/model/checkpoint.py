@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from kdbench.digest import file_digest
-from kdbench.errors import CheckpointError
+from kdbench.errors import CheckpointError, first_line
 from kdbench.files import write_atomic
 from kdbench.model import cifar
 
@@ -200,7 +200,7 @@ def _plain_globals() -> list[Any]:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
+    reason = first_line(error)
     return CheckpointError(
         f"{path}: truncated or corrupt, or no weight file at all ({path.stat().st_size:,} bytes; "
         f"{reason[:100]}); copy it again and compare sizes"

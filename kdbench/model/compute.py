@@ -16,6 +16,7 @@ from kdbench.errors import ConfigError
 from kdbench.machine import has_fast_bf16, wanted_threads
 from kdbench.model.fuse import fold_norms, fuse_norms
 from kdbench.model.fused_norm import load_kernel
+from kdbench.words import plural
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -153,7 +154,7 @@ def read_flags() -> dict[str, bool]:
 
 def describe_machine(compute: Compute, threads: int) -> str:
     """Everything by which speed and last bits of one network differ from machine to machine."""
-    where = f"{cpu_model()}, {threads} threads"
+    where = f"{cpu_model()}, {plural(threads, 'thread')}"
     if compute.device.type == "cuda":
         tf32 = "TF32" if compute.precision == "tf32" else "no TF32"
         where = f"{torch.cuda.get_device_name(compute.device)}, {tf32}"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from kdbench.errors import ConfigError
+from kdbench.errors import ConfigError, first_line
 
 
 def require_fit(make: Callable[[], nn.Module], shape: tuple[int, int, int], classes: int) -> None:
@@ -46,7 +46,7 @@ def _answer_or_refuse(network: nn.Module, shape: tuple[int, int, int]) -> Tensor
         return _answer(network, shape)
     except Exception as error:
         where = f"in or after its layer {layers[-1]}" if layers else "before its first layer"
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(
             f"{type(network).__name__} does not take images of {shape[0]} x {shape[1]} x "
             f"{shape[2]} (dataset.channels, dataset.image_size={shape[1]}): it fails {where}: "

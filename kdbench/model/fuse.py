@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
 
+from kdbench.errors import first_line
 from kdbench.model.features import FeatureNetwork
 from kdbench.model.fused_norm import Kernel, NormReLU, is_fusible
 
@@ -41,7 +42,7 @@ def fold_norms(network: nn.Module) -> nn.Module:
     try:
         return fuse(network)  # a copy; leaves alone what has a second reader
     except Exception as error:  # anything that a forward pass may do
-        log.info(_NOT_TRACED, type(network).__name__, str(error).splitlines()[0])
+        log.info(_NOT_TRACED, type(network).__name__, first_line(error))
         return network
 
 
@@ -61,7 +62,7 @@ def fuse_norms(network: nn.Module, kernel: Kernel | None) -> nn.Module:
     try:
         traced = fx.symbolic_trace(network)
     except fx.proxy.TraceError as error:
-        log.info(_NOT_TRACED, type(network).__name__, str(error).splitlines()[0])
+        log.info(_NOT_TRACED, type(network).__name__, first_line(error))
         return network
     for number, node in enumerate(list(_norms(traced))):
         _fuse_norm(traced, node, f"fused_norm{number}", kernel)

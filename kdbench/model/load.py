@@ -2,16 +2,16 @@
 
 import importlib
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from kdbench.errors import ConfigError
+from kdbench.errors import ConfigError, first_line
 from kdbench.model import cifar
 from kdbench.model.checkpoint import fit_weights, load_weights
 from kdbench.model.profile import forward_once
+from kdbench.words import nearest
 
 # Options by which timm and torchvision open files or addresses themselves, some of them as pickles.
 _FETCHING = (
@@ -87,7 +87,7 @@ def check_forward(model: nn.Module, in_channels: int, image_size: int) -> None:
         layer, size = entered[-1]
         raise ConfigError(
             f"{type(model).__name__} cannot take images of {in_channels}x{image_size}x{image_size}:"
-            f" fails at or after layer {layer}, whose input is {size} ({_first_line(error)}); "
+            f" fails at or after layer {layer}, whose input is {size} ({first_line(error)}); "
             "choose another network or another dataset"
         ) from error
     finally:
@@ -169,7 +169,7 @@ def _build(
         arguments = ", ".join(f"{key}={value}" for key, value in (sized | options).items())
         raise ConfigError(
             f"arch={arch!r} cannot be built with {arguments or 'its defaults'}: "
-            f"{_first_line(error)}; correct these options or choose another network"
+            f"{first_line(error)}; correct these options or choose another network"
         ) from error
 
 
@@ -189,13 +189,10 @@ def _check_patches(model: nn.Module, arch: str) -> None:
 
 
 def _unknown(where: str, name: str, known: Sequence[str]) -> str:
-    nearest = get_close_matches(name.lower(), known, n=3, cutoff=0.0)
-    return f"{where}: unknown network; nearest are {', '.join(nearest)}"
+    return (
+        f"{where}: unknown network; nearest are {', '.join(nearest(name.lower(), known, 3, 0.0))}"
+    )
 
 
 def _is_leaf(module: nn.Module) -> bool:
     return next(module.children(), None) is None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -11,6 +11,7 @@ from kdbench.errors import KdbenchError
 from kdbench.planning.cost import Config, Cost, SpeedOf, askers, price
 from kdbench.planning.plan import DONE, UNKNOWN, Plan, PlannedRun
 from kdbench.records.record import find_finished
+from kdbench.words import plural, three_digits
 
 CELLS = ("row", "column", "runs", "state", "10^15 multiply-adds", "hours alone", "hours together")
 TOTALS = ("", "runs", "10^15 multiply-adds", "hours alone", "hours together")
@@ -27,7 +28,7 @@ def write_forecast(plan: Plan, speed_of: SpeedOf) -> str:
     costs = dict(zip((run.identity for run in runs), _price(runs, speed_of), strict=True))
     same = len(plan.runs) - len(runs)
     parts = [
-        f"{plan.table}: {len(plan.runs)} runs, {same} of them the same as another one",
+        f"{plan.table}: {plural(len(plan.runs), 'run')}, {same} of them the same as another one",
         _align([CELLS, *_cell_lines(plan, costs)]),
         _align([TOTALS, _total("all", runs, speed_of), _total("not done", left, speed_of)]),
         _teachers([run.config for run in left], speed_of),
@@ -60,12 +61,11 @@ def _total(name: str, runs: Sequence[PlannedRun], speed_of: SpeedOf) -> Sequence
 
 def _sum(costs: Sequence[Cost]) -> tuple[str, str, str]:
     alone, together = sum(cost.alone for cost in costs), sum(cost.together for cost in costs)
-    return _short(sum(cost.macs for cost in costs) / 1e15), _short(alone), _short(together)
-
-
-def _short(number: float) -> str:
-    """Three digits that count, or all before the decimal point."""
-    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+    return (
+        three_digits(sum(cost.macs for cost in costs) / 1e15),
+        three_digits(alone),
+        three_digits(together),
+    )
 
 
 def _teachers(configs: Sequence[Config], speed_of: SpeedOf) -> str:
@@ -76,7 +76,7 @@ def _teachers(configs: Sequence[Config], speed_of: SpeedOf) -> str:
         hours = price([training], speed_of)[0].alone
         where = f"{training['dataset']['name']}, batches of {training['dataset']['batch_size']}"
         name = f"teacher {training['pair']} ({where})"
-        lines.append((name, _teacher_state(config), f"{_short(hours)} hours"))
+        lines.append((name, _teacher_state(config), f"{three_digits(hours)} hours"))
     return _align(lines) if lines else ""
 
 

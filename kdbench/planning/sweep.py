@@ -1,6 +1,5 @@
 """``hydra.launcher.dry=true``: what a sweep would train and cost; nothing is trained."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -9,6 +8,7 @@ from kdbench.errors import KdbenchError
 from kdbench.planning.forecast import write_forecast
 from kdbench.planning.plan import BEGUN, DONE, FAILED, MISSING, UNKNOWN, Plan, PlannedRun
 from kdbench.records.record import FILE
+from kdbench.words import list_some, say
 
 SHOWN = 50  # runs by name
 
@@ -67,9 +67,8 @@ def _list_missing(standing: Sequence[SweepJob]) -> str:
     missing = [job for job in distinct if job.member is not None and job.outcome is None]
     if not missing:
         return ""
-    lines = [f"{job.name}: {' '.join(job.overrides)}" for job in missing[:SHOWN]]
-    more = [f"... and {len(missing) - SHOWN} more"] if len(missing) > SHOWN else []
-    return "\n".join(["to be trained:", *lines, *more])
+    lines = [f"{job.name}: {' '.join(job.overrides)}" for job in missing]
+    return "\n".join(["to be trained:", list_some(lines, SHOWN, between="\n")])
 
 
 def _estimate(plan: Plan) -> str:
@@ -78,7 +77,7 @@ def _estimate(plan: Plan) -> str:
     from kdbench.planning.speed import Speeds  # imports torch
 
     try:
-        speeds = Speeds(plan.runs[0].config, note=lambda text: print(text, file=sys.stderr))
+        speeds = Speeds(plan.runs[0].config, note=say)
         return f"{write_forecast(plan, speeds.of)}\n\nmachine: {speeds.machine}"
     except KdbenchError as error:
         return f"no estimate: {error}"

@@ -91,7 +91,7 @@ class RunIdentity:
 
     def _strategy(self, settings: Mapping[str, Any]) -> str:
         words = [f"{key}={value}" for key, value in flatten(settings).items()]
-        return shorten(" ".join([self.temperature, *words]), 120)
+        return shorten_unique(" ".join([self.temperature, *words]), 120)
 
 
 def slug(text: str, limit: int = 64) -> str:
@@ -102,10 +102,10 @@ def slug(text: str, limit: int = 64) -> str:
     """
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", text)
     safe = re.sub(r"\.{2,}", ".", safe).strip("-.") or "unnamed"
-    return shorten(safe, limit, text)
+    return shorten_unique(safe, limit, text)
 
 
-def shorten(text: str, limit: int, whole: str | None = None) -> str:
+def shorten_unique(text: str, limit: int, whole: str | None = None) -> str:
     """``text``, or as much of it as leaves room for a digest of ``whole`` (default: ``text``)."""
     if len(text) <= limit:
         return text

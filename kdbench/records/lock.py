@@ -19,12 +19,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
-from datetime import timedelta
 from pathlib import Path
 
 from kdbench.errors import LockedError
 from kdbench.files import make_folder, naming, refuse_links
 from kdbench.records.environment import timestamp
+from kdbench.words import clock
 
 LOCK, OWNER = "run.lock", "run.owner.json"
 BEAT = 30.0  # seconds between two signs of life
@@ -235,7 +235,7 @@ def _create(path: Path) -> Owner:
 
 def _locked(folder: Path, owner: Owner | None, age: float, by_file: bool = False) -> LockedError:
     who = owner.describe() if owner is not None else "another process"
-    sign = f"its last sign of life was {timedelta(seconds=round(max(age, 0)))} ago"
+    sign = f"its last sign of life was {clock(age)} ago"
     is_silent = age > STALE and (owner is None or not owner.is_here)
     if by_file and is_silent:
         return StaleLockError(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from kdbench.errors import ConfigError, DataError
 from kdbench.files import write_atomic
+from kdbench.words import list_some
 
 # A name that begins with = + - @ would be a formula in a spreadsheet.
 _COLUMN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
@@ -67,8 +68,7 @@ def _count_from_one(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     for first in (1, 0):
         if found == list(range(first, first + len(rows))):
             return [{**row, "epoch": float(done)} for done, row in enumerate(rows, 1)]
-    shown = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
-    raise ValueError(f"its epochs are {shown}, and should be 1, 2, 3, ...")
+    raise ValueError(f"its epochs are {list_some(found, 8)}, and should be 1, 2, 3, ...")
 
 
 def _columns(rows: Iterable[Mapping[str, float | int]]) -> list[str]:

@@ -17,7 +17,7 @@ import yaml
 from kdbench.config.compose import CONF
 from kdbench.config.stable import stable_targets
 from kdbench.errors import ConfigError
-from kdbench.records.identity import shorten
+from kdbench.records.identity import shorten_unique
 from kdbench.records.record import RunRecord
 
 Key = tuple[str, str]  # row, column
@@ -195,4 +195,4 @@ def _leaves(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 def _write(value: Any) -> str:
     # A comma with a blank separates the parts of a label.
-    return shorten(str(value).replace(", ", ","), _MAX_VALUE)
+    return shorten_unique(str(value).replace(", ", ","), _MAX_VALUE)

@@ -1,6 +1,6 @@
 """What a reader must know before comparing the numbers of a table."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from kdbench.report.cells import Cell
 from kdbench.report.layout import Cells, Key, base_label, own_temperature
 from kdbench.report.published import find_number, knows
 from kdbench.report.select import Condition, look_up
+from kdbench.words import list_some, plural
 
 # What all runs of a table should agree in, and what it means for people.
 _SAME = {
@@ -77,7 +78,7 @@ def describe_missing(
     notes = []
     if baseline is None and len(rows) > 1:
         near = [row for row in rows if base_label(row) == wanted != row]
-        there = f"; there are {_quote(near)}" if near else ""
+        there = f"; there are {list_some([repr(row) for row in near])}" if near else ""
         notes.append(
             f"Nothing is compared, because no row with values is called {wanted!r}{there}: choose "
             f"one by --baseline, or one setting by --where."
@@ -90,14 +91,14 @@ def describe_missing(
 
 
 def _mixes(records: Sequence[RunRecord]) -> Iterator[str]:
-    for name, plural in _SAME.items():
-        counts = _count(look_up(record, name) for record in records)
+    for name, what in _SAME.items():
+        counts = Counter(look_up(record, name) for record in records)
         if len(counts) > 1:
-            yield f"This table mixes {plural}: {_list(counts)}."
+            yield f"This table mixes {what}: {_list(counts)}."
 
 
 def _revisions(records: Sequence[RunRecord]) -> Iterator[str]:
-    commits = _count((look_up(r, "environment.git.commit") or "")[:10] or None for r in records)
+    commits = Counter((look_up(r, "environment.git.commit") or "")[:10] or None for r in records)
     if len(commits) > 1:
         yield f"This table mixes code revisions: {_list(commits)}."
     dirty = [record for record in records if look_up(record, "environment.git.dirty")]
@@ -105,7 +106,7 @@ def _revisions(records: Sequence[RunRecord]) -> Iterator[str]:
         trees = {look_up(record, "environment.git.diff_digest") for record in dirty}
         several = f", in {len(trees)} different states" if len(trees) > 1 else ""
         yield (
-            f"Made with uncommitted changes of the code{several}: {_runs(len(dirty))} of "
+            f"Made with uncommitted changes of the code{several}: {plural(len(dirty), 'run')} of "
             f"{len(records)}."
         )
 
@@ -126,7 +127,7 @@ def _repeated(grouped: Cells, cells: Mapping[Key, Cell]) -> Iterator[str]:
     if extra:
         yield (
             f"Of runs with the same row, column and seed, the one that finished last is shown; "
-            f"{_runs(extra)} {'is' if extra == 1 else 'are'} not."
+            f"{plural(extra, 'run is', 'runs are')} not."
         )
 
 
@@ -135,8 +136,8 @@ def _without_value(cells: Mapping[Key, Cell]) -> Iterator[str]:
         missing = cell.done - len(cell.values)
         if missing:
             yield (
-                f"{row} ({column}): {missing} of {_runs(cell.done)} have no such value. Its mean "
-                f"leaves them out, and flatters if they never got that far."
+                f"{row} ({column}): no such value in {missing} of {plural(cell.done, 'run')}. The "
+                f"mean leaves them out, and flatters if they never got that far."
             )
 
 
@@ -171,7 +172,7 @@ def _withheld(grouped: Cells) -> Iterator[str]:
         for reason in filter(None, dict.fromkeys(map(_reason, records))):
             reasons[reason].append(f"{row} ({column}), {number.value:.2f}")
     for reason, cells in reasons.items():
-        yield f"Published numbers that are not shown, {reason}: {_first(cells, '; ')}."
+        yield f"Published numbers that are not shown, {reason}: {list_some(cells, between='; ')}."
 
 
 def _reason(record: RunRecord) -> str | None:
@@ -194,7 +195,7 @@ def _unpublished(grouped: Cells) -> Iterator[str]:
         if any(r.setting == "default" and knows(r.dataset) for r in records):
             rows[column].append(row)
     for column, found in rows.items():
-        yield f"{column}: nobody published a setting of {_first(found)}; it is the method's own."
+        yield f"{column}: nobody published a setting of {list_some(found)}; it is the method's own."
 
 
 def _is_usual(row: str, records: Sequence[RunRecord]) -> bool:
@@ -203,26 +204,6 @@ def _is_usual(row: str, records: Sequence[RunRecord]) -> bool:
     return base_label(row) == row and {r.temperature for r in records} <= own
 
 
-def _first(names: Sequence[str], between: str = ", ", most: int = 4) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return between.join(names[:most]) + rest
-
-
-def _quote(names: Sequence[str]) -> str:
-    return _first([repr(name) for name in names])
-
-
-def _count(values: Iterable[Any]) -> dict[Any, int]:
-    counts: dict[Any, int] = defaultdict(int)
-    for value in values:
-        counts[value] += 1
-    return dict(counts)
-
-
 def _list(counts: Mapping[Any, int]) -> str:
     known = {("unknown" if value is None else str(value)): n for value, n in counts.items()}
-    return ", ".join(f"{value} ({_runs(n)})" for value, n in sorted(known.items()))
-
-
-def _runs(count: int) -> str:
-    return "1 run" if count == 1 else f"{count} runs"
+    return ", ".join(f"{value} ({plural(n, 'run')})" for value, n in sorted(known.items()))

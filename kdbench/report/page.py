@@ -19,6 +19,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from kdbench import words
 from kdbench.drawing.canvas import PageFigure, show
 from kdbench.drawing.svg import STYLE, draw_swatch
 from kdbench.files import write_atomic
@@ -30,6 +31,7 @@ from kdbench.report.cells import Table
 from kdbench.report.curves import Group, group_runs
 from kdbench.report.layout import lay_out
 from kdbench.report.render import Block, explain, layout_blocks
+from kdbench.words import list_some, plural
 
 MAX_RUNS = 400  # that get a section of their own
 _FILES = (FILE, METRICS, TIMINGS, "train.log", ".hydra/config.yaml")
@@ -201,13 +203,13 @@ class Run:
     @property
     def spent(self) -> str:
         """Its part of the wall time of its cohort."""
-        return write_duration(self.record.spent_seconds)
+        return words.duration(self.record.spent_seconds)
 
     @property
     def duration(self) -> str:
         """What it took, what it would take alone, and when."""
         alone = self.record.alone_seconds
-        also = "" if alone is None else f" ({write_duration(alone)} alone)"
+        also = "" if alone is None else f" ({words.duration(alone)} alone)"
         return f"{self.spent}{also}, {_write_period([self.record])}"
 
     @property
@@ -238,23 +240,13 @@ def describe(collection: Collection) -> list[tuple[str, str]]:
         ("Teachers", _list(_describe_teacher(r) for r in records if r.teacher)),
         ("Students", _list(r.student for r in records)),
         ("Seeds", _list_seeds({r.seed for r in records})),
-        ("Budget", _list(f"{_epochs(r.epochs)}, protocol {r.protocol}" for r in records)),
+        ("Budget", _list(f"{plural(r.epochs, 'epoch')}, protocol {r.protocol}" for r in records)),
         ("Trained", _describe_time(records)),
         ("Machine", _list(f"{r.device}, {r.precision}" for r in records)),
         ("Versions", _list(f"{n} {v.get(n)}" for n in ("kdbench", "torch") for v in versions)),
         ("Revision", _list(commits)),
     ]
     return [(name, value) for name, value in facts if value]
-
-
-def write_duration(seconds: float) -> str:
-    """Hours, minutes and seconds, as far as they matter: "2 h 05 min", "3 min 20 s", "4.2 s"."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _environment() -> Environment:
@@ -342,24 +334,16 @@ def _describe_teacher(record: RunRecord) -> str:
 def _describe_time(records: Sequence[RunRecord]) -> str:
     if not records:
         return ""
-    spent = _write_long(sum(record.spent_seconds for record in records))
+    spent = words.duration(sum(record.spent_seconds for record in records))
     alone = [record.alone_seconds for record in records if record.alone_seconds is not None]
-    also = f" (one by one {_write_long(sum(alone))})" if len(alone) == len(records) else ""
+    also = f" (one by one {words.duration(sum(alone))})" if len(alone) == len(records) else ""
     return f"{_write_period(records)}, {spent} in all runs together{also}"
-
-
-def _write_long(seconds: float) -> str:
-    return write_duration(seconds) if seconds < 2 * _DAY else f"{seconds / _DAY:.1f} days"
 
 
 def _write_period(records: Sequence[RunRecord]) -> str:
     """From the first start to the last end."""
     times = sorted(parse_time(time) for r in records for time in (r.started, r.finished))
     return f"{times[0]:%Y-%m-%d %H:%M} to {times[-1]:%Y-%m-%d %H:%M} UTC"
-
-
-def _epochs(count: int) -> str:
-    return f"{count} epoch" if count == 1 else f"{count} epochs"
 
 
 def _list_seeds(seeds: set[int]) -> str:
@@ -370,6 +354,4 @@ def _list_seeds(seeds: set[int]) -> str:
 
 
 def _list(values: Any, most: int = 6) -> str:
-    found = sorted(set(values))
-    rest = f" and {len(found) - most} more" if len(found) > most else ""
-    return "; ".join(found[:most]) + rest
+    return list_some(sorted(set(values)), most, "; ")

@@ -12,6 +12,7 @@ from kdbench.records.identity import slug
 from kdbench.report.cells import Cell, Table
 from kdbench.report.published import KINDS, Choice
 from kdbench.report.statistics import ALPHA, FEW_SEEDS, MIN_SEEDS, Comparison, write_p
+from kdbench.words import span
 
 TEACHER, STUDENT = "teacher", "student"
 _EPOCH = {"best": "best", "last": "last", "unknown": "?"}  # of a published number
@@ -76,12 +77,12 @@ def _explain_spread(table: Table, compact: bool) -> str:
         return "Mean ± standard deviation over seeds; teacher as measured here."
     spreads = [cell.std for cell in table.cells.values() if cell.std is not None]
     seeds = sorted({cell.done for cell in table.cells.values() if cell.values})
-    many = " to ".join(map(str, dict.fromkeys(seeds[:1] + seeds[-1:]))) or "no"
+    many = span(seeds[0], seeds[-1]) if seeds else "no"
     of = f"Mean over {many} {'seed' if many == '1' else 'seeds'}"
     if not spreads:
         return f"{of}; teacher as measured here."
-    span = " to ".join(dict.fromkeys(_number(table, end) for end in (min(spreads), max(spreads))))
-    return f"{of}, standard deviation {span}; teacher as measured here."
+    deviation = span(_number(table, min(spreads)), _number(table, max(spreads)))
+    return f"{of}, standard deviation {deviation}; teacher as measured here."
 
 
 def _explain_verdicts(table: Table, compact: bool) -> Iterator[str]:

@@ -28,12 +28,13 @@ from kdbench.report.notes import (
 from kdbench.report.published import Choice, find_number, find_teacher
 from kdbench.report.select import require_known
 from kdbench.report.statistics import compare_all, find_winner
+from kdbench.words import plural
 
 SORTS = ("name", "mean")
 # What stands in a title where all runs have it in common, and how it is written.
 _COMMON: dict[str, Callable[[Any], str]] = {
     "dataset": str,
-    "epochs": lambda epochs: f"{epochs} epoch{'' if epochs == 1 else 's'}",
+    "epochs": lambda epochs: plural(epochs, "epoch"),
     "protocol": "protocol {}".format,
 }
 

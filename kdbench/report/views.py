@@ -20,6 +20,7 @@ from kdbench.report.curves import Group, mean_over, read_columns
 from kdbench.report.figures import Styles
 from kdbench.report.metric import find_metric
 from kdbench.report.statistics import MIN_SEEDS, Comparison, compare_all
+from kdbench.words import list_some, plural, signed, span
 
 SPEED = "convergence.aulc"
 DISTILLATION = ("agreement", "teacher_kl", "logit_correlation", "ece", "nll")
@@ -30,7 +31,6 @@ COST = (
 TEACHER_SHARE = "perf/teacher_share"
 _MAX_LEVELS, _MAX_NAMED = 4, 5
 NONE = Markup()
-_MINUS = str.maketrans("-", "\N{MINUS SIGN}")
 
 Values = Mapping[str, Mapping[int, float]]  # row -> seed -> value
 
@@ -144,16 +144,11 @@ def write_difference(comparison: Comparison, digits: int = 2) -> str:
     """A difference with its interval: "+0.31 (+0.10 to +0.52)"."""
     if comparison.difference is None:
         return "\N{EN DASH}"
-    text = write_signed(comparison.difference, digits)
+    text = signed(comparison.difference, digits)
     if comparison.interval is None:
         return text
-    low, high = (write_signed(end, digits) for end in comparison.interval)
+    low, high = (signed(end, digits) for end in comparison.interval)
     return f"{text} ({low} to {high})"
-
-
-def write_signed(value: float, digits: int) -> str:
-    """A number that always has its sign."""
-    return f"{value:+.{digits}f}".translate(_MINUS)
 
 
 def write_spread(values: Sequence[float], write: Callable[[float], str]) -> str:
@@ -178,8 +173,9 @@ def draw_values(
 
 def describe_hardware(records: Sequence[RunRecord]) -> str:
     """Where runs were trained: costs of different machines are no comparison."""
-    places = {f"{r.device}, {_count(r.threads, 'thread')}, {r.precision}" for r in records}
-    together = _write_range(sorted({r.cohort_size for r in records}))
+    places = {f"{r.device}, {plural(r.threads, 'thread')}, {r.precision}" for r in records}
+    sizes = {r.cohort_size for r in records}
+    together = span(min(sizes), max(sizes))
     return f"Trained on {'; '.join(sorted(places))}; {together} at once with one teacher."
 
 
@@ -213,7 +209,7 @@ def _epochs_to(groups: Sequence[Group], level: int) -> Column:
     for group in groups:
         epochs = _epochs(group, level)
         missing = len(group.runs) - len(epochs)
-        note = f"{len(epochs)} of {len(group.runs)} runs" if missing else ""
+        note = f"{len(epochs)} of {plural(len(group.runs), 'run')}" if missing else ""
         text = write_spread(epochs, lambda v: f"{v:.1f}") if epochs else "not reached"
         entries[group.row] = Entry(text, note=note)
     return Head(f"epochs to {level}\N{NO-BREAK SPACE}%", "fewer is faster"), entries
@@ -234,7 +230,7 @@ def _trained_together(groups: Sequence[Group]) -> Column:
     """Where cohorts differ, so do wall time and memory."""
     sizes = {g.row: sorted({r.record.cohort_size for r in g.runs.values()}) for g in groups}
     differ = len({size for found in sizes.values() for size in found}) > 1
-    entries = {row: Entry(_write_range(found)) for row, found in sizes.items() if differ}
+    entries = {row: Entry(span(found[0], found[-1])) for row, found in sizes.items() if differ}
     return Head("trained at once, runs"), entries
 
 
@@ -251,13 +247,13 @@ def _speed_by_area(compared: Mapping[str, Comparison], baseline: str) -> list[st
                 f"{_list_leads(rows[verdict])}."
             )
     if "not distinguishable" in rows:
-        same = _count(len(rows["not distinguishable"]), "row")
+        same = plural(len(rows["not distinguishable"]), "row")
         said.append(f"Not distinguishable from {baseline} in speed: {same}.")
     if "unknown" in rows:
         most = max(comparison.n for comparison in rows["unknown"].values())
         said.append(
             f"Too few seeds to tell what learns faster than {baseline} "
-            f"({_count(len(rows['unknown']), 'row')} with at most {_count(most, 'shared seed')}; "
+            f"({plural(len(rows['unknown']), 'row')} with at most {plural(most, 'shared seed')}; "
             f"{MIN_SEEDS} are the least). {_largest_lead(compared)}"
         )
     return said
@@ -267,9 +263,7 @@ def _list_leads(rows: Mapping[str, Comparison]) -> str:
     """The largest differences first; with their intervals they stand in the table."""
     leads = {row: comparison.difference or 0.0 for row, comparison in rows.items()}
     ordered = sorted(leads, key=lambda row: -abs(leads[row]))
-    shown = [f"{row} {write_signed(leads[row], 2)}" for row in ordered[:_MAX_NAMED]]
-    rest = len(ordered) - len(shown)
-    return "; ".join(shown) + (f"; and {rest} more" if rest else "")
+    return list_some([f"{row} {signed(leads[row], 2)}" for row in ordered], _MAX_NAMED, "; ")
 
 
 def _largest_lead(compared: Mapping[str, Comparison]) -> str:
@@ -311,12 +305,3 @@ def _teacher_shares(group: Group) -> dict[int, float]:
         if shares is not None and np.isfinite(shares).any():
             found[seed] = 100 * float(mean_over(shares))
     return found
-
-
-def _write_range(ordered: Sequence[int]) -> str:
-    low, high = ordered[0], ordered[-1]
-    return str(low) if low == high else f"{low} to {high}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

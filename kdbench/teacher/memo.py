@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from kdbench.errors import ResourceError
+from kdbench.errors import ResourceError, first_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +163,7 @@ class MemoryStore:
         except RuntimeError as error:
             raise ResourceError(
                 f"{device} has no room for a teacher memo of {4 * shape[0] * shape[1]:,} bytes "
-                f"({str(error).splitlines()[0]}); use teacher.memo=disk or teacher.memo=off"
+                f"({first_line(error)}); use teacher.memo=disk or teacher.memo=off"
             ) from error
         self.place = f"memory of {device}"
         self.num_bytes = self._logits.nbytes + self._known.nbytes

@@ -5,11 +5,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from datetime import timedelta
 from typing import Self, TextIO
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
+
+from kdbench.words import clock
 
 logger = logging.getLogger("kdbench")
 
@@ -159,7 +160,7 @@ class Display:
         done = max(self._step - self._first, 1)
         rest = self.epochs * self.steps_per_epoch - self._step
         seconds = (time.monotonic() - self._begin) / done * rest
-        return str(timedelta(seconds=round(seconds)))
+        return clock(seconds)
 
 
 def _accuracy(rows: Mapping[str, Mapping[str, float]]) -> str:

@@ -1,13 +1,13 @@
 """A W&B workspace and a W&B report of ``panels.SECTIONS``, built with wandb-workspaces."""
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import wandb_workspaces.reports.v2 as reports
 import wandb_workspaces.workspaces as workspaces
 
 from kdbench.tracker.panels import SECTIONS, Chart, View
+from kdbench.words import join_words
 
 TITLE = "Temperature strategies"
 _READING = (
@@ -53,7 +53,7 @@ def build_report(view: View, connected: bool) -> reports.Report:
     """
     blocks: list[Any] = [
         reports.TableOfContents(),
-        reports.P(_READING.format(columns=_list(view.group_by))),
+        reports.P(_READING.format(columns=join_words(view.group_by))),
     ]
     blocks += [reports.MarkdownBlock(view.text)] if view.text else []
     for section in SECTIONS:
@@ -108,7 +108,3 @@ def _panel(chart: Chart, place: int = 0) -> Any:
     return reports.LinePlot(
         x=chart.x, y=list(chart.metrics), title_x=chart.x, title_y=chart.axis, **common
     )
-
-
-def _list(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -11,7 +11,7 @@ import pytest
 from kdbench.records.collect import collect
 from kdbench.report import page as page_module
 from kdbench.report.cells import Options
-from kdbench.report.page import write_duration, write_page
+from kdbench.report.page import write_page
 from kdbench.report.table import build_table
 from tests.helpers.synthetic import Study, write_run, write_study, write_trouble
 
@@ -261,11 +261,6 @@ def test_every_figure_can_be_saved(text):
 
 def test_same_runs_same_bytes(study, text):
     assert make_page(study) == text
-
-
-def test_durations():
-    written = [write_duration(seconds) for seconds in (4.21, 59.99, 200, 3600, 7500)]
-    assert written == ["4.2 s", "60.0 s", "3 min 20 s", "1 h 00 min", "2 h 05 min"]
 
 
 def test_starts_without_torch():

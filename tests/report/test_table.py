@@ -249,7 +249,7 @@ def test_a_metric_that_not_every_run_has():
     never = {"convergence": {"epochs_to": {}}}
     table = build([run(seed=0, **reached), run(seed=1, **never)], metric="epochs_to.60")
     assert table.cells["kd", PAIR].values == {0: 3.0}
-    assert any("1 of 2 runs have no such value" in note for note in table.notes)
+    assert any("no such value in 1 of 2 runs" in note for note in table.notes)
 
 
 @pytest.mark.parametrize(
