@@ -21,7 +21,7 @@ from kdbench.drawing.canvas import Drawing, Panel, clean, colour, save, style
 from kdbench.files import write_atomic
 from kdbench.records.collect import RunFolder, collect
 from kdbench.report.cells import Options
-from kdbench.report.curves import WHO, Group, group_runs
+from kdbench.report.curves import WHO, CellRuns, group_runs
 from kdbench.report.render import write_markdown
 from kdbench.report.table import build_table, select
 
@@ -103,7 +103,7 @@ def draw_dots(values: Mapping[str, Sequence[float]]) -> Drawing:
     return arrange("accuracy", "top-1 of the last epoch, %", list(values), draw)
 
 
-def last_temperatures(group: Group) -> dict[str, tuple[float, float, float]]:
+def last_temperatures(group: CellRuns) -> dict[str, tuple[float, float, float]]:
     """Teacher and student -> 5 %, 95 % and mean of the samples of the last epoch, over seeds."""
     return {
         who: (

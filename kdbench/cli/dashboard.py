@@ -14,7 +14,7 @@ from kdbench.cli.command import run_command
 from kdbench.config.compose import CONF
 from kdbench.errors import ConfigError
 from kdbench.files import write_atomic
-from kdbench.tracker.panels import View
+from kdbench.tracker.panels import DashboardView
 from kdbench.tracker.sync import find_pending, sync
 from kdbench.tracker.wandb import WandbTracker, describe_problem
 from kdbench.words import plural
@@ -89,7 +89,7 @@ def _choose_file(out: Path | None) -> Path:
     return out / FILE if out.is_dir() or not out.suffix else out
 
 
-def _save(view: View, views: ModuleType) -> Iterator[tuple[str, str]]:
+def _save(view: DashboardView, views: ModuleType) -> Iterator[tuple[str, str]]:
     """Saves the report, which makes a project that does not exist yet, then the workspace."""
     import wandb
 
@@ -109,7 +109,7 @@ def _import_views() -> ModuleType:
     return views
 
 
-def _choose_view(options: argparse.Namespace) -> View:
+def _choose_view(options: argparse.Namespace) -> DashboardView:
     """What the options say; what they leave open is as in ``conf/tracker/wandb.yaml``."""
     tracker = OmegaConf.load(CONF / "tracker" / "wandb.yaml")
     wrong = [word for word in options.where if "=" not in word or "." in word.split("=")[0]]
@@ -120,7 +120,7 @@ def _choose_view(options: argparse.Namespace) -> View:
         )
     where = OmegaConf.to_container(OmegaConf.from_dotlist(options.where))
     assert isinstance(where, dict)
-    return View(
+    return DashboardView(
         project=options.project or tracker.project,
         entity=options.entity or tracker.entity or "",
         group_by=options.group_by,

@@ -25,8 +25,8 @@ from kdbench.config.compose import (
     CONF,
     CONFIG_NAME,
     VERSION_BASE,
+    ConfigSource,
     Loader,
-    Source,
     hydra_context,
     prepare,
     restore_config,
@@ -190,14 +190,14 @@ def _keep(job: JobReturn, value: Any) -> None:
 _RETURN_VALUE = property(_result, _keep)
 
 
-def _split(arguments: list[str]) -> tuple[Source, list[str]]:
+def _split(arguments: list[str]) -> tuple[ConfigSource, list[str]]:
     """Where the configs come from, as Hydra will understand the command line; and the overrides."""
     known, _ = get_args_parser().parse_known_intermixed_args(arguments)
     if known.experimental_rerun is not None:
         raise ConfigError(
             "--experimental-rerun opens a pickle, which can run code; use kdbench-rerun RUN"
         )
-    source = Source(
+    source = ConfigSource(
         conf=Path(known.config_path or CONF).absolute(),
         name=known.config_name or CONFIG_NAME,
         folder=Path(known.config_dir) if known.config_dir else None,
@@ -205,7 +205,7 @@ def _split(arguments: list[str]) -> tuple[Source, list[str]]:
     return source, known.overrides
 
 
-def _check_sweep(source: Source, overrides: list[str]) -> None:
+def _check_sweep(source: ConfigSource, overrides: list[str]) -> None:
     """Refuses a command line with mistakes before Hydra makes a folder for it.
 
     Values are checked run by run: one that is wrong does not cost the others.
@@ -215,7 +215,7 @@ def _check_sweep(source: Source, overrides: list[str]) -> None:
     check_overrides(single, values=False, source=source)
 
 
-def _run_once(source: Source, overrides: list[str]) -> bool:
+def _run_once(source: ConfigSource, overrides: list[str]) -> bool:
     """Composes, checks and trains one run; a finished one is reported.
 
     Hydra's own entry point would compose the same config twice more.

@@ -21,18 +21,18 @@ from kdbench.words import did_you_mean, plural
 
 MAX_THREADS = 4096
 
-Range = tuple[Callable[[Any], bool], str]  # is the value allowed?, what is allowed
+Allowed = tuple[Callable[[Any], bool], str]  # is the value allowed?, what is allowed
 
-_SEED: Range = (lambda v: 0 <= v < 2**63, "a whole number >= 0 and < 2^63")
-_COUNT: Range = (lambda v: v >= 1, "a whole number >= 1")
-_PATH: Range = (
+_SEED: Allowed = (lambda v: 0 <= v < 2**63, "a whole number >= 0 and < 2^63")
+_COUNT: Allowed = (lambda v: v >= 1, "a whole number >= 1")
+_PATH: Allowed = (
     lambda v: bool(str(v).strip()),
     "a path; this one is empty, as where a variable of the shell is not set",
 )
-_RATE: Range = (lambda v: 0 <= v < 1, "a number in [0, 1)")
-_DECAY: Range = (lambda v: 0 <= v <= 1, "a number in [0, 1]")
+_RATE: Allowed = (lambda v: 0 <= v < 1, "a number in [0, 1)")
+_DECAY: Allowed = (lambda v: 0 <= v <= 1, "a number in [0, 1]")
 
-RANGES: dict[str, Range] = {
+RANGES: dict[str, Allowed] = {
     "run.epochs": _COUNT,
     "run.protocol": (lambda v: v in PROTOCOLS, f"one of {', '.join(PROTOCOLS)}"),
     "run.threads": (
@@ -66,7 +66,7 @@ RANGES: dict[str, Range] = {
     "paths.cache": _PATH,
 }
 # Keys that only some options have; where they are missing or null, nothing is checked.
-OPTIONAL_RANGES: dict[str, Range] = {
+OPTIONAL_RANGES: dict[str, Allowed] = {
     "dataset.root": _PATH,
     "student.weights": _PATH,
     **{

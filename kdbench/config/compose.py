@@ -31,7 +31,7 @@ CONFIG_NAME = "train"
 VERSION_BASE = "1.3"  # of Hydra, whose defaults ``conf/`` is written for
 
 
-class Source(NamedTuple):
+class ConfigSource(NamedTuple):
     """Where configs come from: ``conf/``, unless the command line says otherwise.
 
     Attributes:
@@ -85,7 +85,7 @@ OmegaConf.register_new_resolver("kdbench.times", operator.mul, replace=True)
 class Loader(ConfigLoaderImpl):
     """Hydra's config loader over the places of a source."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ConfigSource) -> None:
         super().__init__(_search_path(source))
         self.primary = source.name
         self._composed: dict[tuple[str, ...], DictConfig] = {}
@@ -116,14 +116,14 @@ class Loader(ConfigLoaderImpl):
 
 
 @contextmanager
-def hydra_context(source: Source | None = None) -> Iterator[Loader]:
+def hydra_context(source: ConfigSource | None = None) -> Iterator[Loader]:
     """Hydra's config loader over ``conf/``; an application that is running does not notice.
 
     Raises:
         ConfigError: a folder that is named is not there.
     """
     prepare()
-    source = source or Source()
+    source = source or ConfigSource()
     _require_folders(source)
     base = VersionBase.instance()
     before = base.version_base
@@ -156,7 +156,7 @@ def compose(loader: Loader, overrides: Sequence[str] = (), with_hydra: bool = Fa
     return cfg
 
 
-def _search_path(source: Source) -> ConfigSearchPath:
+def _search_path(source: ConfigSource) -> ConfigSearchPath:
     """The places in Hydra's order: a folder comes first, a search path last."""
     path = create_config_search_path(str(source.conf))
     if source.folder is not None:
@@ -169,7 +169,7 @@ def _search_path(source: Source) -> ConfigSearchPath:
     return path
 
 
-def _require_folders(source: Source) -> None:
+def _require_folders(source: ConfigSource) -> None:
     options = {"--config-path": source.conf, "--config-dir": source.folder}
     places = [(f"{name}={folder}", folder) for name, folder in options.items() if folder]
     places += [

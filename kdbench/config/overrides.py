@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.config.check import find_plain_problems, find_problems, raise_all
-from kdbench.config.compose import Loader, Source, compose, hydra_context
+from kdbench.config.compose import ConfigSource, Loader, compose, hydra_context
 from kdbench.config.own import replace_strategy
 from kdbench.config.syntax import explain, is_readable
 from kdbench.errors import first_line, known_error
@@ -62,7 +62,7 @@ def compose_sound(loader: Loader, overrides: Sequence[str], with_hydra: bool = F
 
 
 def check_overrides(
-    overrides: Sequence[str], values: bool = True, source: Source | None = None
+    overrides: Sequence[str], values: bool = True, source: ConfigSource | None = None
 ) -> None:
     """Raises ConfigError with every problem of a command line, sweeps included.
 
@@ -72,7 +72,7 @@ def check_overrides(
             as nothing else is wrong.
         source: where configs come from.
     """
-    source = with_searchpath(source or Source(), overrides)
+    source = with_searchpath(source or ConfigSource(), overrides)
     with hydra_context(source) as loader:
         problems = list(_find_problems(loader, overrides, values))
         if problems and not values:
@@ -80,10 +80,10 @@ def check_overrides(
         raise_all(list(dict.fromkeys(problems)))
 
 
-def with_searchpath(source: Source, overrides: Sequence[str]) -> Source:
+def with_searchpath(source: ConfigSource, overrides: Sequence[str]) -> ConfigSource:
     """The source with the places that ``hydra.searchpath`` names, there or on the command line."""
     chosen = [override for override in overrides if override.startswith("hydra.searchpath=")]
-    if source == Source() and not chosen:
+    if source == ConfigSource() and not chosen:
         return source
     try:
         with hydra_context(source) as loader:

@@ -29,7 +29,7 @@ _LEFT_OUT = {
 # conf/method has the constants of CIFAR-100, which are not taken to this dataset in silence.
 _FAR = "imagenet"
 
-Difference = list[Any]  # the cell's value, the run's own
+Change = list[Any]  # the cell's value, the run's own
 
 
 class Setting(NamedTuple):
@@ -43,7 +43,7 @@ class Setting(NamedTuple):
     """
 
     kind: str
-    differs: dict[str, Difference]
+    differs: dict[str, Change]
     is_borrowed: bool = False
 
     def describe(self, cfg: AnyConfig) -> str | None:

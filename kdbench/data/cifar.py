@@ -9,7 +9,7 @@ from kdbench.data.base import Content, Source
 from kdbench.data.folders import find_folders
 from kdbench.data.layout import Layout, places
 from kdbench.data.parquet import find_parquet
-from kdbench.data.pickled import Published, find_pickled
+from kdbench.data.pickled import Release, find_pickled
 from kdbench.data.small import SmallDataset
 from kdbench.data.source import identify
 from kdbench.errors import DataError
@@ -29,7 +29,7 @@ class _CIFAR(SmallDataset):
     root: str
     download: bool
 
-    published: ClassVar[Published]
+    published: ClassVar[Release]
     label_column: ClassVar[str]
 
     def source(self, cache: Path) -> Source:
@@ -94,7 +94,7 @@ class CIFAR10(_CIFAR):
 
     label_column = "label"
     # Names and digests: torchvision.datasets.CIFAR10
-    published = Published(
+    published = Release(
         url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
         archive="cifar-10-python.tar.gz",
         folder="cifar-10-batches-py",
@@ -121,7 +121,7 @@ class CIFAR100(_CIFAR):
 
     label_column = "fine_label"
     # Names and digests: torchvision.datasets.CIFAR100
-    published = Published(
+    published = Release(
         url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
         archive="cifar-100-python.tar.gz",
         folder="cifar-100-python",

@@ -15,7 +15,7 @@ from kdbench.data.base import Batch
 from kdbench.data.folders import ImageFolder
 from kdbench.data.image import read_image
 from kdbench.data.normalise import Normalise
-from kdbench.data.plan import Plan
+from kdbench.data.order import SampleOrder
 from kdbench.data.randomness import STRONG_VIEW, TRANSFORM, hash64
 from kdbench.data.recipe import Recipe
 from kdbench.data.split import name_key
@@ -40,7 +40,7 @@ class LoaderData:
         data_seed: int,
         protocol: str,
     ) -> None:
-        self._plan = Plan(
+        self._order = SampleOrder(
             dataset,
             train.targets,
             lambda: [name_key(file) for file in train.files],
@@ -49,8 +49,8 @@ class LoaderData:
             protocol,
         )
         self.digest, self.class_names = digest, train.class_names
-        self.num_classes, self.num_train = dataset.num_classes, len(self._plan.train)
-        self.steps_per_epoch, self.eval_sizes = self._plan.steps_per_epoch, self._plan.eval_sizes
+        self.num_classes, self.num_train = dataset.num_classes, len(self._order.train)
+        self.steps_per_epoch, self.eval_sizes = self._order.steps_per_epoch, self._order.eval_sizes
         self.image_shape = (dataset.channels, dataset.image_size, dataset.image_size)
         self._splits = {"train": train, "val": train, "test": test}
         self._transforms = (
@@ -71,13 +71,13 @@ class LoaderData:
             LoaderError: a process that decodes has no shared memory. Where one is killed, torch
                 raises in whatever this process is doing; ``known_error`` recognises it.
         """
-        order, seed = self._plan.order(epoch), (self._data_seed, epoch)
-        batches = [order[part].tolist() for part in self._plan.slices(start)]
+        order, seed = self._order.order(epoch), (self._data_seed, epoch)
+        batches = [order[part].tolist() for part in self._order.slices(start)]
         return self._load("train", batches, self._transforms[0], seed, strong)
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
         """All samples of a split once, in order, resized and cropped at the centre."""
-        index, size = self._plan.samples(split), self._dataset.eval_batch_size
+        index, size = self._order.samples(split), self._dataset.eval_batch_size
         batches = [index[start : start + size].tolist() for start in range(0, len(index), size)]
         return self._load(split, batches, self._transforms[1], seed=(0, 0))
 

@@ -31,7 +31,7 @@ _ADMITTED = {
 
 
 @dataclass(frozen=True)
-class Published:
+class Release:
     """Names and digests of one published dataset.
 
     Attributes:
@@ -62,7 +62,7 @@ class Published:
         return (*self.train, *self.test, self.meta)
 
 
-def find_pickled(place: Path, published: Published) -> Layout | None:
+def find_pickled(place: Path, published: Release) -> Layout | None:
     """The extracted folder in ``place``, ``place`` itself if it is that folder, or the archive.
 
     Raises:
@@ -83,7 +83,7 @@ def find_pickled(place: Path, published: Published) -> Layout | None:
     return None
 
 
-def _folder_layout(folder: Path, published: Published) -> Layout:
+def _folder_layout(folder: Path, published: Release) -> Layout:
     files = tuple(folder / member for member in published.members)
     return Layout("python-batches", files, lambda: _read(folder, published))
 
@@ -113,11 +113,11 @@ class _ArraysOnly(pickle.Unpickler):
         return _ADMITTED[module_name, global_name]
 
 
-def _read(folder: Path, published: Published) -> Content:
+def _read(folder: Path, published: Release) -> Content:
     return _assemble(lambda member: (folder / member).read_bytes(), str(folder), published)
 
 
-def _read_archive(archive: Path, published: Published) -> Content:
+def _read_archive(archive: Path, published: Release) -> Content:
     payload = archive.read_bytes()
     _require_digest(payload, published.md5[archive.name], str(archive))
     # Members are read in memory: nothing in an archive can write outside of a folder that way.
@@ -136,7 +136,7 @@ def _member_bytes(tar: tarfile.TarFile, name: str, archive: Path) -> bytes:
     return file.read()
 
 
-def _assemble(fetch: Callable[[str], bytes], where: str, published: Published) -> Content:
+def _assemble(fetch: Callable[[str], bytes], where: str, published: Release) -> Content:
     def load(member: str) -> dict[str, Any]:
         return unpickle(fetch(member), published.md5[member], f"{where}: {member}")
 

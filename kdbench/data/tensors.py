@@ -10,7 +10,7 @@ from torch import Tensor
 from kdbench.data.augmentation import CropFlip
 from kdbench.data.base import Batch, Content
 from kdbench.data.normalise import Normalise
-from kdbench.data.plan import Plan
+from kdbench.data.order import SampleOrder
 from kdbench.data.randomness import STRONG_VIEW, VIEW
 from kdbench.data.recipe import Recipe
 from kdbench.data.split import image_keys
@@ -37,7 +37,7 @@ class TensorData:
         protocol: str,
     ) -> None:
         train, test = content.train, content.test
-        self._plan = Plan(
+        self._order = SampleOrder(
             dataset,
             train.targets,
             lambda: image_keys(train.images),
@@ -46,8 +46,8 @@ class TensorData:
             protocol,
         )
         self.digest, self.class_names = digest, content.class_names
-        self.num_classes, self.num_train = dataset.num_classes, len(self._plan.train)
-        self.steps_per_epoch, self.eval_sizes = self._plan.steps_per_epoch, self._plan.eval_sizes
+        self.num_classes, self.num_train = dataset.num_classes, len(self._order.train)
+        self.steps_per_epoch, self.eval_sizes = self._order.steps_per_epoch, self._order.eval_sizes
         self.image_shape = (dataset.channels, dataset.image_size, dataset.image_size)
         self._augmentation, self.num_views = augmentation, augmentation.num_views
         self._strong = dataset.strong_augmentation
@@ -63,8 +63,8 @@ class TensorData:
 
     def train_batches(self, epoch: int, start: int = 0, strong: bool = False) -> Iterator[Batch]:
         """Augmented batches of one epoch (0-based) from step ``start`` on."""
-        order = self._plan.order(epoch)
-        views, parts = self._views(epoch, order, VIEW), list(self._plan.slices(start))
+        order = self._order.order(epoch)
+        views, parts = self._views(epoch, order, VIEW), list(self._order.slices(start))
         seconds = self._strong_views(epoch, order, parts) if strong else repeat(None)
         for part, second in zip(parts, seconds, strict=False):
             images, index, view = views.cut(part), views.index[part], views.view[part]
@@ -74,7 +74,7 @@ class TensorData:
         """All samples of "test", "val" or "train" once, in order, without augmentation."""
         is_test = split == "test"
         targets = self._test_targets if is_test else self._train_targets
-        for index in self._to_device(self._plan.samples(split)).split(self._eval_batch_size):
+        for index in self._to_device(self._order.samples(split)).split(self._eval_batch_size):
             images = self._test_images[index] if is_test else self._unaugmented(index)
             yield Batch(self._normalise(images), targets[index], index, None)
 

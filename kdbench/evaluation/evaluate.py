@@ -20,7 +20,7 @@ from kdbench.engine.metrics import evaluate_logits
 from kdbench.errors import CheckpointError, ConfigError, KdbenchError
 from kdbench.evaluation.card import ONNX, SAFETENSORS, collect_facts, write_card
 from kdbench.evaluation.export import export_onnx, export_safetensors
-from kdbench.evaluation.trained import Trained, WeightFile, count_confusions, load_trained
+from kdbench.evaluation.trained import TrainedNetwork, WeightFile, count_confusions, load_trained
 from kdbench.files import refuse_links
 from kdbench.model.checkpoint import Role
 from kdbench.model.compute import Compute, configure_compute, set_threads
@@ -70,7 +70,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Setting:
+class EvaluationSetup:
     """On what a network is evaluated, and how.
 
     Attributes:
@@ -101,13 +101,13 @@ class Evaluated:
         evaluation: what was found, as it is written to the folder.
         folder: of the results.
         trained: the network.
-        setting: on what it was evaluated.
+        setup: on what it was evaluated.
     """
 
     evaluation: Evaluation
     folder: Path
-    trained: Trained
-    setting: Setting
+    trained: TrainedNetwork
+    setup: EvaluationSetup
 
 
 def evaluate(request: Request) -> Evaluated:
@@ -118,14 +118,14 @@ def evaluate(request: Request) -> Evaluated:
         ConfigError: the request names no dataset, or one that does not exist.
         DataError: the dataset is not where the config says.
     """
-    setting = _prepare(request)
-    trained = load_trained(_choose_weights(setting), setting.data, setting.compute)
-    evaluation = _measure(setting, trained)
-    folder = request.out or _choose_folder(setting, trained)
-    if setting.run is not None and request.out is None:
-        refuse_links(setting.run.folder, folder, folder / "export")
+    setup = _prepare(request)
+    trained = load_trained(_choose_weights(setup), setup.data, setup.compute)
+    evaluation = _measure(setup, trained)
+    folder = request.out or _choose_folder(setup, trained)
+    if setup.run is not None and request.out is None:
+        refuse_links(setup.run.folder, folder, folder / "export")
     evaluation.write(folder)
-    return Evaluated(evaluation, folder, trained, setting)
+    return Evaluated(evaluation, folder, trained, setup)
 
 
 def export(evaluated: Evaluated) -> Iterator[tuple[Path, str]]:
@@ -135,25 +135,25 @@ def export(evaluated: Evaluated) -> Iterator[tuple[Path, str]]:
         CheckpointError: a written file does not hold or compute what the network does.
         ConfigError: a format is not possible for this network, or its packages are missing.
     """
-    setting, trained, formats = (
-        evaluated.setting,
+    setup, trained, formats = (
+        evaluated.setup,
         evaluated.trained,
-        evaluated.setting.request.export,
+        evaluated.setup.request.export,
     )
     folder = evaluated.folder / "export"
-    facts = collect_facts(evaluated.evaluation, setting.run, trained.model, setting.cfg.dataset)
+    facts = collect_facts(evaluated.evaluation, setup.run, trained.model, setup.cfg.dataset)
     files = {}
     if "safetensors" in formats:
         export_safetensors(trained.network, folder / SAFETENSORS, facts)
         files[SAFETENSORS] = "weights, read again and found the same"
     if "onnx" in formats:
-        images = next(setting.data.eval_batches(setting.request.split)).images[:CHECKED_IMAGES]
+        images = next(setup.data.eval_batches(setup.request.split)).images[:CHECKED_IMAGES]
         files[ONNX] = str(export_onnx(trained.network, folder / ONNX, facts, images))
     write_card(folder / "README.md", facts, trained.model, files)
     yield from ((folder / name, check) for name, check in files.items())
 
 
-def _prepare(request: Request) -> Setting:
+def _prepare(request: Request) -> EvaluationSetup:
     run = open_run(request.network) if request.network.is_dir() else None
     cfg = _choose_config(run, request)
     set_threads(cfg.run.threads)
@@ -164,7 +164,7 @@ def _prepare(request: Request) -> Setting:
         data_seed=0,  # nothing is drawn
         protocol="strict" if request.split == "val" else cfg.run.protocol,
     )
-    return Setting(request, run, cfg, compute, data)
+    return EvaluationSetup(request, run, cfg, compute, data)
 
 
 def _choose_config(run: RunFolder | None, request: Request) -> DictConfig:
@@ -179,12 +179,12 @@ def _choose_config(run: RunFolder | None, request: Request) -> DictConfig:
     return recall_config(run, [f"run.threads={run.record.threads}", *request.overrides])
 
 
-def _choose_weights(setting: Setting) -> WeightFile:
-    request, run = setting.request, setting.run
+def _choose_weights(setup: EvaluationSetup) -> WeightFile:
+    request, run = setup.request, setup.run
     if run is None:
         return WeightFile(request.network, request.role or "student", arch=request.arch)
     record, model = run.record, run.record.config["student"]
-    if setting.which == "best":
+    if setup.which == "best":
         path = run.folder / "checkpoint" / BEST_WEIGHTS
         _require_best(path, record.best_digest)
         return WeightFile(path, model=model)
@@ -204,9 +204,9 @@ def _require_best(path: Path, digest: str | None) -> None:
         )
 
 
-def _measure(setting: Setting, trained: Trained) -> Evaluation:
-    request, data, compute = setting.request, setting.data, setting.compute
-    teacher, teacher_missing = _find_teacher(setting)
+def _measure(setup: EvaluationSetup, trained: TrainedNetwork) -> Evaluation:
+    request, data, compute = setup.request, setup.data, setup.compute
+    teacher, teacher_missing = _find_teacher(setup)
     with torch.no_grad():  # as a learner evaluates its student
         network = partial(compute.forward, compute.fuse(trained.network))
         logits, targets = ask_split(network, data, request.split)
@@ -217,18 +217,18 @@ def _measure(setting: Setting, trained: Trained) -> Evaluation:
         top1 = evaluate_logits(answers, targets, None)["top1"]
         teacher_facts = {**teacher.identity(), "top1": top1}
     return Evaluation(
-        network={**trained.identity(), "selection": _selection(setting)},
+        network={**trained.identity(), "selection": _selection(setup)},
         teacher=teacher_facts,
         teacher_missing=teacher_missing,
         dataset={
-            "name": setting.cfg.dataset.name,
+            "name": setup.cfg.dataset.name,
             "digest": data.digest,
             "split": request.split,
             "samples": len(targets),
-            "trained_on": _is_trained_on(setting),
+            "trained_on": _is_trained_on(setup),
         },
         metrics=evaluate_logits(logits, targets, answers),
-        recorded=_recorded(setting),
+        recorded=_recorded(setup),
         class_names=data.class_names,
         confusion=count_confusions(logits, targets),
         circumstances={
@@ -241,31 +241,31 @@ def _measure(setting: Setting, trained: Trained) -> Evaluation:
     )
 
 
-def _find_teacher(setting: Setting) -> tuple[Trained | None, str | None]:
+def _find_teacher(setup: EvaluationSetup) -> tuple[TrainedNetwork | None, str | None]:
     """The teacher to compare with; or None, and why where there should be one."""
-    run, data, compute = setting.run, setting.data, setting.compute
-    if setting.request.teacher is not None:
-        return load_trained(_given_teacher(setting, setting.request.teacher), data, compute), None
+    run, data, compute = setup.run, setup.data, setup.compute
+    if setup.request.teacher is not None:
+        return load_trained(_given_teacher(setup, setup.request.teacher), data, compute), None
     if run is None or run.record.teacher_digest is None:
         return None, None
     try:
-        return load_trained(_own_teacher(setting, run), data, compute), None
+        return load_trained(_own_teacher(setup, run), data, compute), None
     except KdbenchError as error:  # no reason to know less of the student
         return None, f"{error} (or --teacher FILE|RUN)"
 
 
-def _given_teacher(setting: Setting, place: Path) -> WeightFile:
-    run = setting.run
+def _given_teacher(setup: EvaluationSetup, place: Path) -> WeightFile:
+    run = setup.run
     if place.is_dir():
         record = open_run(place).record
         model, digest = record.config["student"], record.weights_digest
         return WeightFile(place / WEIGHTS, model=model, digest=digest)
-    arch = setting.request.teacher_arch or (run.record.teacher if run else None)
+    arch = setup.request.teacher_arch or (run.record.teacher if run else None)
     return WeightFile(place, "teacher", arch=arch)
 
 
-def _own_teacher(setting: Setting, run: RunFolder) -> WeightFile:
-    cfg = recall_config(run) if setting.request.names_dataset else setting.cfg
+def _own_teacher(setup: EvaluationSetup, run: RunFolder) -> WeightFile:
+    cfg = recall_config(run) if setup.request.names_dataset else setup.cfg
     file = Path(cfg.teacher.weights)
     if cfg.teacher.weights == "auto":
         file = teacher_job(cfg)[1] / WEIGHTS
@@ -273,31 +273,31 @@ def _own_teacher(setting: Setting, run: RunFolder) -> WeightFile:
     return WeightFile(file, "teacher", model, digest=run.record.teacher_digest)
 
 
-def _selection(setting: Setting) -> str:
+def _selection(setup: EvaluationSetup) -> str:
     """Which of all the weights that a training has these are, in words."""
-    if setting.run is None:
+    if setup.run is None:
         return "file as it was given"
-    if setting.which == "last":
+    if setup.which == "last":
         return "last epoch"
-    on = "test set" if setting.run.record.protocol == "paper" else "validation split"
+    on = "test set" if setup.run.record.protocol == "paper" else "validation split"
     return f"best epoch, picked on the {on}"
 
 
-def _is_trained_on(setting: Setting) -> bool | None:
+def _is_trained_on(setup: EvaluationSetup) -> bool | None:
     """Whether the network has learnt from these images; None where nobody knows."""
-    run, split = setting.run, setting.request.split
+    run, split = setup.run, setup.request.split
     if run is None:
         return None
     learnt = ("train",) if run.record.protocol == "strict" else ("train", "val")
-    return split in learnt and setting.data.digest == run.record.dataset_digest
+    return split in learnt and setup.data.digest == run.record.dataset_digest
 
 
-def _recorded(setting: Setting) -> dict[str, float] | None:
+def _recorded(setup: EvaluationSetup) -> dict[str, float] | None:
     """What the record says of these weights on this split; None where it says nothing."""
-    request, run = setting.request, setting.run
-    if run is None or setting.data.digest != run.record.dataset_digest:
+    request, run = setup.request, setup.run
+    if run is None or setup.data.digest != run.record.dataset_digest:
         return None
-    record, which = run.record, (setting.which, request.split)
+    record, which = run.record, (setup.which, request.split)
     if which == ("last", "test"):
         return record.test
     top1 = {
@@ -308,9 +308,9 @@ def _recorded(setting: Setting) -> dict[str, float] | None:
     return None if top1 is None else {"top1": top1}
 
 
-def _choose_folder(setting: Setting, trained: Trained) -> Path:
-    request, what = setting.request, f"{setting.cfg.dataset.name}-{setting.request.split}"
-    if setting.run is not None:
-        return setting.run.folder / "evaluation" / f"{setting.which}-{what}"
+def _choose_folder(setup: EvaluationSetup, trained: TrainedNetwork) -> Path:
+    request, what = setup.request, f"{setup.cfg.dataset.name}-{setup.request.split}"
+    if setup.run is not None:
+        return setup.run.folder / "evaluation" / f"{setup.which}-{what}"
     name = f"{request.network.stem}-{trained.digest[:10]}"
-    return Path(setting.cfg.paths.outputs) / "evaluations" / name / what
+    return Path(setup.cfg.paths.outputs) / "evaluations" / name / what

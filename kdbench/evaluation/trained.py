@@ -37,7 +37,7 @@ class WeightFile:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedNetwork:
     """A network with its weights.
 
     Attributes:
@@ -61,7 +61,7 @@ class Trained:
         }
 
 
-def load_trained(source: WeightFile, data: DataModule, compute: Compute) -> Trained:
+def load_trained(source: WeightFile, data: DataModule, compute: Compute) -> TrainedNetwork:
     """Builds a network for the images and classes of a dataset, and loads its weights.
 
     Raises:
@@ -85,7 +85,9 @@ def load_trained(source: WeightFile, data: DataModule, compute: Compute) -> Trai
             f"{source.digest}, found {digest}; put the right file back"
         )
     check_forward(network, data.image_shape[0], data.image_shape[1])
-    return Trained(compute.place(network.requires_grad_(False)).eval(), model, source.path, digest)
+    return TrainedNetwork(
+        compute.place(network.requires_grad_(False)).eval(), model, source.path, digest
+    )
 
 
 def count_confusions(logits: Tensor, targets: Tensor) -> list[list[int]]:

@@ -51,7 +51,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunStatus:
     """What became of a run.
 
     Attributes:
@@ -126,7 +126,7 @@ def read_request(path: Path) -> tuple[list[Member], float]:
     return members, content["share"]
 
 
-def report(request: Path, outcome: Outcome) -> None:
+def report(request: Path, outcome: RunStatus) -> None:
     """Tells the launcher what became of a run."""
     path = request.with_suffix(".jsonl")
     with naming(path), path.open("a") as file:
@@ -140,9 +140,9 @@ def note(request: Path, text: str) -> None:
         file.write(text.strip() + "\n")
 
 
-def parse_outcome(line: str) -> Outcome:
+def parse_outcome(line: str) -> RunStatus:
     """One line that ``report`` wrote."""
-    return Outcome(**json.loads(line))
+    return RunStatus(**json.loads(line))
 
 
 class Tail:

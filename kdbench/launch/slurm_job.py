@@ -13,7 +13,7 @@ from submitit.core.utils import DelayedSubmission
 from kdbench.engine.signals import SIGNALS
 from kdbench.errors import GaveUpError, Preempted
 from kdbench.launch.executor import open_worker
-from kdbench.launch.group import FAILED, Group, Outcome, read_request, report
+from kdbench.launch.group import FAILED, Group, RunStatus, read_request, report
 
 MAX_REQUEUES = 3  # in a row without progress
 LOOK = 0.5  # seconds between two looks at the worker
@@ -92,7 +92,7 @@ class GroupJob:
         log = str(self.request.with_suffix(".log"))
         for member in read_request(self.request)[0]:
             report(
-                self.request, Outcome(member.key, FAILED, GaveUpError.exit_code, reason, log=log)
+                self.request, RunStatus(member.key, FAILED, GaveUpError.exit_code, reason, log=log)
             )
 
     def _is_stopped(self) -> bool:

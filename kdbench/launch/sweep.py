@@ -27,9 +27,9 @@ from kdbench.config.identity import (
 from kdbench.errors import ConfigError, KdbenchError, SweepError, known_error
 from kdbench.launch.consent import require_meant
 from kdbench.launch.executor import Executor
-from kdbench.launch.group import DONE, FAILED, Member, Outcome
+from kdbench.launch.group import DONE, FAILED, Member, RunStatus
 from kdbench.launch.plan import form_groups
-from kdbench.launch.schedule import Schedule
+from kdbench.launch.scheduler import Scheduler
 from kdbench.records.record import find_finished
 from kdbench.report.layout import method_label, pair_label
 from kdbench.words import plural, say, shorten
@@ -57,7 +57,7 @@ class SweepJob:
     cohort: CohortKey | None = None
     files: dict[str, str] | None = None
     cfg: DictConfig | None = None
-    outcome: Outcome | None = None
+    outcome: RunStatus | None = None
     cell: tuple[str, str] = ("", "")
     plain: dict[str, Any] | None = None
 
@@ -165,13 +165,13 @@ class Sweep:
             known = known_error(error)
             if known is None:
                 raise
-            job.outcome = Outcome("", FAILED, known.exit_code, str(known))
+            job.outcome = RunStatus("", FAILED, known.exit_code, str(known))
             if job.member is None:
                 return job
             record = None
         if self.by_key.setdefault(job.member.key, job) is job and job.outcome is None:
             if record is not None:
-                job.outcome = Outcome(job.member.key, DONE, top1=record.top1_last)
+                job.outcome = RunStatus(job.member.key, DONE, top1=record.top1_last)
             else:
                 with read_write(cfg.hydra.runtime), open_dict(cfg.hydra.runtime):
                     cfg.hydra.runtime.output_dir = str(folder.absolute())
@@ -187,15 +187,15 @@ class Sweep:
         groups = form_groups(members, len(slots), self.max_learners)
         now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         folder = Path(members[0][0].config["paths"]["outputs"], "sweeps", f"{now}-{os.getpid()}")
-        schedule = Schedule(
+        scheduler = Scheduler(
             self.executor, slots, folder, say, self._begin, self._end, self.fail_fast
         )
         try:
-            schedule.run(groups)
+            scheduler.run(groups)
         finally:
             self.executor.close()
 
-    def _begin(self, member: Member) -> Outcome | None:
+    def _begin(self, member: Member) -> RunStatus | None:
         """A process is about to be given this run: what Hydra does before it calls a task.
 
         Returns:
@@ -207,7 +207,7 @@ class Sweep:
         try:
             write_config(job.files, Path(member.folder))
         except KdbenchError as error:
-            return Outcome(member.key, FAILED, error.exit_code, str(error))
+            return RunStatus(member.key, FAILED, error.exit_code, str(error))
         job.files = None
         self._call_back("on_job_start", job, task_function=self.task_function)
         return None
@@ -216,7 +216,7 @@ class Sweep:
         if job.cfg is not None:
             getattr(self.context.callbacks, event)(config=job.cfg, **arguments)
 
-    def _end(self, outcome: Outcome) -> None:
+    def _end(self, outcome: RunStatus) -> None:
         job = self.by_key[outcome.key]
         job.outcome = outcome
         if not job.is_done:
@@ -275,7 +275,7 @@ def tabulate(jobs: Sequence[SweepJob]) -> str:
     """One line for each run that is not done: name, exit code, reason, log."""
     rows = [("run", "code", "reason", "log")]
     for job in jobs:
-        outcome = job.outcome or Outcome("", FAILED, 0, "not begun, or stopped and saved")
+        outcome = job.outcome or RunStatus("", FAILED, 0, "not begun, or stopped and saved")
         code = str(outcome.exit_code) if outcome.exit_code else "-"
         rows.append(
             (job.name, code, shorten(_first_problem(outcome.reason), 100), outcome.log or "-")

@@ -26,7 +26,7 @@ from kdbench.launch.group import (
     HELD,
     RETURNED,
     Member,
-    Outcome,
+    RunStatus,
     read_request,
     report,
 )
@@ -84,13 +84,13 @@ def work(request: Path, members: Sequence[Member], share: float) -> None:
                 _report_error(request, member, outcome.error, count)
             elif outcome.record is not None:
                 log.info("%s", outcome.record.summary(), extra=of(member.key))
-                report(request, Outcome(member.key, DONE, top1=outcome.record.top1_last))
+                report(request, RunStatus(member.key, DONE, top1=outcome.record.top1_last))
 
 
 def _hand_back(request: Path, members: Sequence[Member], count: int) -> None:
     """Hands back those that do not fit, and says who of the others shares what."""
     for member in members[count:]:
-        report(request, Outcome(member.key, RETURNED))
+        report(request, RunStatus(member.key, RETURNED))
     if count < len(members):
         log.info("memory is enough for %d of %d runs at once", count, len(members))
     if count > 1:
@@ -130,15 +130,15 @@ def _report_error(request: Path, member: Member, error: Exception, beside: int) 
     known = known_error(error)
     if isinstance(known, MemoryShortageError) and beside > 1:
         log.info("%s did not fit into memory beside the others; tried again", member.name)
-        report(request, Outcome(member.key, RETURNED))
+        report(request, RunStatus(member.key, RETURNED))
         return
     if isinstance(known, LockedError) and not isinstance(known, StaleLockError):
-        report(request, Outcome(member.key, HELD, reason=str(known)))
+        report(request, RunStatus(member.key, HELD, reason=str(known)))
         return
     path = str(Path(member.folder) / LOG)
     log_failure(Path(member.folder), error)
     code = known.exit_code if known is not None else 1
-    report(request, Outcome(member.key, FAILED, code, describe_error(error), log=path))
+    report(request, RunStatus(member.key, FAILED, code, describe_error(error), log=path))
 
 
 def _leave_with_parent() -> None:

@@ -26,7 +26,7 @@ IMAGES = {
     "digits": (1_438, 359),
 }
 
-Config = dict[str, Any]  # resolved to plain containers
+PlainConfig = dict[str, Any]  # resolved to plain containers
 SpeedOf = Callable[[Mapping[str, Any]], "Speed"]  # of the network that a node describes
 
 
@@ -57,7 +57,7 @@ class Cost:
         return self.student_hours + self.shared_hours
 
 
-def price(configs: Sequence[Config], speed_of: SpeedOf) -> list[Cost]:
+def price(configs: Sequence[PlainConfig], speed_of: SpeedOf) -> list[Cost]:
     """What each run costs, alone and trained in one cohort with those among them that can be."""
     alone = [_price_alone(config, speed_of) for config in configs]
     asked: dict[str, list[float]] = defaultdict(list)
@@ -72,16 +72,16 @@ def price(configs: Sequence[Config], speed_of: SpeedOf) -> list[Cost]:
     return costs
 
 
-def askers(configs: Sequence[Config]) -> list[Config]:
+def askers(configs: Sequence[PlainConfig]) -> list[PlainConfig]:
     """For each teacher that has to be trained here, one of the runs that ask it."""
     needed = [c for c in configs if needs_teacher(c) and c["teacher"]["weights"] == "auto"]
-    found: dict[str, Config] = {}
+    found: dict[str, PlainConfig] = {}
     for config in {_audience(c): c for c in needed}.values():  # few, and the rest takes a while
         found.setdefault(_text(stable_config(teacher_config(config))), config)
     return list(found.values())
 
 
-def _price_alone(config: Config, speed_of: SpeedOf) -> Cost:
+def _price_alone(config: PlainConfig, speed_of: SpeedOf) -> Cost:
     trained, evaluated = _images(config)
     views, epochs = 2 if _needs_strong_view(config) else 1, config["run"]["epochs"]
     student = speed_of(config["student"])
@@ -94,7 +94,7 @@ def _price_alone(config: Config, speed_of: SpeedOf) -> Cost:
     return Cost(macs + answers, student_hours, answers / teacher.ask / 3600, 0.0)
 
 
-def _images(config: Config) -> tuple[int, int]:
+def _images(config: PlainConfig) -> tuple[int, int]:
     """Images of an epoch: to train on, and to evaluate on after it."""
     dataset = config["dataset"]
     name = dataset["name"]
@@ -110,17 +110,17 @@ def _images(config: Config) -> tuple[int, int]:
     return train - held_out, held_out
 
 
-def _needs_strong_view(config: Config) -> bool:
+def _needs_strong_view(config: PlainConfig) -> bool:
     """What ``Objective.needs_strong_view`` says, read from the config."""
     objective = config["objective"]
     terms = objective["terms"].values()
     return objective.get("strong_ce_weight", 0) > 0 or any(t.get("view") == "strong" for t in terms)
 
 
-def _audience(config: Config) -> str:
+def _audience(config: PlainConfig) -> str:
     """Runs with one of these ask one teacher about the same batches."""
     return _text({name: config[name] for name in ("dataset", "run", "teacher")})
 
 
-def _text(config: Config) -> str:
+def _text(config: PlainConfig) -> str:
     return json.dumps(config, sort_keys=True)

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from kdbench.config.identity import resolve_config, teacher_config, teacher_job
 from kdbench.errors import KdbenchError
-from kdbench.planning.cost import Config, Cost, SpeedOf, askers, price
-from kdbench.planning.plan import DONE, UNKNOWN, Plan, PlannedRun
+from kdbench.planning.cost import Cost, PlainConfig, SpeedOf, askers, price
+from kdbench.planning.plan import DONE, UNKNOWN, PlannedRun, TablePlan
 from kdbench.records.record import find_finished
 from kdbench.words import plural, three_digits
 
@@ -21,7 +21,7 @@ LEGEND = (
 )
 
 
-def write_forecast(plan: Plan, speed_of: SpeedOf) -> str:
+def write_forecast(plan: TablePlan, speed_of: SpeedOf) -> str:
     """The cells of a table with their states and costs, for the terminal."""
     runs = plan.distinct()
     left = [run for run in runs if run.status != DONE]
@@ -42,7 +42,7 @@ def _price(runs: Sequence[PlannedRun], speed_of: SpeedOf) -> list[Cost]:
     return price([run.config for run in runs], speed_of)
 
 
-def _cell_lines(plan: Plan, costs: Mapping[str, Cost]) -> list[Sequence[str]]:
+def _cell_lines(plan: TablePlan, costs: Mapping[str, Cost]) -> list[Sequence[str]]:
     lines: list[Sequence[str]] = []
     counted: set[str] = set()
     for (row, column), runs in plan.cells().items():
@@ -68,7 +68,7 @@ def _sum(costs: Sequence[Cost]) -> tuple[str, str, str]:
     )
 
 
-def _teachers(configs: Sequence[Config], speed_of: SpeedOf) -> str:
+def _teachers(configs: Sequence[PlainConfig], speed_of: SpeedOf) -> str:
     """One line for each teacher that is trained here."""
     lines = []
     for config in askers(configs):
@@ -80,7 +80,7 @@ def _teachers(configs: Sequence[Config], speed_of: SpeedOf) -> str:
     return _align(lines) if lines else ""
 
 
-def _teacher_state(config: Config) -> str:
+def _teacher_state(config: PlainConfig) -> str:
     try:
         _, folder, key = teacher_job(config)
         return "trained" if find_finished(folder, key) else "to be trained first"

@@ -24,7 +24,7 @@ from kdbench.config.identity import (
 from kdbench.config.overrides import check_overrides
 from kdbench.errors import CheckpointError, KdbenchError
 from kdbench.records.record import FILE, find_finished
-from kdbench.report.layout import method_label, pair_label
+from kdbench.report.layout import CellKey, method_label, pair_label
 
 # States of a run; UNKNOWN where the files are missing that its key depends on.
 DONE, FAILED, BEGUN, MISSING, UNKNOWN = "done", "failed", "begun", "missing", "unknown"
@@ -32,8 +32,6 @@ DONE, FAILED, BEGUN, MISSING, UNKNOWN = "done", "failed", "begun", "missing", "u
 # What chooses the column of a cell; everything else chooses its row.
 _COLUMN_PARTS = ("dataset", "pair", "teacher", "student")
 _BOTH_PARTS = ("table", "debug")
-
-Cell = tuple[str, str]  # row, column: labels as in layout.py
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class PlannedRun:
         status: DONE, FAILED, BEGUN, MISSING or UNKNOWN.
     """
 
-    cell: Cell
+    cell: CellKey
     seed: int
     config: dict[str, Any]
     identity: str
@@ -57,7 +55,7 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TablePlan:
     """All runs of a table.
 
     Attributes:
@@ -77,15 +75,15 @@ class Plan:
             first.setdefault(run.identity, run)
         return list(first.values())
 
-    def cells(self) -> dict[Cell, list[PlannedRun]]:
+    def cells(self) -> dict[CellKey, list[PlannedRun]]:
         """The runs of each cell."""
-        found: dict[Cell, list[PlannedRun]] = defaultdict(list)
+        found: dict[CellKey, list[PlannedRun]] = defaultdict(list)
         for run in self.runs:
             found[run.cell].append(run)
         return dict(found)
 
 
-def plan_table(table: str, overrides: Sequence[str] = ()) -> Plan:
+def plan_table(table: str, overrides: Sequence[str] = ()) -> TablePlan:
     """Composes every run of a table as ``kdbench-train -m table=TABLE OVERRIDES`` would.
 
     Args:
@@ -96,7 +94,7 @@ def plan_table(table: str, overrides: Sequence[str] = ()) -> Plan:
         ConfigError: the table or an override does not exist.
     """
     check_overrides([f"table={table}", *overrides], values=False)
-    plan = Plan(table)
+    plan = TablePlan(table)
     by_identity: dict[str, PlannedRun] = {}
     with hydra_context() as loader:
         for cfg in _compose_runs(loader, table, overrides):
@@ -106,7 +104,7 @@ def plan_table(table: str, overrides: Sequence[str] = ()) -> Plan:
     return plan
 
 
-def planned_cells(table: str, overrides: Sequence[str] = ()) -> dict[Cell, set[int]]:
+def planned_cells(table: str, overrides: Sequence[str] = ()) -> dict[CellKey, set[int]]:
     """The seeds of every cell of a table, found without composing every cell.
 
     Args:
@@ -117,7 +115,7 @@ def planned_cells(table: str, overrides: Sequence[str] = ()) -> dict[Cell, set[i
         ConfigError: the table or an override does not exist.
     """
     check_overrides([f"table={table}", *overrides], values=False)
-    found: dict[Cell, set[int]] = defaultdict(set)
+    found: dict[CellKey, set[int]] = defaultdict(set)
     with hydra_context() as loader:
 
         @cache
@@ -167,7 +165,7 @@ def _part(override: str) -> str:
     return override.lstrip("+~").split("=")[0].split(".")[0].split("@")[0]
 
 
-def _labels(cfg: DictConfig) -> Cell:
+def _labels(cfg: DictConfig) -> CellKey:
     row = method_label(cfg.method, strategy_name(cfg))
     return row, pair_label(cfg.dataset.name, cfg.pair)
 

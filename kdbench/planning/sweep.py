@@ -6,14 +6,14 @@ from typing import Any, Protocol
 
 from kdbench.errors import KdbenchError
 from kdbench.planning.forecast import write_forecast
-from kdbench.planning.plan import BEGUN, DONE, FAILED, MISSING, UNKNOWN, Plan, PlannedRun
+from kdbench.planning.plan import BEGUN, DONE, FAILED, MISSING, UNKNOWN, PlannedRun, TablePlan
 from kdbench.records.record import FILE
 from kdbench.words import list_some, say
 
 SHOWN = 50  # runs by name
 
 
-class SweepJob(Protocol):
+class PricedJob(Protocol):
     """What an estimate needs to know of a job of a sweep: see ``kdbench.launch.sweep``."""
 
     overrides: Sequence[str]
@@ -29,7 +29,7 @@ class SweepJob(Protocol):
     def is_done(self) -> bool: ...  # noqa: D102
 
 
-def forecast_sweep(jobs: Sequence[SweepJob], standing: Sequence[SweepJob]) -> str:
+def forecast_sweep(jobs: Sequence[PricedJob], standing: Sequence[PricedJob]) -> str:
     """The cells of a sweep with states and costs, the runs that are missing, and what is wrong.
 
     Args:
@@ -42,16 +42,16 @@ def forecast_sweep(jobs: Sequence[SweepJob], standing: Sequence[SweepJob]) -> st
         if job.plain is not None
     ]
     reasons = {job.outcome.reason for job in jobs if job.outcome is not None and not job.is_done}
-    plan = Plan("dry run", planned, sorted(reasons))
+    plan = TablePlan("dry run", planned, sorted(reasons))
     parts = [_list_missing(standing), _estimate(plan), "nothing was trained: hydra.launcher.dry"]
     return "\n\n".join(filter(None, parts))
 
 
-def _identity(job: SweepJob) -> str:
+def _identity(job: PricedJob) -> str:
     return job.member.key if job.member is not None else " ".join(job.overrides)
 
 
-def _state(job: SweepJob) -> str:
+def _state(job: PricedJob) -> str:
     if job.is_done:
         return DONE
     if job.member is None or job.outcome is not None:
@@ -62,7 +62,7 @@ def _state(job: SweepJob) -> str:
     return BEGUN if (folder / ".hydra").exists() else MISSING
 
 
-def _list_missing(standing: Sequence[SweepJob]) -> str:
+def _list_missing(standing: Sequence[PricedJob]) -> str:
     distinct = {id(job): job for job in standing}.values()
     missing = [job for job in distinct if job.member is not None and job.outcome is None]
     if not missing:
@@ -71,7 +71,7 @@ def _list_missing(standing: Sequence[SweepJob]) -> str:
     return "\n".join(["to be trained:", list_some(lines, SHOWN, between="\n")])
 
 
-def _estimate(plan: Plan) -> str:
+def _estimate(plan: TablePlan) -> str:
     if not plan.runs:
         return ""
     from kdbench.planning.speed import Speeds  # imports torch

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kdbench.report.layout import Key
+from kdbench.report.layout import CellKey
 from kdbench.report.metric import Metric
 from kdbench.report.published import Choice
 from kdbench.report.select import Condition
@@ -34,7 +34,7 @@ class Options:
     sort: str = "name"
     baseline: str | None = None
     protocol: str | None = None
-    planned: Mapping[Key, set[int]] | None = None
+    planned: Mapping[CellKey, set[int]] | None = None
     name: str | None = None
 
     @property
@@ -102,7 +102,7 @@ class Table:
     rows: list[str]
     columns: list[str]
     networks: dict[str, tuple[str, str]]
-    cells: dict[Key, Cell]
+    cells: dict[CellKey, Cell]
     baseline: str | None
     teacher: dict[str, float]
     teacher_published: dict[str, Choice]

@@ -23,7 +23,7 @@ NAMES = (
 
 
 @dataclass(frozen=True)
-class Group:
+class CellRuns:
     """The runs of one row and column of a table that are done.
 
     Attributes:
@@ -63,7 +63,7 @@ class Group:
         return self.mean(f"temperature/{who}_{low}"), self.mean(f"temperature/{who}_{high}")
 
 
-def group_runs(runs: Sequence[RunFolder], table: Table) -> tuple[list[Group], list[str]]:
+def group_runs(runs: Sequence[RunFolder], table: Table) -> tuple[list[CellRuns], list[str]]:
     """The done runs of each cell of a table, and one sentence for each file that is of no use.
 
     Args:
@@ -72,7 +72,7 @@ def group_runs(runs: Sequence[RunFolder], table: Table) -> tuple[list[Group], li
     """
     folders = {id(run.record): run for run in runs}
     cells = lay_out([run.record for run in runs], *table.axes)
-    groups: list[Group] = []
+    groups: list[CellRuns] = []
     problems: list[str] = []
     for column in table.columns:
         for row in table.rows:
@@ -127,7 +127,7 @@ def spread_over(curves: np.ndarray) -> np.ndarray:
     return np.where(count > 1, np.sqrt(square.sum(axis=0) / np.maximum(count - 1, 1)), np.nan)
 
 
-def _group(row: str, column: str, runs: Mapping[int, RunFolder], problems: list[str]) -> Group:
+def _group(row: str, column: str, runs: Mapping[int, RunFolder], problems: list[str]) -> CellRuns:
     found = {}
     for seed, run in runs.items():
         try:
@@ -139,7 +139,7 @@ def _group(row: str, column: str, runs: Mapping[int, RunFolder], problems: list[
             found[seed] = {}
     present = [name for name in NAMES if any(name in curves for curves in found.values())]
     nothing = np.empty(0)
-    return Group(
+    return CellRuns(
         row,
         column,
         runs,

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from kdbench.drawing import canvas
 from kdbench.drawing.canvas import Drawing, Panel
 from kdbench.records.identity import slug
-from kdbench.report.curves import WHO, Group, mean_over, spread_over
+from kdbench.report.curves import WHO, CellRuns, mean_over, spread_over
 
 COLOURS, DASHES = 7, 4  # that chart.css and canvas.py know: c1 to c7, d0 to d3
 MAX_BANDS = 6  # more bands than these in one chart hide each other
@@ -23,7 +23,7 @@ LAST = 0.25  # part of training that the enlarged chart shows
 _WIDE, _PANEL, _PANELS = (4.6, 3.2), (2.3, 1.85), 4
 
 Styles = Mapping[str, str]  # row -> classes of its line
-Range = tuple[float, float]
+Limits = tuple[float, float]
 _Shown = TypeVar("_Shown")
 
 
@@ -46,7 +46,9 @@ def choose_styles(
     return styles
 
 
-def draw_all(groups: Sequence[Group], baseline: Group | None, styles: Styles) -> list[Drawing]:
+def draw_all(
+    groups: Sequence[CellRuns], baseline: CellRuns | None, styles: Styles
+) -> list[Drawing]:
     """Every figure of a column that has something to show."""
     found = [
         draw_learning(groups, styles),
@@ -60,7 +62,7 @@ def draw_all(groups: Sequence[Group], baseline: Group | None, styles: Styles) ->
 
 
 def write_figures(
-    folder: Path, columns: Mapping[str, Sequence[Group]], baseline: str | None, styles: Styles
+    folder: Path, columns: Mapping[str, Sequence[CellRuns]], baseline: str | None, styles: Styles
 ) -> list[Path]:
     """Writes every figure of a table as PDF, SVG and PNG; returns the paths.
 
@@ -82,7 +84,7 @@ def write_figures(
     return paths
 
 
-def draw_learning(groups: Sequence[Group], styles: Styles) -> Drawing | None:
+def draw_learning(groups: Sequence[CellRuns], styles: Styles) -> Drawing | None:
     """Accuracy over training: the whole of it, and its last part enlarged."""
     shown = [group for group in groups if group.accuracy in group.curves]
     if not shown:
@@ -92,7 +94,7 @@ def draw_learning(groups: Sequence[Group], styles: Styles) -> Drawing | None:
     epochs = _count_epochs(shown)
     first = _first_of_last(epochs)
 
-    def draw(axes: Axes, start: int, ranged: Sequence[Group]) -> None:
+    def draw(axes: Axes, start: int, ranged: Sequence[CellRuns]) -> None:
         _scale_epochs(axes, start, epochs, _learning_range(ranged, start))
         for group in sorted(shown, key=lambda group: styles[group.row].startswith("base")):
             _draw_accuracy(axes, group, styles[group.row], with_band=len(shown) <= MAX_BANDS)
@@ -110,7 +112,7 @@ def draw_learning(groups: Sequence[Group], styles: Styles) -> Drawing | None:
     return Drawing("learning", panels, len(panels), _WIDE, legend)
 
 
-def draw_learning_rows(groups: Sequence[Group], styles: Styles) -> Drawing | None:
+def draw_learning_rows(groups: Sequence[CellRuns], styles: Styles) -> Drawing | None:
     """The last part of training: each taught row with its spread over seeds, all means in grey."""
     shown = [g for g in groups if g.is_taught and g.accuracy in g.curves]
     if len(shown) < 2:
@@ -119,7 +121,7 @@ def draw_learning_rows(groups: Sequence[Group], styles: Styles) -> Drawing | Non
     first = _first_of_last(epochs)
     limits = _learning_range(shown, first)
 
-    def draw(axes: Axes, group: Group) -> None:
+    def draw(axes: Axes, group: CellRuns) -> None:
         _scale_epochs(axes, first, epochs, limits, ticks=4)
         for other in shown:
             behind: dict[str, Any] = {"linewidth": 0.6, "alpha": 0.5}
@@ -130,7 +132,7 @@ def draw_learning_rows(groups: Sequence[Group], styles: Styles) -> Drawing | Non
 
 
 def draw_differences(
-    groups: Sequence[Group], baseline: Group | None, styles: Styles
+    groups: Sequence[CellRuns], baseline: CellRuns | None, styles: Styles
 ) -> Drawing | None:
     """Accuracy of each row less that of the baseline after the same epoch, paired by seed."""
     if baseline is None:
@@ -143,7 +145,7 @@ def draw_differences(
     limit = _difference_limit(list(means.values()))
     epochs = max(map(len, means.values()))
 
-    def draw(axes: Axes, group: Group) -> None:
+    def draw(axes: Axes, group: CellRuns) -> None:
         _scale_epochs(axes, 1, epochs, (-limit, limit), ticks=4)
         axes.axhline(0, color=canvas.colour("base"), linewidth=0.8)
         mean, css = means[group.row], _solid(styles[group.row])
@@ -155,14 +157,14 @@ def draw_differences(
     return _small("difference", f"less {baseline.row}, points", shown, draw)
 
 
-def draw_temperatures(groups: Sequence[Group], styles: Styles) -> Drawing | None:
+def draw_temperatures(groups: Sequence[CellRuns], styles: Styles) -> Drawing | None:
     """Temperature of teacher and student of each row over training, all on the same axes."""
     shown = _with_temperature(groups)
     if not shown:
         return None
     epochs, limits = _count_epochs(shown), _temperature_range(shown)
 
-    def draw(axes: Axes, group: Group) -> None:
+    def draw(axes: Axes, group: CellRuns) -> None:
         _scale_epochs(axes, 1, epochs, limits, log=True, ticks=4)
         known = [who for who in WHO if f"temperature/{who}_mean" in group.curves]
         drawn = {"both": "teacher"} if _are_same(group) else {who: who for who in known}
@@ -177,7 +179,7 @@ def draw_temperatures(groups: Sequence[Group], styles: Styles) -> Drawing | None
     return _small("temperature", "temperature", shown, draw, legend)
 
 
-def draw_temperature_means(groups: Sequence[Group], styles: Styles) -> Drawing | None:
+def draw_temperature_means(groups: Sequence[CellRuns], styles: Styles) -> Drawing | None:
     """Mean temperature of the teacher of every row in one chart, and of the student in another."""
     shown = _with_temperature(groups)
     if len(shown) < 2:
@@ -200,7 +202,7 @@ def draw_temperature_means(groups: Sequence[Group], styles: Styles) -> Drawing |
     return Drawing("temperature-means", panels, len(panels), _WIDE, legend)
 
 
-def draw_cost(groups: Sequence[Group], styles: Styles) -> Drawing | None:
+def draw_cost(groups: Sequence[CellRuns], styles: Styles) -> Drawing | None:
     """Accuracy of the last epoch against what a run would take alone."""
     points = {}
     for group in groups:
@@ -241,7 +243,7 @@ def draw_cost(groups: Sequence[Group], styles: Styles) -> Drawing | None:
 _UNITS = ((24 * 3600, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
-def _name_points(axes: Axes, centres: Mapping[str, Range], styles: Styles) -> None:
+def _name_points(axes: Axes, centres: Mapping[str, Limits], styles: Styles) -> None:
     """Names in a column at the right, in the order of the points, each with a thin line."""
     low, high = axes.get_ylim()
     axes.set_xlim(axes.get_xlim())
@@ -280,8 +282,8 @@ def _spread_apart(wanted: Sequence[float], least: float) -> list[float]:
 def _small(
     name: str,
     label: str,
-    groups: Sequence[Group],
-    draw: Callable[[Axes, Group], None],
+    groups: Sequence[CellRuns],
+    draw: Callable[[Axes, CellRuns], None],
     legend: Sequence[tuple[str, str]] = (),
 ) -> Drawing:
     """A chart for each row."""
@@ -289,7 +291,7 @@ def _small(
     return Drawing(name, panels, min(_PANELS, len(panels)), _PANEL, legend)
 
 
-def _draw_accuracy(axes: Axes, group: Group, css: str, with_band: bool) -> None:
+def _draw_accuracy(axes: Axes, group: CellRuns, css: str, with_band: bool) -> None:
     mean = group.mean(group.accuracy)
     x, _ = _over_epochs(mean)
     if with_band:
@@ -299,13 +301,13 @@ def _draw_accuracy(axes: Axes, group: Group, css: str, with_band: bool) -> None:
 
 
 def _scale_epochs(
-    axes: Axes, first: int, last: int, y: Range, *, log: bool = False, ticks: int = 6
+    axes: Axes, first: int, last: int, y: Limits, *, log: bool = False, ticks: int = 6
 ) -> None:
     x = (first - 0.5, last + 0.5) if first == last else (first, last)  # one stands in the middle
     canvas.set_scales(axes, x, y, names=("epoch", ""), log=log, ticks=ticks)
 
 
-def _difference(group: Group, baseline: Group) -> np.ndarray:
+def _difference(group: CellRuns, baseline: CellRuns) -> np.ndarray:
     """[seeds that both have, epochs that both have]."""
     name = group.accuracy
     if name not in group.curves or name not in baseline.curves:
@@ -329,15 +331,15 @@ def _difference_limit(means: Sequence[np.ndarray]) -> float:
     return 1.1 * max(float(early), *late, 0.1)
 
 
-def _with_temperature(groups: Sequence[Group]) -> list[Group]:
+def _with_temperature(groups: Sequence[CellRuns]) -> list[CellRuns]:
     return [g for g in groups if any(f"temperature/{who}_mean" in g.curves for who in WHO)]
 
 
-def _count_epochs(groups: Sequence[Group]) -> int:
+def _count_epochs(groups: Sequence[CellRuns]) -> int:
     return max(curves.shape[1] for group in groups for curves in group.curves.values())
 
 
-def _temperature_range(groups: Sequence[Group]) -> Range:
+def _temperature_range(groups: Sequence[CellRuns]) -> Limits:
     """Shows every mean, and of bands at most as much again: a few samples may go anywhere."""
     means, ends = [], []
     for group in groups:
@@ -349,7 +351,7 @@ def _temperature_range(groups: Sequence[Group]) -> Range:
     return fit_range([*means, *(v for v in ends if low / 2 <= v <= high * 2)], log=True)
 
 
-def _learning_range(groups: Sequence[Group], first: int = 1) -> Range:
+def _learning_range(groups: Sequence[CellRuns], first: int = 1) -> Limits:
     found = []
     for group in groups:
         mean = group.mean(group.accuracy)[first - 1 :]
@@ -358,7 +360,7 @@ def _learning_range(groups: Sequence[Group], first: int = 1) -> Range:
     return fit_range(found)
 
 
-def fit_range(values: Sequence[float], *, log: bool = False, margin: float = 0.06) -> Range:
+def fit_range(values: Sequence[float], *, log: bool = False, margin: float = 0.06) -> Limits:
     """Ends of an axis that shows all finite values (of a logarithmic one: all positive ones)."""
     finite = [v for v in values if np.isfinite(v) and (v > 0 or not log)] or [1.0]
     low, high = min(finite), max(finite)
@@ -384,7 +386,7 @@ def _solid(css: str) -> str:
     return css.split()[0]
 
 
-def _are_same(group: Group) -> bool:
+def _are_same(group: CellRuns) -> bool:
     """Whether teacher and student have one temperature: one line would hide the other."""
     teacher, student = (group.curves.get(f"temperature/{who}_mean") for who in WHO)
     if teacher is None or student is None:

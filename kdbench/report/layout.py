@@ -20,8 +20,8 @@ from kdbench.errors import ConfigError
 from kdbench.records.identity import shorten_unique
 from kdbench.records.record import RunRecord
 
-Key = tuple[str, str]  # row, column
-Cells = dict[Key, list[RunRecord]]
+CellKey = tuple[str, str]  # row, column
+RecordsByCell = dict[CellKey, list[RunRecord]]
 Facts = Mapping[str, Any]
 
 ROW, COLUMN = 0, 1
@@ -87,7 +87,7 @@ def base_label(label: str) -> str:
     return ", ".join(part for part in label.split(", ") if "=" not in part)
 
 
-def lay_out(records: Sequence[RunRecord], rows: str, columns: str) -> Cells:
+def lay_out(records: Sequence[RunRecord], rows: str, columns: str) -> RecordsByCell:
     """Runs by (row, column), such that those of a cell differ in seeds only.
 
     Args:
@@ -103,19 +103,21 @@ def lay_out(records: Sequence[RunRecord], rows: str, columns: str) -> Cells:
             raise ConfigError(f"{option}={axis!r} is not known; allowed are {', '.join(AXES)}")
     if rows == columns:
         raise ConfigError(f"--rows and --columns are both {rows!r}; choose two different ones")
-    cells: Cells = defaultdict(list)
+    cells: RecordsByCell = defaultdict(list)
     for record in records:
         key = axis_label(record, rows, columns), axis_label(record, columns, rows)
         cells[key].append(record)
     return _split(_split(dict(cells), COLUMN, _circumstances), ROW, _settings)
 
 
-def _split(cells: Cells, axis: int, describe: Callable[[RunRecord], Facts]) -> Cells:
+def _split(
+    cells: RecordsByCell, axis: int, describe: Callable[[RunRecord], Facts]
+) -> RecordsByCell:
     """Makes several lines of a row or column that has a cell whose runs differ."""
-    lines: dict[str, list[Key]] = defaultdict(list)
+    lines: dict[str, list[CellKey]] = defaultdict(list)
     for key in cells:
         lines[key[axis]].append(key)
-    found: Cells = defaultdict(list)
+    found: RecordsByCell = defaultdict(list)
     for label, keys in lines.items():
         facts = {key: [describe(record) for record in cells[key]] for key in keys}
         telling = _telling(list(facts.values()))
@@ -145,12 +147,14 @@ def _settled(records: Sequence[RunRecord]) -> list[Facts]:
     return [_settings(record) for record in done or records]
 
 
-def _usual(facts: Mapping[Key, list[Facts]], telling: Sequence[str]) -> dict[tuple[Key, str], str]:
+def _usual(
+    facts: Mapping[CellKey, list[Facts]], telling: Sequence[str]
+) -> dict[tuple[CellKey, str], str]:
     """By cell and name, the value that most runs of the cell have: it needs no naming.
 
     A name is left out in all cells of a row or in none, so that columns stay comparable.
     """
-    found: dict[tuple[Key, str], str] = {}
+    found: dict[tuple[CellKey, str], str] = {}
     for name in telling:
         counts = {key: Counter(repr(f.get(name)) for f in group) for key, group in facts.items()}
         most = {key: count.most_common(1)[0] for key, count in counts.items()}

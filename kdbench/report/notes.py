@@ -7,7 +7,7 @@ from typing import Any
 
 from kdbench.records.record import RunRecord
 from kdbench.report.cells import Cell
-from kdbench.report.layout import Cells, Key, base_label, own_temperature
+from kdbench.report.layout import CellKey, RecordsByCell, base_label, own_temperature
 from kdbench.report.published import find_number, knows
 from kdbench.report.select import Condition, look_up
 from kdbench.words import list_some, plural
@@ -37,7 +37,7 @@ def describe_mixes(records: Sequence[RunRecord]) -> list[str]:
     ]
 
 
-def describe_cells(grouped: Cells, cells: Mapping[Key, Cell]) -> list[str]:
+def describe_cells(grouped: RecordsByCell, cells: Mapping[CellKey, Cell]) -> list[str]:
     """One sentence for each thing about the cells that their numbers do not show.
 
     Args:
@@ -121,7 +121,7 @@ def _namesakes(digests: Iterable[tuple[str, str | None]], what: str) -> Iterator
             yield f"This table mixes {what} of one name ({name}): {', '.join(sorted(several))}."
 
 
-def _repeated(grouped: Cells, cells: Mapping[Key, Cell]) -> Iterator[str]:
+def _repeated(grouped: RecordsByCell, cells: Mapping[CellKey, Cell]) -> Iterator[str]:
     done = sum(record.status == "done" for records in grouped.values() for record in records)
     extra = done - sum(cell.done for cell in cells.values())
     if extra:
@@ -131,7 +131,7 @@ def _repeated(grouped: Cells, cells: Mapping[Key, Cell]) -> Iterator[str]:
         )
 
 
-def _without_value(cells: Mapping[Key, Cell]) -> Iterator[str]:
+def _without_value(cells: Mapping[CellKey, Cell]) -> Iterator[str]:
     for (row, column), cell in cells.items():
         missing = cell.done - len(cell.values)
         if missing:
@@ -141,7 +141,7 @@ def _without_value(cells: Mapping[Key, Cell]) -> Iterator[str]:
             )
 
 
-def _unnamed(grouped: Cells) -> Iterator[str]:
+def _unnamed(grouped: RecordsByCell) -> Iterator[str]:
     """What rows have that name no value where rows beside them are named by one."""
     rows: dict[str, dict[str, set[str]]] = defaultdict(dict)  # by base, row: the names it names
     for row, _ in grouped:
@@ -162,7 +162,7 @@ def _one_value(records: Sequence[RunRecord], name: str) -> str:
     return " or ".join(values) if len(values) < 4 else "several values"
 
 
-def _withheld(grouped: Cells) -> Iterator[str]:
+def _withheld(grouped: RecordsByCell) -> Iterator[str]:
     """Why a published number does not stand beside runs of its name."""
     reasons: dict[str, list[str]] = defaultdict(list)
     for (row, column), records in grouped.items():
@@ -188,7 +188,7 @@ def _reason(record: RunRecord) -> str | None:
     }.get(str(record.setting), "because the runs' records do not say at which setting they are")
 
 
-def _unpublished(grouped: Cells) -> Iterator[str]:
+def _unpublished(grouped: RecordsByCell) -> Iterator[str]:
     """Names the rows whose setting nobody published, on datasets of which papers have numbers."""
     rows: dict[str, list[str]] = defaultdict(list)
     for (row, column), records in grouped.items():

@@ -28,9 +28,9 @@ from kdbench.records.identity import slug
 from kdbench.records.record import FILE, METRICS, TIMINGS, RunRecord
 from kdbench.report import figures, views
 from kdbench.report.cells import Table
-from kdbench.report.curves import Group, group_runs
+from kdbench.report.curves import CellRuns, group_runs
 from kdbench.report.layout import lay_out
-from kdbench.report.render import Block, explain, layout_blocks
+from kdbench.report.render import Grid, explain, layout_blocks
 from kdbench.words import list_some, plural
 
 MAX_RUNS = 400  # that get a section of their own
@@ -91,18 +91,18 @@ def write_figures(folder: Path, collection: Collection, table: Table) -> list[Pa
 
 
 @dataclass(frozen=True)
-class Section:
+class ColumnDetails:
     """One column of the table: a pair, as a rule. What is computed here is drawn or written."""
 
     number: int
     column: str
-    block: Block
+    block: Grid
     table: Table
-    groups: Sequence[Group]
+    groups: Sequence[CellRuns]
     styles: figures.Styles
 
     @cached_property
-    def baseline(self) -> Group | None:
+    def baseline(self) -> CellRuns | None:
         """The row that the others are compared with."""
         return next((g for g in self.groups if g.row == self.table.baseline), None)
 
@@ -152,7 +152,7 @@ class Section:
         return views.judge_speed(self.groups, self.table.baseline)
 
     @cached_property
-    def convergence(self) -> views.View:
+    def convergence(self) -> views.FactTable:
         """Numbers of the same."""
         return views.view_convergence(self.groups, self.table.baseline, self.styles)
 
@@ -163,12 +163,12 @@ class Section:
         return [(draw_swatch(self.styles[row]), row) for row in shown]
 
     @cached_property
-    def distillation(self) -> views.View:
+    def distillation(self) -> views.FactTable:
         """How alike to the teacher."""
         return views.view_distillation(self.groups, self.styles)
 
     @cached_property
-    def cost(self) -> views.View:
+    def cost(self) -> views.FactTable:
         """At what cost."""
         return views.view_cost(self.groups, self.styles)
 
@@ -179,7 +179,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunDetails:
     """One run, as its section shows it."""
 
     number: int
@@ -268,25 +268,25 @@ def _minus(text: str) -> str:
     return re.sub(r"(?<![\w.-])-(?=\d)", "\N{MINUS SIGN}", text)
 
 
-def _overview(table: Table) -> Block | None:
+def _overview(table: Table) -> Grid | None:
     return layout_blocks(table)[0] if len(table.columns) > 1 else None
 
 
-def _sections(table: Table, groups: Sequence[Group]) -> list[Section]:
+def _sections(table: Table, groups: Sequence[CellRuns]) -> list[ColumnDetails]:
     styles = _styles(table, groups)
     blocks = layout_blocks(table)[-len(table.columns) :]
     return [
-        Section(i, column, block, table, [g for g in groups if g.column == column], styles)
+        ColumnDetails(i, column, block, table, [g for g in groups if g.column == column], styles)
         for i, (column, block) in enumerate(zip(table.columns, blocks, strict=True), 1)
     ]
 
 
-def _styles(table: Table, groups: Sequence[Group]) -> figures.Styles:
+def _styles(table: Table, groups: Sequence[CellRuns]) -> figures.Styles:
     alone = {group.row for group in groups if not group.is_taught}
     return figures.choose_styles(table.rows, table.baseline, sorted(alone))
 
 
-def _list_runs(path: Path, collection: Collection, table: Table) -> Iterator[Run]:
+def _list_runs(path: Path, collection: Collection, table: Table) -> Iterator[RunDetails]:
     cells = lay_out([run.record for run in collection.runs], *table.axes)
     place = {id(record): key for key, records in cells.items() for record in records}
     with_files = len(collection.distinct) <= MAX_RUNS
@@ -294,7 +294,7 @@ def _list_runs(path: Path, collection: Collection, table: Table) -> Iterator[Run
         row, column = place[id(run.record)]
         files = list(_existing_files(path, run)) if with_files else []
         again = shlex.join(["kdbench-rerun", str(run.folder)])
-        yield Run(number, row, column, run.record, _link(path, run.folder), again, files)
+        yield RunDetails(number, row, column, run.record, _link(path, run.folder), again, files)
 
 
 def _existing_files(path: Path, run: RunFolder) -> Iterator[tuple[str, str]]:

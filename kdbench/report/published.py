@@ -34,7 +34,7 @@ PREFERRED = ("crd", "lskd", "ttm", "itrd")
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedNumber:
     """One number in one source.
 
     Attributes:
@@ -76,7 +76,7 @@ class Published:
     selection: str
 
 
-COLUMNS = tuple(field.name for field in fields(Published))
+COLUMNS = tuple(field.name for field in fields(PublishedNumber))
 _OPTIONAL = ("top1_std", "teacher_top1", "student_top1")
 
 
@@ -94,7 +94,7 @@ class Choice:
     """
 
     value: float
-    row: Published
+    row: PublishedNumber
     rule: str
     low: float
     high: float
@@ -108,7 +108,7 @@ class Choice:
 
 
 @lru_cache
-def load(name: str) -> tuple[Published, ...]:
+def load(name: str) -> tuple[PublishedNumber, ...]:
     """The numbers that were read in one work.
 
     Args:
@@ -124,7 +124,7 @@ def load(name: str) -> tuple[Published, ...]:
         return tuple(_read(row, path) for row in csv.DictReader(file))
 
 
-def load_all() -> dict[str, tuple[Published, ...]]:
+def load_all() -> dict[str, tuple[PublishedNumber, ...]]:
     """All published numbers by the work they were read in, the preferred works first."""
     return {name: load(name) for name in names()}
 
@@ -183,11 +183,13 @@ def find_teacher(dataset: str, teacher: str) -> Choice | None:
 
 
 @lru_cache
-def _of(dataset: str) -> tuple[Published, ...]:
+def _of(dataset: str) -> tuple[PublishedNumber, ...]:
     return tuple(row for rows in load_all().values() for row in rows if row.dataset == dataset)
 
 
-def _choose(found: Sequence[tuple[float, Published]], role: str | None = None) -> Choice | None:
+def _choose(
+    found: Sequence[tuple[float, PublishedNumber]], role: str | None = None
+) -> Choice | None:
     if not found:
         return None
     kinds = list(KINDS)
@@ -199,13 +201,13 @@ def _choose(found: Sequence[tuple[float, Published]], role: str | None = None) -
     return Choice(value, row, rule, min(values), max(values), len(values), selection)
 
 
-def _read(row: dict[str, str], path: Path) -> Published:
+def _read(row: dict[str, str], path: Path) -> PublishedNumber:
     try:
         if row["kind"] not in KINDS:
             raise ValueError(f"kind {row['kind']!r} is none of {', '.join(KINDS)}")
         if row["selection"] not in SELECTIONS:
             raise ValueError(f"selection {row['selection']!r} is none of {', '.join(SELECTIONS)}")
         numbers: dict[str, Any] = {n: float(row[n]) if row[n] else None for n in _OPTIONAL}
-        return Published(**{**row, **numbers, "top1_mean": float(row["top1_mean"])})
+        return PublishedNumber(**{**row, **numbers, "top1_mean": float(row["top1_mean"])})
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{path}: the row {row} cannot be read: {error}") from error

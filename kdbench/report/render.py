@@ -20,7 +20,7 @@ LINE = 100  # characters of a line of prose in a terminal
 
 
 @dataclass(frozen=True)
-class Block:
+class Grid:
     """A grid of texts.
 
     Attributes:
@@ -38,7 +38,7 @@ class Block:
     heads: int = 1
 
 
-def layout_blocks(table: Table, compact: bool = False) -> list[Block]:
+def layout_blocks(table: Table, compact: bool = False) -> list[Grid]:
     """All of a table: where it has several columns an overview, then each column in detail.
 
     Args:
@@ -202,7 +202,7 @@ def _means(table: Table, row: str) -> dict[str, object]:
     return found
 
 
-def _overview(table: Table) -> Block:
+def _overview(table: Table) -> Grid:
     return _grid(
         table,
         f"{table.metric.title} (seeds)",
@@ -211,7 +211,7 @@ def _overview(table: Table) -> Block:
     )
 
 
-def _compact(table: Table) -> Block:
+def _compact(table: Table) -> Grid:
     known = [table.networks.get(column) for column in table.columns]
     if table.axes[1] != "pair" or not all(known):
         heads = [[table.axes[0], *table.columns]]
@@ -235,7 +235,7 @@ def _without_pair(label: str) -> str:
     return ", ".join(part for part in (dataset, *rest) if part)
 
 
-def _grid(table: Table, title: str, heads: list[list[str]], write: Callable[[Cell], str]) -> Block:
+def _grid(table: Table, title: str, heads: list[list[str]], write: Callable[[Cell], str]) -> Grid:
     """All cells of a table, one text each."""
     rows, strong, marks = [*heads], set(), {}
     if table.teacher:
@@ -249,7 +249,7 @@ def _grid(table: Table, title: str, heads: list[list[str]], write: Callable[[Cel
             if cell is not None and (mark := _mark(cell.comparison)):
                 marks[len(rows), place] = mark
         rows.append([row, *("" if cell is None else write(cell) for cell in cells)])
-    return Block(title, rows, strong, marks, len(heads))
+    return Grid(title, rows, strong, marks, len(heads))
 
 
 def _mark(comparison: Comparison | None) -> str:
@@ -260,7 +260,7 @@ def _mark(comparison: Comparison | None) -> str:
     return f"({sign})" if comparison.has_few_seeds else sign
 
 
-def _detail(table: Table, column: str) -> Block:
+def _detail(table: Table, column: str) -> Grid:
     shown = [(row, table.cells[row, column]) for row in table.rows if (row, column) in table.cells]
     head = [table.axes[0], "mean ± std", "seeds", "best epoch*", "published", "difference"]
     head += [f"against {table.baseline}", "verdict", "signed-rank p"]
@@ -271,7 +271,7 @@ def _detail(table: Table, column: str) -> Block:
             strong.add((len(rows) + 1, 1))
         rows.append([row, *_cell_texts(table, cell)])
     grid = _without_empty_columns([head, *rows])
-    return Block(f"{column}: {table.metric.title}", grid, strong)
+    return Grid(f"{column}: {table.metric.title}", grid, strong)
 
 
 def _teacher_row(table: Table, column: str) -> list[str]:
@@ -349,7 +349,7 @@ def _without_empty_columns(rows: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def _marked(
-    block: Block, strong: str, mark: str, escape: Callable[[str], str] = str
+    block: Grid, strong: str, mark: str, escape: Callable[[str], str] = str
 ) -> list[list[str]]:
     """The texts of a block with what stands out: strong what is best, a sign for a verdict."""
 

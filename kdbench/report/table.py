@@ -11,8 +11,8 @@ from kdbench.records.collect import RunFolder, finished_at
 from kdbench.records.record import RunRecord
 from kdbench.report.cells import Cell, Options, Table
 from kdbench.report.layout import (
-    Cells,
-    Key,
+    CellKey,
+    RecordsByCell,
     axis_label,
     base_label,
     lay_out,
@@ -113,7 +113,7 @@ def build_table(runs: Sequence[RunFolder], unfinished: Sequence[Path], options: 
     )
 
 
-def _base(key: Key) -> Key:
+def _base(key: CellKey) -> CellKey:
     row, column = key
     return base_label(row), base_label(column)
 
@@ -174,7 +174,7 @@ def _published(records: Sequence[RunRecord], metric: Metric) -> Choice | None:
     return find_number(records) if metric.is_accuracy and at_setting else None
 
 
-def _find_baseline(cells: Mapping[Key, Cell], wanted: str) -> str | None:
+def _find_baseline(cells: Mapping[CellKey, Cell], wanted: str) -> str | None:
     """The row that is called so, or else the only setting of it that has values."""
     known = sorted({row for (row, _), cell in cells.items() if cell.values}, key=natural_key)
     if wanted in known:
@@ -184,7 +184,7 @@ def _find_baseline(cells: Mapping[Key, Cell], wanted: str) -> str | None:
 
 
 def _order(
-    cells: Mapping[Key, Cell], metric: Metric, options: Options, baseline: str | None
+    cells: Mapping[CellKey, Cell], metric: Metric, options: Options, baseline: str | None
 ) -> list[str]:
     """Labels of the rows: the student alone first, then the baseline or whatever is asked for."""
     if options.sort not in SORTS:
@@ -201,7 +201,9 @@ def _order(
     return sorted({row for row, _ in cells}, key=place)
 
 
-def _judge(cells: Mapping[Key, Cell], baseline: str | None, metric: Metric) -> dict[Key, Cell]:
+def _judge(
+    cells: Mapping[CellKey, Cell], baseline: str | None, metric: Metric
+) -> dict[CellKey, Cell]:
     """The cells with their comparisons, and with the best and the winner of each column marked."""
     judged = dict(cells)
     for column in {column for _, column in cells}:
@@ -227,7 +229,7 @@ def _find_best(values: Mapping[str, Mapping[int, float]], metric: Metric) -> lis
     return [row for row, value in shown.items() if value == best]
 
 
-def _networks(grouped: Cells) -> dict[str, tuple[str, str]]:
+def _networks(grouped: RecordsByCell) -> dict[str, tuple[str, str]]:
     found: dict[str, set[tuple[str, str]]] = {}
     for (_, column), records in grouped.items():
         taught = {(record.teacher, record.student) for record in records if record.teacher}
@@ -235,7 +237,7 @@ def _networks(grouped: Cells) -> dict[str, tuple[str, str]]:
     return {column: pairs.pop() for column, pairs in found.items() if len(pairs) == 1}
 
 
-def _teachers(grouped: Cells) -> dict[str, float]:
+def _teachers(grouped: RecordsByCell) -> dict[str, float]:
     found: dict[str, list[float]] = {}
     for (_, column), records in grouped.items():
         known = [record.teacher_top1 for record in records if record.teacher_top1 is not None]
@@ -243,7 +245,7 @@ def _teachers(grouped: Cells) -> dict[str, float]:
     return {column: fmean(known) for column, known in found.items() if known}
 
 
-def _published_teachers(grouped: Cells) -> dict[str, Choice]:
+def _published_teachers(grouped: RecordsByCell) -> dict[str, Choice]:
     names = {
         column: (record.dataset, record.teacher)
         for (_, column), records in grouped.items()

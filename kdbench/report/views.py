@@ -16,7 +16,7 @@ from kdbench.errors import DataError
 from kdbench.records.collect import RunFolder
 from kdbench.records.convergence import LEVELS
 from kdbench.records.record import TIMINGS, RunRecord
-from kdbench.report.curves import Group, mean_over, read_columns
+from kdbench.report.curves import CellRuns, mean_over, read_columns
 from kdbench.report.figures import Styles
 from kdbench.report.metric import find_metric
 from kdbench.report.statistics import MIN_SEEDS, Comparison, compare_all
@@ -60,7 +60,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class View:
+class FactTable:
     """A table.
 
     Attributes:
@@ -76,12 +76,12 @@ Column = tuple[Head, Mapping[str, Entry]]  # row -> entry
 _NOTHING = Entry("\N{EN DASH}")
 
 
-def view_distillation(groups: Sequence[Group], styles: Styles) -> View:
+def view_distillation(groups: Sequence[CellRuns], styles: Styles) -> FactTable:
     """How far the student became its teacher, and how well it is calibrated."""
     return _arrange(groups, styles, [_draw_metric(groups, styles, name) for name in DISTILLATION])
 
 
-def view_cost(groups: Sequence[Group], styles: Styles) -> View:
+def view_cost(groups: Sequence[CellRuns], styles: Styles) -> FactTable:
     """What the runs took."""
     shares = {group.row: _teacher_shares(group) for group in groups}
     share = _draw(
@@ -91,7 +91,7 @@ def view_cost(groups: Sequence[Group], styles: Styles) -> View:
     return _arrange(groups, styles, [*columns, share, _trained_together(groups)])
 
 
-def view_convergence(groups: Sequence[Group], baseline: str | None, styles: Styles) -> View:
+def view_convergence(groups: Sequence[CellRuns], baseline: str | None, styles: Styles) -> FactTable:
     """How fast the student learned: mean accuracy over the epochs, and epochs to some levels."""
     columns = [_draw_metric(groups, styles, SPEED)]
     if baseline is not None:
@@ -103,7 +103,7 @@ def view_convergence(groups: Sequence[Group], baseline: str | None, styles: Styl
     return _arrange(groups, styles, columns)
 
 
-def judge_speed(groups: Sequence[Group], baseline: str | None) -> list[str]:
+def judge_speed(groups: Sequence[CellRuns], baseline: str | None) -> list[str]:
     """Answers whether anything here learns faster than the baseline, in sentences."""
     taught = [group for group in groups if group.is_taught]
     values = collect_values(groups, SPEED)
@@ -117,7 +117,7 @@ def judge_speed(groups: Sequence[Group], baseline: str | None) -> list[str]:
     return [*_speed_by_area(compared, baseline), *_speed_by_level(taught, baseline)]
 
 
-def choose_levels(groups: Sequence[Group]) -> list[int]:
+def choose_levels(groups: Sequence[CellRuns]) -> list[int]:
     """The highest levels, in percent, that at least half of the runs reached."""
     reached = [_reached(run) for group in groups for run in group.runs.values()]
     common = [
@@ -126,7 +126,7 @@ def choose_levels(groups: Sequence[Group]) -> list[int]:
     return common[-_MAX_LEVELS:] if reached else []
 
 
-def collect_values(groups: Sequence[Group], name: str) -> dict[str, dict[int, float]]:
+def collect_values(groups: Sequence[CellRuns], name: str) -> dict[str, dict[int, float]]:
     """Row -> seed -> a metric of the record; rows that have none are left out."""
     metric = find_metric(name)
     found = {
@@ -179,7 +179,7 @@ def describe_hardware(records: Sequence[RunRecord]) -> str:
     return f"Trained on {'; '.join(sorted(places))}; {together} at once with one teacher."
 
 
-def _draw_metric(groups: Sequence[Group], styles: Styles, name: str) -> Column:
+def _draw_metric(groups: Sequence[CellRuns], styles: Styles, name: str) -> Column:
     metric = find_metric(name)
     better = "higher is better" if metric.larger_is_better else "lower is better"
     return _draw(metric.title, better, collect_values(groups, name), styles, metric.write)
@@ -195,16 +195,16 @@ def _draw(
     return Head(title, better, axis), entries
 
 
-def _arrange(groups: Sequence[Group], styles: Styles, columns: Sequence[Column]) -> View:
+def _arrange(groups: Sequence[CellRuns], styles: Styles, columns: Sequence[Column]) -> FactTable:
     kept = [column for column in columns if column[1]]
     rows = [
         (group.row, styles[group.row], [entries.get(group.row, _NOTHING) for _, entries in kept])
         for group in groups
     ]
-    return View([head for head, _ in kept], rows)
+    return FactTable([head for head, _ in kept], rows)
 
 
-def _epochs_to(groups: Sequence[Group], level: int) -> Column:
+def _epochs_to(groups: Sequence[CellRuns], level: int) -> Column:
     entries = {}
     for group in groups:
         epochs = _epochs(group, level)
@@ -215,7 +215,7 @@ def _epochs_to(groups: Sequence[Group], level: int) -> Column:
     return Head(f"epochs to {level}\N{NO-BREAK SPACE}%", "fewer is faster"), entries
 
 
-def _epochs(group: Group, level: int) -> list[int]:
+def _epochs(group: CellRuns, level: int) -> list[int]:
     reached = [_reached(run) for run in group.runs.values()]
     return [epochs[str(level)] for epochs in reached if str(level) in epochs]
 
@@ -226,7 +226,7 @@ def _reached(run: RunFolder) -> Mapping[str, int]:
     return found
 
 
-def _trained_together(groups: Sequence[Group]) -> Column:
+def _trained_together(groups: Sequence[CellRuns]) -> Column:
     """Where cohorts differ, so do wall time and memory."""
     sizes = {g.row: sorted({r.record.cohort_size for r in g.runs.values()}) for g in groups}
     differ = len({size for found in sizes.values() for size in found}) > 1
@@ -274,7 +274,7 @@ def _largest_lead(compared: Mapping[str, Comparison]) -> str:
     return f"The largest lead by the mean: {row} {write_difference(known[row])} points."
 
 
-def _speed_by_level(groups: Sequence[Group], baseline: str) -> list[str]:
+def _speed_by_level(groups: Sequence[CellRuns], baseline: str) -> list[str]:
     """The fewest epochs to the highest level that every run reached."""
     everywhere = [
         level
@@ -294,7 +294,7 @@ def _speed_by_level(groups: Sequence[Group], baseline: str) -> list[str]:
     ]
 
 
-def _teacher_shares(group: Group) -> dict[int, float]:
+def _teacher_shares(group: CellRuns) -> dict[int, float]:
     """Seed -> part of training, by itself, that the teacher would take, percent."""
     found = {}
     for seed, run in group.runs.items():

@@ -14,8 +14,8 @@ from kdbench.temperature.logit_std import spread
 # 1 / (sqrt(3) - 1): the second-order expansion of exp(u) is usable up to u + u^2 / 2 = 1.
 FACTOR = (1 + math.sqrt(3)) / 2
 
-Mode = Literal["both_abs", "teacher_abs", "teacher_max"]
-PEAKS: dict[Mode, Callable[[Tensor, Tensor], Tensor]] = {
+AtkdMode = Literal["both_abs", "teacher_abs", "teacher_max"]
+PEAKS: dict[AtkdMode, Callable[[Tensor, Tensor], Tensor]] = {
     "both_abs": lambda teacher, student: torch.maximum(teacher.abs(), student.abs()),
     "teacher_abs": lambda teacher, student: teacher.abs(),
     "teacher_max": lambda teacher, student: teacher,
@@ -42,7 +42,7 @@ class ATKD(TemperatureStrategy):
         std_min counts as 1, and T is at least tau_min.
     """
 
-    def __init__(self, mode: Mode, eps: float, tau_min: float, std_min: float) -> None:
+    def __init__(self, mode: AtkdMode, eps: float, tau_min: float, std_min: float) -> None:
         super().__init__()
         require_positive(eps=eps, tau_min=tau_min, std_min=std_min)
         if mode not in PEAKS:

@@ -16,7 +16,7 @@ from kdbench.temperature.base import (
     require_temperature,
 )
 
-Mode = Literal["global", "instance"]
+CtkdMode = Literal["global", "instance"]
 
 
 class CTKD(TemperatureStrategy):
@@ -43,7 +43,7 @@ class CTKD(TemperatureStrategy):
 
     def __init__(
         self,
-        mode: Mode,
+        mode: CtkdMode,
         tau_min: float,
         tau_range: float,
         theta_init: float,
@@ -56,8 +56,8 @@ class CTKD(TemperatureStrategy):
         require_positive(tau_range=tau_range, loops=loops, hidden=hidden)
         require_temperature(tau_min=tau_min, **{"tau_min + tau_range": tau_min + tau_range})
         require_fraction(weight_decay=weight_decay)
-        if mode not in get_args(Mode):
-            raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, found {mode!r}")
+        if mode not in get_args(CtkdMode):
+            raise ValueError(f"mode must be one of {', '.join(get_args(CtkdMode))}, found {mode!r}")
         self.mode, self.tau_min, self.tau_range = mode, tau_min, tau_range
         self.loops, self.weight_decay, self.num_classes = loops, weight_decay, num_classes
         if mode == "global":

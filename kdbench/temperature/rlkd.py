@@ -206,8 +206,8 @@ class Agent(nn.Module):
         require_positive(max_grad_norm=max_grad_norm, advantage_std_min=advantage_std_min)
         require_fraction(discount=discount, gae_lambda=gae_lambda)
         actor = Actor(hidden, log_std_offset, log_std_parts, std_min)
-        self.actor = Trained(actor, actor_lr, max_grad_norm)
-        self.critic = Trained(perceptron(hidden), critic_lr, max_grad_norm)
+        self.actor = NetworkWithAdam(actor, actor_lr, max_grad_norm)
+        self.critic = NetworkWithAdam(perceptron(hidden), critic_lr, max_grad_norm)
         self.actor_epochs, self.critic_epochs = actor_epochs, critic_epochs
         self.clip, self.advantage_std_min = clip, advantage_std_min
         self.discount, self.gae_lambda = discount, gae_lambda
@@ -271,8 +271,8 @@ class Calibration(nn.Module):
         require_positive(hidden=hidden, lr=lr)
         predictor = nn.Sequential(nn.Linear(STATE_SIZE + 1, hidden), nn.Linear(hidden, 1))
         masker = nn.Sequential(nn.Linear(STATE_SIZE, hidden), nn.Linear(hidden, 1), nn.Sigmoid())
-        self.predictor = Trained(predictor, lr, max_grad_norm=math.inf)
-        self.masker = Trained(masker, lr, max_grad_norm=math.inf)
+        self.predictor = NetworkWithAdam(predictor, lr, max_grad_norm=math.inf)
+        self.masker = NetworkWithAdam(masker, lr, max_grad_norm=math.inf)
         self.steps, self.step_weight, self.sparsity = steps, step_weight, sparsity
 
     def learn(self, taken: Decisions, reward: Tensor) -> Tensor:
@@ -316,7 +316,7 @@ class Actor(nn.Module):
         return Normal(self.mean(states), std, validate_args=False)
 
 
-class Trained(nn.Module):
+class NetworkWithAdam(nn.Module):
     """A network with an Adam of its own, whose moments are saved with the weights."""
 
     def __init__(self, network: nn.Module, lr: float, max_grad_norm: float) -> None:

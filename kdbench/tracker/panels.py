@@ -11,7 +11,7 @@ from kdbench.records.convergence import LEVELS
 
 
 @dataclass(frozen=True)
-class View:
+class DashboardView:
     """Which runs are shown, and how.
 
     Attributes:

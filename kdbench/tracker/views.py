@@ -6,7 +6,7 @@ from typing import Any
 import wandb_workspaces.reports.v2 as reports
 import wandb_workspaces.workspaces as workspaces
 
-from kdbench.tracker.panels import SECTIONS, Chart, View
+from kdbench.tracker.panels import SECTIONS, Chart, DashboardView
 from kdbench.words import join_words
 
 TITLE = "Temperature strategies"
@@ -20,7 +20,7 @@ _COLUMNS = 2  # charts in a row
 _GRID, _HEIGHT = 24, 8  # of a report: width of a row and height of a chart, in its units
 
 
-def build_workspace(view: View) -> workspaces.Workspace:
+def build_workspace(view: DashboardView) -> workspaces.Workspace:
     """The saved view of a project: sections of charts, runs grouped and filtered."""
     return workspaces.Workspace(
         entity=view.entity,
@@ -44,7 +44,7 @@ def build_workspace(view: View) -> workspaces.Workspace:
     )
 
 
-def build_report(view: View, connected: bool) -> reports.Report:
+def build_report(view: DashboardView, connected: bool) -> reports.Report:
     """The same as a page with text.
 
     Args:
@@ -72,7 +72,7 @@ def build_report(view: View, connected: bool) -> reports.Report:
     )
 
 
-def to_json(view: View) -> str:
+def to_json(view: DashboardView) -> str:
     """Both, as W&B stores them: under "workspace" and "report"."""
     models = {
         "workspace": build_workspace(view)._to_model(),
@@ -85,7 +85,7 @@ def to_json(view: View) -> str:
     return json.dumps(document, indent=1)
 
 
-def _filters(view: View) -> workspaces.And:
+def _filters(view: DashboardView) -> workspaces.And:
     wanted = [workspaces.Config(column) == value for column, value in view.where.items()]
     return workspaces.And(workspaces.Metric("JobType") == "train", *wanted)
 

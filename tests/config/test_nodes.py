@@ -7,7 +7,7 @@ import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import OmegaConf
 
-from kdbench.config.compose import Source, compose, hydra_context
+from kdbench.config.compose import ConfigSource, compose, hydra_context
 from kdbench.config.nodes import require_allowed_nodes
 from kdbench.config.overrides import check_overrides
 from kdbench.config.targets import ALLOW_VARIABLE
@@ -160,7 +160,8 @@ def test_options_of_another_folder_are_used_and_checked(kdbench, foreign, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "source", [Source(folder=Path("/no/where")), Source(searchpath=("file:///no/where",))]
+    "source",
+    [ConfigSource(folder=Path("/no/where")), ConfigSource(searchpath=("file:///no/where",))],
 )
 def test_a_folder_that_is_not_there_is_said(source):
     with pytest.raises(ConfigError, match=r"/no/where.*there is no such folder"):

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from kdbench.records.collect import collect
 from kdbench.report.cells import Options
-from kdbench.report.curves import Group, group_runs
+from kdbench.report.curves import CellRuns, group_runs
 from kdbench.report.figures import (
     choose_styles,
     draw_all,
@@ -63,7 +63,7 @@ def rows_in(axes):
 def make_group(row, accuracies, runs=None):
     """A group of no runs in particular with given accuracies [runs, epochs]."""
     seeds = range(len(accuracies)) if runs is None else runs
-    return Group(row, "x", dict.fromkeys(seeds), {"test/top1": np.array(accuracies, float)})
+    return CellRuns(row, "x", dict.fromkeys(seeds), {"test/top1": np.array(accuracies, float)})
 
 
 def test_every_row_has_a_line_of_its_own():
@@ -110,8 +110,8 @@ def test_each_taught_row_stands_before_all_others(few):
 
 
 def test_differences_are_paired_by_seed(monkeypatch):
-    monkeypatch.setattr(Group, "accuracy", "test/top1")
-    monkeypatch.setattr(Group, "is_taught", True)
+    monkeypatch.setattr(CellRuns, "accuracy", "test/top1")
+    monkeypatch.setattr(CellRuns, "is_taught", True)
     baseline = make_group("kd", [[10, 20], [30, 40]], runs=[1, 2])
     other = make_group("dtkd", [[35, 45], [0, 0], [15, 25]], runs=[2, 9, 1])
     drawing = draw_differences([baseline, other], baseline, {"dtkd": "c1 d1"})

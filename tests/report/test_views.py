@@ -4,7 +4,7 @@ import pytest
 
 from kdbench.records.collect import collect
 from kdbench.report.cells import Options
-from kdbench.report.curves import Group, group_runs
+from kdbench.report.curves import CellRuns, group_runs
 from kdbench.report.figures import choose_styles
 from kdbench.report.table import build_table
 from kdbench.report.views import (
@@ -38,7 +38,7 @@ def make_groups(**rows):
             )
             for seed, (aulc, epochs) in enumerate(runs)
         }
-        groups.append(Group(row, "x", records, {}))
+        groups.append(CellRuns(row, "x", records, {}))
     return groups
 
 

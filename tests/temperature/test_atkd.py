@@ -3,7 +3,7 @@ from typing import get_args
 import pytest
 import torch
 
-from kdbench.temperature.atkd import ATKD, FACTOR, PEAKS, Mode
+from kdbench.temperature.atkd import ATKD, FACTOR, PEAKS, AtkdMode
 from kdbench.temperature.base import Temperatures
 from kdbench.temperature.soften import soften
 from tests.helpers.strategy_probe import (
@@ -113,7 +113,7 @@ def test_gradient_goes_through_the_z_score_and_not_through_the_choice(mode):
 
 
 def test_every_mode_has_its_rule():
-    assert get_args(Mode) == tuple(PEAKS)
+    assert get_args(AtkdMode) == tuple(PEAKS)
 
 
 @pytest.mark.parametrize("name", DEGENERATE)

@@ -10,7 +10,7 @@ from kdbench.data.split import held_out
 from kdbench.errors import ConfigError, DataError
 
 
-class Plan:
+class SampleOrder:
     """The samples of each split under a protocol, and their order in each epoch.
 
     Attributes:

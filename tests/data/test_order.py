@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from kdbench.data.plan import Plan
+from kdbench.data.order import SampleOrder
 from kdbench.errors import ConfigError, DataError
 
 TARGETS = np.arange(100) % 10
@@ -13,7 +13,7 @@ KEYS = [bytes([(37 * i) % 256]) for i in range(100)]
 def make_plan(make_dataset):
     def make(protocol="paper", data_seed=3, targets=TARGETS, **changes):
         recipe = make_dataset("fake", **changes)
-        return Plan(recipe, targets, lambda: KEYS[: len(targets)], 20, data_seed, protocol)
+        return SampleOrder(recipe, targets, lambda: KEYS[: len(targets)], 20, data_seed, protocol)
 
     return make
 

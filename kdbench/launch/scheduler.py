@@ -22,7 +22,7 @@ from kdbench.launch.group import (
     RETURNED,
     Group,
     Member,
-    Outcome,
+    RunStatus,
     Tail,
     parse_outcome,
     write_request,
@@ -45,7 +45,7 @@ class _Running:
     outcomes: Tail
 
 
-class Schedule:
+class Scheduler:
     """Trains groups in the slots of an executor.
 
     Args:
@@ -65,8 +65,8 @@ class Schedule:
         slots: Sequence[Slot],
         folder: Path,
         say: Callable[[str], None],
-        on_start: Callable[[Member], Outcome | None],
-        on_outcome: Callable[[Outcome], None],
+        on_start: Callable[[Member], RunStatus | None],
+        on_outcome: Callable[[RunStatus], None],
         fail_fast: int | None,
     ) -> None:
         self.executor, self.folder, self.say = executor, folder, say
@@ -160,7 +160,7 @@ class Schedule:
         ended = {outcome.key for outcome in outcomes}
         members = running.group.members
         running.group.members = [m for m in members if m.key not in ended]
-        returned = [m for m in members if Outcome(m.key, RETURNED) in outcomes]
+        returned = [m for m in members if RunStatus(m.key, RETURNED) in outcomes]
         self.queue.extendleft(reversed(self._regroup(returned, len(members))))
         held = [outcome for outcome in outcomes if outcome.status == HELD]
         if held:
@@ -188,7 +188,7 @@ class Schedule:
                 self.held.remove(group)
                 self.queue.append(group)
 
-    def _pass_on(self, outcome: Outcome) -> None:
+    def _pass_on(self, outcome: RunStatus) -> None:
         if outcome.status == FAILED:
             self.reasons[re.sub(r"\d+", "#", outcome.reason.partition("\n")[0])] += 1
         self.on_outcome(outcome)
@@ -245,10 +245,10 @@ def _describe(members: Sequence[Member]) -> str:
     return names if len(members) == 1 else f"{plural(len(members), 'run')} ({names})"
 
 
-def _given_up(member: Member, end: str, request: Path) -> Outcome:
+def _given_up(member: Member, end: str, request: Path) -> RunStatus:
     log = request.with_suffix(".log")
     said = Tail(log).lines()
     reason = f"its process died {MAX_ATTEMPTS} times without progress, the last time with {end}"
     if said:
         reason += f", after saying: {said[-1]}"
-    return Outcome(member.key, FAILED, GaveUpError.exit_code, reason, log=str(log))
+    return RunStatus(member.key, FAILED, GaveUpError.exit_code, reason, log=str(log))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kdbench.errors import Preempted
-from kdbench.launch import schedule as schedule_module
+from kdbench.launch import scheduler as scheduler_module
 from kdbench.launch.executor import Slot
 from kdbench.launch.group import (
     DONE,
@@ -16,12 +16,12 @@ from kdbench.launch.group import (
     RETURNED,
     Group,
     Member,
-    Outcome,
+    RunStatus,
     read_request,
     write_request,
 )
 from kdbench.launch.group import report as tell
-from kdbench.launch.schedule import Schedule
+from kdbench.launch.scheduler import Scheduler
 
 
 class Fake:
@@ -70,7 +70,7 @@ class FakeWorker:
 
 def train(request, members, slot, begun):
     for member in members:
-        tell(request, Outcome(member.key, DONE, top1=50.0))
+        tell(request, RunStatus(member.key, DONE, top1=50.0))
     return 0
 
 
@@ -87,7 +87,7 @@ def save(member, step):
 def run(tmp_path, executor, groups, slots=("cpu",), fail_fast=None, on_start=lambda member: None):
     """The outcome of each run by name, and what was said."""
     outcomes, said = {}, []
-    schedule = Schedule(
+    scheduler = Scheduler(
         executor,
         [Slot(name) for name in slots],
         tmp_path / "sweep",
@@ -96,7 +96,7 @@ def run(tmp_path, executor, groups, slots=("cpu",), fail_fast=None, on_start=lam
         lambda outcome: outcomes.setdefault(outcome.key.removeprefix("key-"), outcome),
         fail_fast,
     )
-    schedule.run([Group(members) for members in groups])
+    scheduler.run([Group(members) for members in groups])
     return outcomes, said
 
 
@@ -113,7 +113,7 @@ def test_groups_wait_for_a_free_slot_and_an_idle_slot_takes_the_next(tmp_path):
 def test_a_killed_worker_is_replaced_and_only_the_rest_is_done_again(tmp_path):
     def script(request, members, slot, begun):
         if begun == 1:
-            tell(request, Outcome(members[0].key, DONE))
+            tell(request, RunStatus(members[0].key, DONE))
             return -9
         return train(request, members, slot, begun)
 
@@ -167,7 +167,7 @@ def test_a_gpu_that_kills_everything_is_not_used_any_more(tmp_path):
 def test_what_does_not_fit_into_memory_goes_back_to_the_queue(tmp_path):
     def script(request, members, slot, begun):
         for member in members[2:]:
-            tell(request, Outcome(member.key, RETURNED))
+            tell(request, RunStatus(member.key, RETURNED))
         return train(request, members[:2], slot, begun)
 
     executor = Fake(script)
@@ -180,7 +180,7 @@ def test_a_group_of_which_nothing_fits_is_halved(tmp_path):
     def script(request, members, slot, begun):
         if len(members) > 2:  # the teacher, or the evaluation of all, has no room
             for member in members:
-                tell(request, Outcome(member.key, RETURNED))
+                tell(request, RunStatus(member.key, RETURNED))
             return 0
         return train(request, members, slot, begun)
 
@@ -193,7 +193,7 @@ def test_a_group_of_which_nothing_fits_is_halved(tmp_path):
 def test_a_run_whose_folder_cannot_be_used_leaves_the_others_alone(tmp_path):
     def on_start(member):
         if member.name in ("b", "only"):
-            return Outcome(member.key, FAILED, 6, "b is a file")
+            return RunStatus(member.key, FAILED, 6, "b is a file")
         return None
 
     executor = Fake(train)
@@ -210,13 +210,13 @@ def test_a_run_whose_folder_cannot_be_used_leaves_the_others_alone(tmp_path):
 
 def test_what_another_process_trains_is_waited_for(tmp_path, monkeypatch):
     looks = iter([True, True, False])
-    monkeypatch.setattr(schedule_module, "LOOK", 0.0)
-    monkeypatch.setattr(schedule_module, "is_held", lambda folder: next(looks))
+    monkeypatch.setattr(scheduler_module, "LOOK", 0.0)
+    monkeypatch.setattr(scheduler_module, "is_held", lambda folder: next(looks))
 
     def script(request, members, slot, begun):
         if begun == 1:
-            tell(request, Outcome(members[0].key, HELD, reason="worked on by process 7"))
-            tell(request, Outcome(members[1].key, DONE))
+            tell(request, RunStatus(members[0].key, HELD, reason="worked on by process 7"))
+            tell(request, RunStatus(members[1].key, DONE))
             return 0
         return train(request, members, slot, begun)
 
@@ -240,7 +240,7 @@ def test_a_failed_record_is_no_end_of_progress(tmp_path):
 def test_fail_fast_counts_failures_with_one_reason(tmp_path):
     def script(request, members, slot, begun):
         reason = "no data" if begun % 2 else f"ce not finite at step {begun}"
-        tell(request, Outcome(members[0].key, FAILED, 5, reason))
+        tell(request, RunStatus(members[0].key, FAILED, 5, reason))
         return 0
 
     groups = [make_members(tmp_path, f"run{k}") for k in range(9)]
@@ -279,5 +279,5 @@ def test_a_request_survives_the_file(tmp_path):
     path = tmp_path / "request.json"
     write_request(path, [member], 0.5)
     assert read_request(path) == ([member], 0.5)
-    tell(path, Outcome(member.key, DONE))
+    tell(path, RunStatus(member.key, DONE))
     assert read_request(path)[0] == []  # started again, it does not do again what it has told
