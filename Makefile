@@ -7,7 +7,7 @@ JOBS ?= 3
 ARGS ?=
 OUTPUTS ?= outputs
 
-.PHONY: help setup check format test test-slow test-browser test-slurm test-ray demo train table wandb-sync bench profile bench-sweep bench-scaling bench-overhead clean
+.PHONY: help setup check format test test-slow test-browser test-slurm test-ray docs demo train table wandb-sync bench profile bench-sweep bench-scaling bench-overhead clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -50,9 +50,13 @@ test-ray: setup ## sweeps on a Ray of this machine with two pretended GPUs (inst
 	@$(BIN)/python -c 'import ray' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[ray]'
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m ray tests/contracts
 
-demo: setup ## the main job on the embedded real data: teacher, students, a comparison
-	$(BIN)/kdbench-train -m table=demo
-	@$(BIN)/kdbench-report outputs/runs/mnist5k
+docs: setup ## the documentation as a site, in site/; offline, every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+demo: setup ## a teacher, 24 students on real digits, a comparison: under 5 minutes on two cores
+	$(BIN)/kdbench-train -m table=demo paths.outputs=$(OUTPUTS)
+	@$(BIN)/kdbench-report $(OUTPUTS)/runs --table demo --out $(OUTPUTS)/tables/demo --figures $(OUTPUTS)/tables/demo/figures
+	@echo 'look at $(OUTPUTS)/tables/demo/report.html and $(OUTPUTS)/tables/demo/figures/learning.png'
 
 train: setup ## one run: make train ARGS="temperature=cosine seed=1"
 	$(BIN)/kdbench-train $(ARGS)
@@ -87,5 +91,5 @@ bench-overhead: setup ## what a run pays for logs and checks, on real CIFAR-100
 	$(BIN)/python scripts/bench/overhead.py $(ARGS)
 
 clean: ## remove caches and build products; outputs/ and .venv/ stay
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

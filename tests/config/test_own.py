@@ -1,4 +1,4 @@
-"""Code of a user's own, as the README shows it."""
+"""Code of a user's own, as the documentation shows it."""
 
 import re
 import shlex
@@ -19,9 +19,9 @@ ALLOWED = {"KDBENCH_ALLOW_TARGETS": "mine"}
 
 
 def example():
-    """The parts of the README's section: the strategy, its YAML, the commands."""
-    readme = (ROOT / "README.md").read_text()
-    section = readme.split("### A strategy of your own")[1].split("\n## ")[0]
+    """The parts of the section: the strategy, its YAML, the commands."""
+    page = (ROOT / "docs" / "own.md").read_text()
+    section = page.split("## A strategy of your own")[1].split("\n## ")[0]
     blocks = re.findall(r"```(\w+)\n(.*?)```", section, re.DOTALL)
     found = {kind: text for kind, text in blocks if kind != "bash"}
     commands = "".join(text for kind, text in blocks if kind == "bash").splitlines()
@@ -31,7 +31,7 @@ def example():
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """A folder with the README's files, in which this process is."""
+    """A folder with the section's files, in which this process is."""
     code, options, _ = example()
     folder = tmp_path / "mine"
     (folder / "conf" / "temperature").mkdir(parents=True)
@@ -43,7 +43,7 @@ def mine(tmp_path, monkeypatch):
     sys.modules.pop("mine", None)
 
 
-def test_the_readme_s_commands_train(kdbench, mine):
+def test_the_commands_of_the_documentation_train(kdbench, mine):
     for arguments in example()[2]:
         code, said = kdbench(*arguments, "run.epochs=1", here=str(mine), environment=ALLOWED)
         assert code == 0, said

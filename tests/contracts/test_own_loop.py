@@ -1,4 +1,4 @@
-"""The README's own loop, as it stands there."""
+"""The training loops of the README and of docs/own.md, as they stand there."""
 
 import re
 import warnings
@@ -9,11 +9,11 @@ import torch
 import kdbench
 from tests.helpers.paths import ROOT
 
-README = ROOT / "README.md"
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "own.md"
 
 
-def code_of_the_loop():
-    section = README.read_text().partition("## In your own loop")[2]
+def code_of_the_loop(document):
+    section = document.read_text().partition("## In your own loop")[2]
     return re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
 
 
@@ -32,7 +32,7 @@ def run_the_loop(tmp_path, monkeypatch, method, **changes):
         "objective.param_groups()]": "objective.param_groups()]; before = copy(objective)",
         **changes,
     }
-    code = code_of_the_loop()
+    code = code_of_the_loop(PAGE)
     for old, new in changes.items():
         assert old in code, old
         code = code.replace(old, new)
@@ -44,6 +44,22 @@ def run_the_loop(tmp_path, monkeypatch, method, **changes):
 
 def state_of(objective):
     return {name: value.detach().clone() for name, value in objective.named_parameters()}
+
+
+def test_the_short_loop_of_the_readme_learns():
+    torch.manual_seed(0)
+    batches = iter(zip(torch.randn(8, 4, 8), torch.randint(10, (8, 4)), strict=True))
+    space = {
+        **{"kdbench": kdbench, "torch": torch, "batches": batches},
+        **{"steps": 8, "steps_per_epoch": 2},
+        **{"teacher": torch.nn.Linear(8, 10), "student": torch.nn.Linear(8, 10)},
+    }
+    start = space["student"].weight.detach().clone()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(code_of_the_loop(README), space)
+    assert not torch.equal(space["student"].weight, start)
+    assert space["progress"].fraction > 0.8
 
 
 @pytest.mark.parametrize("method", ["kd", "ctkd", "mkd", "rlkd"])

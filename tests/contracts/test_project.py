@@ -14,6 +14,7 @@ from tests.helpers.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CITATION = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+GROUPS = ("temperature", "objective", "method")
 ARXIV = re.compile(r"arXiv[ :]\s*(\d{4}\.\d{4,5})")
 
 
@@ -75,3 +76,25 @@ def test_only_the_readme_of_outputs_is_tracked():
     assert done.stdout.split() == ["outputs/README.md"]
     ignored = subprocess.run(["git", "-C", ROOT, "check-ignore", "-q", "outputs/runs/record.json"])
     assert ignored.returncode == 0
+
+
+def test_the_readme_is_short_and_its_links_hold():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    links = re.findall(r"\]\(([^)]+)\)|(?:src|srcset)=\"([^\"]+)\"", text)
+    local = {a or b for a, b in links if not (a or b).startswith("https://")}
+    assert "docs/guide.md" in local
+    assert [link for link in local if not (ROOT / link.partition("#")[0]).is_file()] == []
+
+
+def test_what_the_readme_counts():
+    text = (ROOT / "README.md").read_text()
+    groups = {group: list((ROOT / "conf" / group).glob("*.yaml")) for group in GROUPS}
+    assert f"**{len(groups['temperature'])} strategies" in text
+    assert f"{len(groups['objective'])} objectives" in text
+    assert len(groups["method"]) > 30
+    published = (ROOT / "kdbench/report/published").glob("*.csv")
+    rows = sum(len(path.read_text().splitlines()) - 1 for path in published)
+    assert f"**{rows} published numbers**" in text
+    study = (ROOT / "docs/studies/temperature_survey/table.md").read_text()
+    assert f"of the {study.count('| kd') + study.count('| scratch')} rows" in text
