@@ -90,10 +90,10 @@ def list_objectives() -> str:
         rows.append((f"[`{name}`](#{name})", ", ".join(links) or "cross-entropy alone"))
         parts += [f"## {name}", escape(comment_of(path)), show_terms(node), show_options(path)]
     parts.insert(0, table(("`objective=`", "losses"), rows))
-    parts.append("# Losses")
+    parts.append("## Losses")
     for loss, target in sorted(losses.items()):
         about = read_class(target)
-        parts += [f"## {loss}", escape(about.summary), about.write()]
+        parts += [f"### {loss}", escape(about.summary), about.write()]
     return "\n\n".join(parts)
 
 

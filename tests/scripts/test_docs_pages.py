@@ -19,7 +19,7 @@ GROUPS = {"temperature": "strategies", "objective": "objectives"}
 
 def section(text, name):
     """What stands below a heading."""
-    return text.split(f"\n## {name}\n", 1)[1].split("\n## ", 1)[0].split("\n# ", 1)[0]
+    return re.split(r"\n##+ ", re.split(rf"\n##+ {re.escape(name)}\n", text)[1])[0]
 
 
 @pytest.mark.parametrize(("group", "page"), GROUPS.items())
@@ -47,7 +47,7 @@ def test_every_strategy_has_its_rule_and_source():
 
 def test_every_loss_of_every_objective_has_its_rule_and_source():
     text = docs_pages.list_objectives()
-    losses = text.split("\n# Losses\n")[1]
+    losses = text.split("\n## Losses\n")[1]
     for _, path in docs_pages.options("objective"):
         terms = yaml.safe_load(path.read_text())["terms"].values()
         for target in (t for term in terms for t in docs_pages.targets(term["loss"])):
