@@ -98,3 +98,13 @@ def test_what_the_readme_counts():
     assert f"**{rows} published numbers**" in text
     study = (ROOT / "docs/studies/temperature_survey/table.md").read_text()
     assert f"of the {study.count('| kd') + study.count('| scratch')} rows" in text
+
+
+def test_paths_that_the_documents_name_exist():
+    """But for those with a NAME to fill in, and the example of docs/own.md."""
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    named = re.compile(r"`((?:kdbench|conf|scripts|tests|docs)/[\w./]+)`")
+    found = {path for document in documents for path in named.findall(document.read_text())}
+    missing = {path for path in found if "NAME" not in path and not (ROOT / path).exists()}
+    assert missing == {"conf/temperature/sure.yaml"}
+    assert len(found) > 20
