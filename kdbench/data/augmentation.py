@@ -20,7 +20,7 @@ class CropFlip:
 
     Attributes:
         pad: rows and columns of zeros on each side, >= 0.
-        flip: whether images are flipped.
+        flip: whether to flip images at all.
     """
 
     pad: int
@@ -42,19 +42,22 @@ class CropFlip:
     def draw(
         self, data_seed: int, epoch: int, index: np.ndarray, purpose: int = VIEW
     ) -> np.ndarray:
-        """The views [N] int64 of the samples ``index`` [N] in one epoch, uniform over all views.
+        """Draws the views of samples in one epoch, uniformly over all views.
 
         Args:
-            data_seed: with epoch and index, all that the views depend on.
+            data_seed: the views are a function of it, the epoch and the index.
             epoch: 0-based.
-            index: the samples.
-            purpose: which of a sample's views: one of the constants in ``randomness``.
+            index: [N] the samples.
+            purpose: which random stream to use: one of the constants in ``randomness``.
+
+        Returns:
+            [N] int64 view numbers.
         """
         bits = hash64(data_seed, epoch, purpose, index)
         return (bits % np.uint64(self.num_views)).astype(np.int64)
 
     def decode(self, view: Any) -> tuple[Any, Any, Any]:
-        """(dy, dx, flip) of views: an int, or an integer array or tensor of any shape."""
+        """(dy, dx, flip) of a view number: an int, or an integer array or tensor of any shape."""
         crop, flip = view // (1 + self.flip), view % (1 + self.flip)
         side = 2 * self.pad + 1
         return crop // side, crop % side, flip

@@ -1,4 +1,4 @@
-"""Batches and the interface of a dataset: read this first."""
+"""Batches and the dataset interface: read this first."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:  # torch is imported by the modules that move tensors, not by --help
+if TYPE_CHECKING:  # keeps torch out of --help
     import torch
     from torch import Tensor
 
@@ -16,13 +16,13 @@ class Batch(NamedTuple):
     """One batch as every network, objective and strategy sees it.
 
     Attributes:
-        images: [B, C, H, W] float32, normalised, with channels-last strides.
+        images: [B, C, H, W] float32, normalized, with channels-last strides.
         targets: [B] int64, 0 <= target < num_classes.
         index: [B] int64, position of the sample in the full train split (batches of "train" and
             "val") or in the test split.
-        view: [B] int64 number of the augmented view, 0 <= view < num_views; None where the views
-            of an image cannot be enumerated and where nothing is augmented (evaluation).
-        strong: [B, C, H, W] the same images, strongly augmented on top; None unless asked for.
+        view: [B] int64 number of the augmented view, 0 <= view < num_views; None if the views
+            of an image cannot be enumerated, and in evaluation.
+        strong: [B, C, H, W] the same images, strongly augmented; None unless requested.
     """
 
     images: "Tensor"
@@ -34,12 +34,12 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """The files a dataset is read from.
+    """The files of a dataset.
 
     Attributes:
-        kind: how the files are laid out ("parquet", "python-archive", "class-folders", ...).
+        kind: their layout ("parquet", "python-archive", "class-folders", ...).
         files: every file that is read.
-        digest: SHA-256 that identifies the content (see ``kdbench.data.source``).
+        digest: SHA-256 of the content (see ``kdbench.data.source``).
     """
 
     kind: str
@@ -63,17 +63,17 @@ class Content(NamedTuple):
 
 
 class DataModule(Protocol):
-    """What the training loop knows of a dataset.
+    """A dataset as the training loop sees it.
 
     Attributes:
         num_classes: K.
-        num_train: samples of one epoch; under the strict protocol without the validation split.
-        steps_per_epoch: batches of one epoch, >= 1.
-        eval_sizes: samples of each split that training evaluates: "test", and under the strict
-            protocol "val".
+        num_train: samples per epoch; under the strict protocol, without the validation split.
+        steps_per_epoch: batches per epoch, >= 1.
+        eval_sizes: number of samples of each evaluated split: "test", and "val" under the strict
+            protocol.
         image_shape: (C, H, W).
         class_names: K names in label order.
-        num_views: number of augmented views of an image; None where they cannot be enumerated.
+        num_views: number of augmented views of an image; None if they cannot be enumerated.
         digest: SHA-256 of the content: ``Source.digest``.
     """
 
@@ -87,7 +87,7 @@ class DataModule(Protocol):
     digest: str
 
     def train_batches(self, epoch: int, start: int = 0, strong: bool = False) -> Iterator[Batch]:
-        """Batches of one epoch (0-based) from step ``start`` on; the same whoever asks.
+        """Batches of one epoch (0-based) from step ``start`` on, the same on every call.
 
         ``strong`` adds the strongly augmented view and changes nothing else.
         """
@@ -99,26 +99,29 @@ class DataModule(Protocol):
 
 
 class Dataset(Protocol):
-    """What ``conf/dataset/*.yaml`` instantiates. Importing and constructing it needs no torch."""
+    """What ``conf/dataset/*.yaml`` instantiates. Importing or constructing it needs no torch."""
 
     def source(self, cache: Path) -> Source:
-        """Find and identify the files; raises DataError with the remedy where they are missing.
+        """Finds and identifies the files.
 
         Args:
-            cache: folder in which the digests of unchanged files are remembered.
+            cache: folder that keeps the digests of unchanged files.
+
+        Raises:
+            DataError: files are missing; the message says how to get them.
         """
         ...
 
     def open(
         self, *, cache: Path, device: "torch.device", data_seed: int, protocol: str
     ) -> DataModule:
-        """Load the dataset for training on ``device``.
+        """Loads the dataset for training on ``device``.
 
         Args:
             cache: folder for the digests and, for small datasets, the decoded images.
-            device: where batches are wanted.
-            data_seed: determines order and augmentation, together with epoch and sample.
-            protocol: "paper" trains on the full train split; "strict" carves a validation split
-                from it.
+            device: device of the batches.
+            data_seed: order and augmentation are a function of it, the epoch and the sample.
+            protocol: "paper" trains on the full train split; "strict" holds out a validation
+                split of it.
         """
         ...

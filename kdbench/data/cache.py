@@ -1,4 +1,4 @@
-"""Decoded datasets on disk: parsing and decoding are paid for once."""
+"""Cache of decoded datasets on disk: a dataset is parsed and decoded once."""
 
 import hashlib
 import json
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 
 def load_or_build(path: Path, build: Callable[[], Content]) -> Content:
-    """The content of a cache file; where it is missing or damaged it is built and written.
+    """Loads a cache file; builds and writes it if it is missing or damaged.
 
     Args:
-        path: a safetensors file whose name contains the digest of the source. It carries a digest
-            of its own content, so a damaged file is noticed and set aside.
+        path: a safetensors file whose name contains the digest of the source. It also holds a
+            digest of its own content, so that a damaged file is detected and set aside.
         build: reads the dataset from its source.
     """
     if path.exists():
@@ -29,7 +29,7 @@ def load_or_build(path: Path, build: Callable[[], Content]) -> Content:
             return _load(path)
         except (SafetensorError, KeyError, ValueError) as error:
             aside = path.replace(path.with_name(f"{path.name}.damaged"))
-            log.warning("%s is damaged (%s); it is now %s and is rebuilt", path, error, aside.name)
+            log.warning("%s is damaged (%s); renamed to %s, rebuilding", path, error, aside.name)
     content = build()
     write_cache(path, _pack(content))
     return content
@@ -42,7 +42,7 @@ def _pack(content: Content) -> bytes:
         "test.images": content.test.images,
         "test.targets": content.test.targets,
     }
-    # safetensors writes memory as it lies
+    # safetensors writes the buffer as is and ignores strides
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     names = json.dumps(content.class_names)
     metadata = {"class_names": names, "sha256": _digest(arrays, names)}

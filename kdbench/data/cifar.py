@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), in whichever form they are on the disk."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009), in any of their usual file layouts."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +23,7 @@ class _CIFAR(SmallDataset):
 
     Attributes:
         root: folder with the data.
-        download: whether the published archive is fetched into ``root`` where nothing is found.
+        download: whether to download the published archive into ``root`` if nothing is found.
     """
 
     root: str
@@ -36,12 +36,12 @@ class _CIFAR(SmallDataset):
         """Finds and identifies the files.
 
         Raises:
-            DataError: nothing is found (the message says how to get it), or it is incomplete.
+            DataError: the dataset is missing (the message says how to get it) or incomplete.
         """
         return identify(self._layout.kind, self._layout.files, cache, _READER)
 
     def read(self) -> Content:
-        """Reads all images; DataError where files are damaged or not the published ones."""
+        """Reads all images; DataError if files are damaged or not the published ones."""
         return self._layout.read()
 
     @cached_property
@@ -74,17 +74,17 @@ class _CIFAR(SmallDataset):
             download_url(self.published.url, self.root, archive, self.published.md5[archive])
         except (OSError, RuntimeError) as error:
             raise DataError(
-                f"{self.published.url} could not be fetched into {self.root}: {error}"
+                f"could not download {self.published.url} to {self.root}: {error}"
             ) from error
 
     def _remedy(self) -> str:
         searched = " and ".join(str(place.absolute()) for place in places(self.root, self.name))
         published = self.published
         return (
-            f"{self.name} was not found in {searched}. Allowed are {published.archive}, its folder "
+            f"{self.name} was not found in {searched}; expected {published.archive}, its folder "
             f"{published.folder}/, train*.parquet and test*.parquet, or class folders in train/ "
-            f"and test/. Say where it is with dataset.root=FOLDER, let it be fetched with "
-            f"dataset.download=true, or fetch it: curl --create-dirs --output-dir {self.root} "
+            f"and test/. Set dataset.root=FOLDER if it is elsewhere, or download it with "
+            f"dataset.download=true or curl --create-dirs --output-dir {self.root} "
             f"-O {published.url}"
         )
 

@@ -1,4 +1,4 @@
-"""1,797 real 8x8 digits that are installed with scikit-learn: the smallest real dataset."""
+"""The 1,797 real 8x8 digits that ship with scikit-learn: the smallest real dataset."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +17,17 @@ _TEST_FRACTION = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Digits(SmallDataset):
-    """8x8 grey images of digits, split for good into about 80 % and 20 % of each class.
+    """8x8 grayscale digits, with a fixed split into about 80 % and 20 % of each class.
 
     Source: UCI, "Optical recognition of handwritten digits"; ``sklearn.datasets.load_digits``.
     """
 
     def source(self, cache: Path) -> Source:
-        """The data file of the installed scikit-learn; DataError where there is none."""
+        """The data file of the installed scikit-learn; DataError if there is none."""
         return identify("packaged", [_file()], cache, _READER)
 
     def read(self) -> Content:
-        """Rows are 64 pixels in 0..16, here spread over 0..255, then the digit."""
+        """Each row is 64 pixels in 0..16, rescaled here to 0..255, and the digit."""
         rows = read_rows(_file())
         pixels = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
         train, test = split_arrays(Arrays(pixels, rows[:, -1].astype(np.int64)), _TEST_FRACTION)

@@ -1,4 +1,4 @@
-"""Random images with a class signal: for smoke tests, no result on them means anything."""
+"""Random images with a class signal, for smoke tests: results on them mean nothing."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +13,17 @@ from kdbench.errors import ConfigError
 
 _READER = "fake/1"
 _PROTOTYPES, _TRAIN, _TEST = range(3)
-_PATCHES = 4  # a prototype is 4x4 patches of colour, which a crop of a few pixels leaves alone
+_PATCHES = 4  # a prototype is 4x4 patches of color, which survive a crop of a few pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fake(SmallDataset):
-    """Each image is the prototype of its class, mixed with noise.
+    """Each image is the prototype of its class, blended with noise.
 
     Attributes:
         train_size: images of the train split.
         test_size: images of the test split.
-        signal: part of the prototype in an image, 0 (noise only) to 1.
+        signal: weight of the prototype in an image, 0 (noise only) to 1.
         seed: of prototypes and noise.
     """
 
@@ -38,12 +38,12 @@ class Fake(SmallDataset):
             raise ConfigError(f"dataset.signal={self.signal} must be from 0 to 1")
 
     def source(self, cache: Path) -> Source:
-        """No files: the parameters are the content."""
+        """No files: the parameters determine the content."""
         sizes = (self.num_classes, self.image_size, self.channels, self.train_size, self.test_size)
         return identify("generated", (), cache, f"{_READER} {sizes} {self.signal} {self.seed}")
 
     def read(self) -> Content:
-        """Makes the images."""
+        """Generates the images."""
         patches = self._noise(_PROTOTYPES, self.num_classes, _PATCHES)
         patch = np.arange(self.image_size) * _PATCHES // self.image_size
         prototypes = patches[:, patch][:, :, patch]

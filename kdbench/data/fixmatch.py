@@ -9,10 +9,10 @@ import numpy as np
 from kdbench.data.randomness import STRONG, uniform
 from kdbench.errors import ConfigError
 
-if TYPE_CHECKING:  # torch is imported where pixels are; a run is named without it
+if TYPE_CHECKING:  # constructing it needs no torch
     from torch import Tensor
 
-# The list of the released program: operation in kdbench.data.pixels, range of its magnitude.
+# As in the released program: operation in kdbench.data.pixels, range of its magnitude.
 OPERATIONS: tuple[tuple[str, float, float], ...] = (
     ("autocontrast", 0.0, 1.0),
     ("brightness", 0.05, 0.95),
@@ -29,26 +29,26 @@ OPERATIONS: tuple[tuple[str, float, float], ...] = (
     ("translate_x", -0.3, 0.3),
     ("translate_y", -0.3, 0.3),
 )
-_GREY = (125, 123, 114)  # what is cut out; of grey images its luma
-_GREY_LUMA = 123
-_BLOCK = 1 << 22  # values that are worked on at a time: more would leave the processor's caches
+_GRAY = (125, 123, 114)  # fill color of the cutout; grayscale images get its luma
+_GRAY_LUMA = 123
+_BLOCK = 1 << 22  # values processed at a time: more would not fit in the processor's caches
 
 
 @dataclass(frozen=True, kw_only=True)
 class FixMatch:
-    """Random operations with random magnitudes, then always a grey cutout.
+    """Random operations with random magnitudes, then always a gray cutout.
 
-    Each of ``num_ops`` operations is drawn from 14 (the same may come twice), its magnitude
-    uniformly in its range. The cutout's side is drawn uniformly up to ``cutout`` of the image's
-    side, its centre uniformly between the second pixel and the far edge, so it may stick out.
+    Each of ``num_ops`` operations is drawn from 14 with replacement, its magnitude uniformly
+    from its range. The cutout's side is uniform up to ``cutout`` of the image's side, its center
+    uniform between the second pixel and the far edge, so it may extend beyond the image.
     Everything is a function of (data seed, epoch, sample).
 
     Source: Sohn et al., "FixMatch", NeurIPS 2020, as in the released program of MLKD (Jin, Wang,
-    Lin, CVPR 2023), which is called with a magnitude and ignores it.
+    Lin, CVPR 2023), which takes a magnitude argument and ignores it.
 
     Attributes:
         num_ops: operations before the cutout, >= 0.
-        cutout: largest side of the cutout, as a part of the image's side, 0 to 1.
+        cutout: largest side of the cutout, as a fraction of the image's side, 0 to 1.
         own_crop: whether crop and flip are drawn independently of the weak view's.
     """
 
@@ -64,7 +64,7 @@ class FixMatch:
             raise ConfigError(f"{where}.cutout={self.cutout} must be from 0 to 1")
 
     def __call__(self, images: "Tensor", data_seed: int, epoch: int, index: np.ndarray) -> "Tensor":
-        """Augments images that are cropped and flipped: see ``kdbench.data.strong``."""
+        """Augments cropped and flipped images: see ``kdbench.data.strong``."""
         import torch
 
         size = max(1, _BLOCK // images[:1].numel())
@@ -81,7 +81,7 @@ class FixMatch:
     def draw_operations(
         self, data_seed: int, epoch: int, index: np.ndarray
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each of ``num_ops``: position in ``OPERATIONS`` [B] and magnitude [B] float64."""
+        """For each of ``num_ops``: index into ``OPERATIONS`` [B] and magnitude [B] float64."""
         low, high = np.array([operation[1:] for operation in OPERATIONS]).T
         drawn = []
         for number in range(self.num_ops):
@@ -95,10 +95,10 @@ class FixMatch:
     def draw_cutout(
         self, data_seed: int, epoch: int, index: np.ndarray, height: int, width: int
     ) -> np.ndarray:
-        """[4, B] int64: x0, y0, x1, y1 of the pixels that become grey, the last two included."""
+        """[4, B] int64: x0, y0, x1, y1 of the gray rectangle, ends included."""
         side, u, v = (uniform(data_seed, epoch, STRONG, number, index) for number in range(3))
         side = self.cutout * side * width
-        # The released program draws the centre from 1 to the size, not from 0.
+        # The released program draws the center from 1 to the size, not from 0.
         corners = [
             np.maximum(0, size + (1 - size) * drawn - side / 2).astype(np.int64)
             for drawn, size in ((u, width), (v, height))
@@ -119,16 +119,16 @@ class FixMatch:
         if self.cutout == 0:
             return images
         corners = self.draw_cutout(data_seed, epoch, index, *images.shape[2:])
-        grey = _GREY if images.shape[1] == 3 else (_GREY_LUMA,)
+        gray = _GRAY if images.shape[1] == 3 else (_GRAY_LUMA,)
         return fill_rectangles(
             images,
             torch.from_numpy(corners).to(images.device),
-            torch.tensor(grey, dtype=torch.uint8, device=images.device),
+            torch.tensor(gray, dtype=torch.uint8, device=images.device),
         )
 
 
 def _apply_each(images: "Tensor", choice: np.ndarray, magnitude: "Tensor") -> "Tensor":
-    """Each image's own operation; images with the same one are worked on together."""
+    """Applies each image's own operation, batched over the images that share it."""
     import torch
 
     from kdbench.data import pixels

@@ -1,4 +1,4 @@
-"""Anybody's images in class folders: what is in them is found, and recorded with the config."""
+"""Your own images in class folders: inspected, and described in the recorded config."""
 
 import heapq
 import logging
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 
 _READER = "folder/1"
 _TEST_FOLDERS = ("val", "test", "valid", "validation")
-_SMALL = 64  # pixels: images of one size up to this are kept in memory, others decoded every time
+_SMALL = 64  # pixels: up to this side, images of one size stay in memory; others are decoded anew
 _PHOTOGRAPHS = {"image_size": 224, "eval_resize": 256}  # pixels, as for ImageNet
-_MEASURED = 1_000  # images whose size is looked at
+_MEASURED = 1_000  # images whose size is read
 
 log = logging.getLogger(__name__)
 
 
 class Found(NamedTuple):
-    """What lies in a folder.
+    """Contents of a folder.
 
     Attributes:
-        train: images to train on.
-        test: images to test on.
+        train: training images.
+        test: test images.
         sizes: ``<width>x<height>`` in pixels, or the smallest and the largest width and height.
-        held_out: whether the test images were taken from the training images.
+        held_out: whether the test images were held out of the training images.
     """
 
     train: ImageFolder
@@ -55,16 +55,16 @@ class Found(NamedTuple):
 class Folder(Photographs):
     """Class folders in ``root``, or in ``root/train`` and ``root/val`` (or ``test``).
 
-    Where there is one set of images, the same ``test_fraction`` of every class is the test split,
-    for good: who is in it depends on the names of class and file alone. Images of one square size
-    up to 64 pixels are kept in memory and augmented as CIFAR is; others are decoded anew in every
-    epoch as ImageNet is.
+    Without a test folder, ``test_fraction`` of every class is held out as the test split. The
+    choice depends only on the names of class and file, so it never changes. Square images of one
+    size up to 64 pixels are kept in memory and augmented like CIFAR; others are decoded anew in
+    every epoch, like ImageNet.
 
     Attributes:
         root: folder with the data.
-        test_dir: the folder in ``root`` that is tested on; None for the one that is there.
-        test_fraction: part of each class, where there is none; 0 < test_fraction < 1.
-        found: number of ``train`` and ``test`` images, and their ``sizes``, for the record.
+        test_dir: the test folder in ``root``; None to find it.
+        test_fraction: fraction of each class to hold out if there is no test folder, in (0, 1).
+        found: number of ``train`` and ``test`` images and their ``sizes``, for the record.
         augmentation: ``pad`` and ``flip`` for images in memory; ``crop_scale``, ``crop_ratio`` and
             ``flip`` for others.
     """
@@ -78,18 +78,17 @@ class Folder(Photographs):
         super().__post_init__()
         if not 0 < self.test_fraction < 1:
             raise ConfigError(
-                f"dataset.test_fraction={self.test_fraction} must lie between 0 and 1, ends "
-                f"excluded"
+                f"dataset.test_fraction={self.test_fraction} must be between 0 and 1 (exclusive)"
             )
 
     @property
     def splits(self) -> tuple[ImageFolder, ImageFolder]:
-        """The images of "train" and "test"; DataError where they are not in order."""
+        """The images of "train" and "test"; DataError if the folders are invalid."""
         found = self._find()
         return found.train, found.test
 
     def source(self, cache: Path) -> Source:
-        """Lists and identifies the images; DataError where they are not in order."""
+        """Lists and identifies the images; DataError if the folders are invalid."""
         found = self._find()
         reader = f"{_READER} {self.test_fraction}" if found.held_out else _READER
         return identify("class-folders", (*found.train.files, *found.test.files), cache, reader)
@@ -122,7 +121,7 @@ class Folder(Photographs):
 
 @dataclass(frozen=True, kw_only=True)
 class _InMemory(SmallDataset):
-    """The images of a folder that are small and of one size."""
+    """A folder of small images of one size."""
 
     folder: Folder
 
@@ -133,7 +132,7 @@ class _InMemory(SmallDataset):
         return cls(**recipe, folder=folder)
 
     def source(self, cache: Path) -> Source:
-        """That of the folder."""
+        """The source of the folder."""
         return self.folder.source(cache)
 
     def read(self) -> Content:
@@ -144,7 +143,7 @@ class _InMemory(SmallDataset):
 
 
 def describe_folder(key: str, root: str, test_dir: str | None, test_fraction: float) -> Any:
-    """``${kdbench.folder:KEY,...}``: what the config of a run says of a folder.
+    """``${kdbench.folder:KEY,...}``: a property of an image folder, for the config of a run.
 
     Args:
         key: ``num_classes``, ``image_size``, ``eval_resize``, ``train``, ``test`` or ``sizes``.
@@ -153,8 +152,8 @@ def describe_folder(key: str, root: str, test_dir: str | None, test_fraction: fl
         test_fraction: as in ``Folder``.
 
     Returns:
-        Where the folder is not in order, what a network can be built with: the dataset itself says
-        what is wrong, with the exit code of data.
+        For an invalid folder, a placeholder that a network can be built with: the dataset itself
+        reports the problem, as a data error.
     """
     try:
         found = find(str(root), test_dir, test_fraction)
@@ -176,12 +175,13 @@ def find(root: str, test_dir: str | None, test_fraction: float) -> Found:
     """Lists the images of a folder, once per process.
 
     Raises:
-        DataError: no folder, no class folders, or what ``kdbench.data.folders`` says.
+        DataError: no folder, fewer than two class folders, or invalid ones
+            (``kdbench.data.folders``).
     """
     train, test = _train_and_test(Path(root), test_dir)
     first, second = (scan(train), None) if test is None else scan_pair(train, test)
     if len(first.class_names) < 2:
-        raise DataError(f"{train} has the class folder {first.class_names[0]} alone; 2 are needed")
+        raise DataError(f"{train} has only one class folder, {first.class_names[0]}; 2 are needed")
     sizes = _sizes((*first.files, *(second.files if second else ())))
     if second is not None:
         return Found(first, second, sizes, held_out=False)
@@ -191,21 +191,21 @@ def find(root: str, test_dir: str | None, test_fraction: float) -> Found:
 def _train_and_test(root: Path, test_dir: str | None) -> tuple[Path, Path | None]:
     if not root.is_dir():
         raise DataError(
-            f"dataset.root={str(root)!r} is no folder; it must hold <class>/<image>, or "
-            f"train/<class>/<image> and val/<class>/<image>: say where it is with dataset.root=DIR"
+            f"dataset.root={str(root)!r} is not a folder; set dataset.root=DIR to a folder with "
+            f"<class>/<image>, or with train/<class>/<image> and val/<class>/<image>"
         )
     train = root / "train"
     if test_dir is not None:
         if not (root / test_dir).is_dir() or not train.is_dir():
-            raise DataError(f"dataset.test_dir={test_dir}: {root} must have it and train/")
+            raise DataError(f"dataset.test_dir={test_dir}: {root} must contain it and train/")
         return train, root / test_dir
     if not train.is_dir():
         return root, None
     there = [name for name in _TEST_FOLDERS if (root / name).is_dir()]
     if len(there) > 1:
         raise DataError(
-            f"{root} has {', '.join(f'{name}/' for name in there)}: say which one is tested on, "
-            f"such as dataset.test_dir={there[0]}; nothing is read from the other"
+            f"{root} has {', '.join(f'{name}/' for name in there)}: choose the test folder with "
+            f"dataset.test_dir, such as dataset.test_dir={there[0]}; the others are ignored"
         )
     return train, root / there[0] if there else None
 
@@ -216,9 +216,9 @@ def _hold_out(
     mask = held_out([name_key(file) for file in images.files], images.targets, fraction)
     if not mask.any() or mask.all():
         raise DataError(
-            f"{folder}: dataset.test_fraction={fraction} of each of {len(images.class_names)} "
-            f"classes with {len(mask)} images in all leaves {mask.sum()} to test on and "
-            f"{(~mask).sum()} to train on; choose another part, or add images"
+            f"{folder}: dataset.test_fraction={fraction} splits {len(mask)} images of "
+            f"{len(images.class_names)} classes into {(~mask).sum()} for training and "
+            f"{mask.sum()} for testing; choose another fraction, or add images"
         )
     return _select(images, ~mask), _select(images, mask)
 
@@ -239,7 +239,7 @@ def _sizes(files: tuple[Path, ...]) -> str:
 
 
 def _size(file: Path) -> tuple[int, int] | None:
-    """None where it cannot be read: whoever decodes it says so."""
+    """None if it cannot be read; decoding the image reports the error."""
     from PIL import Image
 
     try:

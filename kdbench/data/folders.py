@@ -1,4 +1,4 @@
-"""Class folders of images: ``<split>/<class>/<image>``, labels in the order of the sorted names."""
+"""Class folders of images, ``<split>/<class>/<image>``: labels follow the sorted class names."""
 
 import os
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff")
 
 
 class ImageFolder(NamedTuple):
-    """One split: class names in label order, the image files and their labels [N] int64."""
+    """One split: class names in label order, the image files, and their labels [N] int64."""
 
     class_names: tuple[str, ...]
     files: tuple[Path, ...]
@@ -28,25 +28,25 @@ def scan(folder: Path) -> ImageFolder:
     """Lists the images of a split. Names that start with a dot are ignored.
 
     Raises:
-        DataError: no class folders, empty ones, empty files, files that are no images, links that
-            lead nowhere, names that are not UTF-8, or folders that cannot be read.
+        DataError: no class folders, empty ones, empty files, files that are not images, broken
+            links, names that are not UTF-8, or unreadable folders.
     """
     try:
         return _scan(folder)
     except OSError as error:
         raise DataError(
-            f"{error.filename}: {error.strerror}; it belongs to the images of {folder}, so make "
-            f"it readable or remove it"
+            f"{error.filename}: {error.strerror}; it is part of the images in {folder}: make it "
+            f"readable or remove it"
         ) from error
 
 
 def require_utf8(path: Path) -> Path:
-    """The path; DataError where its name cannot be written down in a record."""
+    """Returns the path; DataError if its name is not UTF-8 and so cannot go into a record."""
     try:
         path.name.encode()
     except UnicodeEncodeError:
         raise DataError(
-            f"{path.parent} has the name {os.fsencode(path.name)!r}, which is not UTF-8; rename it"
+            f"{path.parent} contains {os.fsencode(path.name)!r}, which is not UTF-8; rename it"
         ) from None
     return path
 
@@ -67,13 +67,13 @@ def _scan(folder: Path) -> ImageFolder:
 
 
 def scan_pair(train: Path, test: Path) -> tuple[ImageFolder, ImageFolder]:
-    """Lists two splits of a dataset; DataError where their classes differ."""
+    """Lists the two splits of a dataset; DataError if their classes differ."""
     first = scan(train)
     second = first if train.samefile(test) else scan(test)
     difference = set(first.class_names) ^ set(second.class_names)
     if difference:
         raise DataError(
-            f"{train} and {test} must have the same class folders; only one of them has "
+            f"{train} and {test} must have the same class folders; only in one of them: "
             f"{list_some(sorted(difference), 10)}"
         )
     return first, second
@@ -96,7 +96,7 @@ def _class_names(folder: Path) -> Iterator[str]:
         if path.name[0] == ".":
             continue
         if path.is_symlink() and not path.exists():
-            raise DataError(f"{path} is a link that leads nowhere; mend or remove it")
+            raise DataError(f"{path} is a broken link; fix or remove it")
         if path.is_dir():
             yield require_utf8(path).name
 
@@ -113,13 +113,13 @@ def _image_paths(folder: Path) -> Iterator[str]:
 
 
 def _problem(entry: "os.DirEntry[str]") -> str | None:
-    """What keeps an entry of a class folder from being an image, and what to do."""
+    """Why an entry of a class folder is not an image, and what to do about it."""
     if not entry.name.lower().endswith(SUFFIXES):
         return f"is not an image ({', '.join(SUFFIXES)}); remove it"
     if entry.is_symlink() and not os.path.exists(entry.path):
-        return "is a link that leads nowhere; mend or remove it"
+        return "is a broken link; fix or remove it"
     if not entry.is_file():
-        kind = "a folder" if entry.is_dir() else "no regular file"
+        kind = "a folder" if entry.is_dir() else "a special file"
         return f"is {kind}, not an image; remove it"
     if entry.stat().st_size == 0:
         return "is empty (0 bytes); restore the file or remove it"
@@ -127,6 +127,6 @@ def _problem(entry: "os.DirEntry[str]") -> str | None:
 
 
 def decode(split: ImageFolder, shape: tuple[int, int, int]) -> Arrays:
-    """All images of a split; DataError where one is damaged or of another shape (H, W, C)."""
+    """All images of a split; DataError if one is damaged or not of the shape (H, W, C)."""
     images = np.stack([read_array(file, str(file), shape) for file in split.files])
     return Arrays(images, split.targets)

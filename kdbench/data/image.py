@@ -1,4 +1,4 @@
-"""Decoding single images, with the path in every complaint."""
+"""Decoding single images, with the path in every error message."""
 
 from io import BytesIO
 from pathlib import Path
@@ -12,23 +12,23 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _MODES = {1: "L", 3: "RGB"}
-# Pillow tries every decoder it has unless it is told which; one of them starts Ghostscript.
+# Without a list Pillow tries every decoder it has, and one of them starts Ghostscript.
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")
-_WIDE = ("I", "F")  # 32 bits: nothing says which value is white
+_WIDE = ("I", "F")  # 32 bits: the value of white is unknown
 
 
 def read_image(file: Path | BytesIO, where: str, channels: int) -> "Image":
-    """Decodes an image; grey and palette images become RGB where ``channels`` is 3.
+    """Decodes an image; grayscale and palette images become RGB if ``channels`` is 3.
 
-    Of 16 bits the upper 8 are taken, for grey images as for colour.
+    Of 16-bit values the upper 8 bits are used, in grayscale and color.
 
     Args:
         file: a path, or the encoded bytes.
-        where: path, and row where there is one, for the message.
+        where: path, and row if any, for the message.
         channels: 1 or 3.
 
     Raises:
-        DataError: not an image in one of ``FORMATS``, a damaged one, or one with 32-bit values.
+        DataError: not an image in one of ``FORMATS``, damaged, or with 32-bit values.
     """
     from PIL import Image
 
@@ -37,7 +37,7 @@ def read_image(file: Path | BytesIO, where: str, channels: int) -> "Image":
             return _to_8_bits(image, where).convert(_MODES[channels])
     except (DataError, MemoryError):
         raise
-    except Exception as error:  # Pillow reports damage with whatever exception the decoder met
+    except Exception as error:  # a damaged image can raise anything
         raise DataError(
             f"{where} cannot be decoded as an image ({error}); allowed are {', '.join(FORMATS)}; "
             f"restore the file or remove it"
@@ -51,18 +51,18 @@ def _to_8_bits(image: "Image", where: str) -> "Image":
         return fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in _WIDE:
         raise DataError(
-            f"{where} has 32-bit values (mode {image.mode}) of unknown range; allowed are 8 and 16 "
-            f"bits; convert the file or remove it"
+            f"{where} has 32-bit values (mode {image.mode}) of unknown range; convert it to 8 or "
+            f"16 bits, or remove it"
         )
     return image
 
 
 def read_array(file: Path | BytesIO, where: str, shape: tuple[int, int, int]) -> np.ndarray:
-    """Decodes an image of a known shape (H, W, C) to uint8; DataError where it has another."""
+    """Decodes an image to uint8; DataError if its shape is not (H, W, C)."""
     image, (height, width, channels) = read_image(file, where, channels=shape[2]), shape
     if image.size != (width, height):
         raise DataError(
-            f"{where} has {image.width}x{image.height} pixels (width x height) instead of "
-            f"{width}x{height}; resize it, or see dataset.image_size"
+            f"{where} has {image.width}x{image.height} pixels (width x height), expected "
+            f"{width}x{height}; resize it, or change dataset.image_size"
         )
     return np.asarray(image).reshape(height, width, channels)

@@ -1,4 +1,4 @@
-"""ImageNet-1k, or any dataset of photographs in class folders: decoded anew in every epoch."""
+"""ImageNet-1k, or any photographs in class folders: decoded anew in every epoch."""
 
 import math
 from abc import ABC, abstractmethod
@@ -29,12 +29,12 @@ class Photographs(Recipe, ABC):
     """Images of any size in class folders.
 
     Attributes:
-        augmentation: ``crop_scale`` and ``crop_ratio``, two numbers each: range of the area (part
-            of the image) and of the aspect ratio of a random crop; ``flip``: whether images are
-            flipped with probability 1/2.
-        eval_resize: length of the shorter side before the centre crop, in pixels.
-        workers: processes that decode, >= 0, or None for the cores that this process may use;
-            batches do not depend on it.
+        augmentation: ``crop_scale`` and ``crop_ratio``, two numbers each: range of the area (as a
+            fraction of the image) and of the aspect ratio of a random crop; ``flip``: whether to
+            flip images with probability 1/2.
+        eval_resize: length of the shorter side before the center crop, in pixels.
+        workers: number of decoding processes, >= 0, or None for one per available core; batches
+            do not depend on it.
     """
 
     augmentation: Mapping[str, Any]
@@ -62,7 +62,7 @@ class Photographs(Recipe, ABC):
     @property
     @abstractmethod
     def splits(self) -> tuple[ImageFolder, ImageFolder]:
-        """The images of "train" and "test"; DataError where they are not in order."""
+        """The images of "train" and "test"; DataError if the folders are invalid."""
 
     def open(
         self, *, cache: Path, device: "torch.device", data_seed: int, protocol: str
@@ -73,8 +73,8 @@ class Photographs(Recipe, ABC):
         train, test = self.splits
         if len(train.class_names) != self.num_classes:
             raise DataError(
-                f"{self.name}: {len(train.class_names)} class folders were found, "
-                f"dataset.num_classes={self.num_classes}; one of them is wrong"
+                f"{self.name}: found {len(train.class_names)} class folders, but "
+                f"dataset.num_classes={self.num_classes}; correct one of them"
             )
         digest = self.source(cache).digest
         return LoaderData(
@@ -94,13 +94,13 @@ class Photographs(Recipe, ABC):
 class ImageNet(Photographs):
     """Class folders ``root/train_dir`` and ``root/val_dir``, or the same below ``root/name``.
 
-    The images of ``val_dir`` are the split "test", as everywhere in the field; the strict
-    protocol's "val" is carved from ``train_dir``.
+    ``val_dir`` is the split "test", as is usual; the strict protocol's "val" is held out of
+    ``train_dir``.
 
     Attributes:
         root: folder with the data.
-        train_dir: its training images; "." for class folders that lie in ``root`` itself.
-        val_dir: its validation images.
+        train_dir: folder of the training images; "." for class folders directly in ``root``.
+        val_dir: folder of the validation images.
     """
 
     root: str
@@ -108,10 +108,10 @@ class ImageNet(Photographs):
     val_dir: str
 
     def source(self, cache: Path) -> Source:
-        """Lists and identifies the images: see ``kdbench.data.source`` for more than 5 GB.
+        """Lists and identifies the images; above 5 GB, see ``kdbench.data.source``.
 
         Raises:
-            DataError: nothing is found, or the class folders are not in order.
+            DataError: the dataset is missing, or the class folders are invalid.
         """
         train, test = self.splits
         return identify("class-folders", (*train.files, *test.files), cache, _READER)
@@ -125,10 +125,10 @@ class ImageNet(Photographs):
             if train.is_dir() and test.is_dir():
                 return scan_pair(train, test)
         raise DataError(
-            f"{self.name} was not found in {' and '.join(str(p.absolute()) for p in searched)}: "
+            f"{self.name} was not found in {' and '.join(str(p.absolute()) for p in searched)}; "
             f"expected {self.train_dir}/<class>/<image> and {self.val_dir}/<class>/<image>. Get it "
-            "from https://image-net.org (a licence is asked for), and say where it is with "
-            "dataset.root=FOLDER, dataset.train_dir and dataset.val_dir"
+            "from https://image-net.org (registration required), then set dataset.root=FOLDER, "
+            "dataset.train_dir and dataset.val_dir"
         )
 
 

@@ -1,4 +1,4 @@
-"""The forms in which a dataset may lie on a disk."""
+"""File layouts of a dataset on disk."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ from kdbench.data.base import Content
 
 
 class Layout(NamedTuple):
-    """A dataset that was found: what form it has, its files, and how to read them."""
+    """A dataset found on disk: the kind of layout, its files, and how to read them."""
 
     kind: str
     files: tuple[Path, ...]
@@ -16,5 +16,5 @@ class Layout(NamedTuple):
 
 
 def places(root: str, name: str) -> tuple[Path, Path]:
-    """Where a dataset is looked for: the more specific folder first."""
+    """The folders to search for a dataset, the more specific one first."""
     return Path(root) / name, Path(root)

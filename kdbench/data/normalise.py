@@ -1,4 +1,4 @@
-"""From pixels to the input of a network."""
+"""From pixels to network input."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ class Normalise:
     ) -> None:
         scale = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float64)
         shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float64)
-        # One value for each number of an image row: vector units do not like rows of three.
+        # One value for each number of an image row: rows of three do not vectorize well.
         self._scale = scale.repeat(width).float().to(device)
         self._shift = shift.repeat(width).float().to(device)
 

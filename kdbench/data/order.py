@@ -1,4 +1,4 @@
-"""Which samples are trained on, in which order and batches: the same for every dataset."""
+"""Splits, order and batches of the samples: the same for every dataset."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -28,19 +28,19 @@ class SampleOrder:
         data_seed: int,
         protocol: str,
     ) -> None:
-        """Divides the train split.
+        """Splits the train set.
 
         Args:
             recipe: batch size and fraction of the validation split.
             targets: labels of the full train split.
-            keys: digests of the samples, asked for under the strict protocol only. The validation
-                split depends on them and on nothing else, so all runs hold out the same samples.
+            keys: returns the digests of the samples; called under the strict protocol only. The
+                validation split depends on them alone, so all runs hold out the same samples.
             num_test: size of the test split.
-            data_seed: determines the order, together with the epoch.
+            data_seed: the order is a function of it and the epoch.
             protocol: "paper" or "strict".
 
         Raises:
-            DataError: nothing is left to train or to validate on.
+            DataError: no samples left for training or validation.
         """
         if protocol not in ("paper", "strict"):
             raise ConfigError(f"run.protocol={protocol!r} must be paper or strict")
@@ -56,7 +56,7 @@ class SampleOrder:
 
     @property
     def eval_sizes(self) -> dict[str, int]:
-        """Number of samples of each split of the evaluation."""
+        """Number of samples of each evaluated split."""
         return {split: len(index) for split, index in self.evaluation.items()}
 
     def order(self, epoch: int) -> np.ndarray:
@@ -66,7 +66,7 @@ class SampleOrder:
         ]
 
     def slices(self, start: int) -> Iterator[slice]:
-        """Where in the order of an epoch the batches from step ``start`` on are."""
+        """Slices of an epoch's order, one per batch, from step ``start`` on."""
         for step in range(start, self.steps_per_epoch):
             yield slice(step * self._batch_size, (step + 1) * self._batch_size)
 
@@ -75,7 +75,7 @@ class SampleOrder:
         splits = {**self.evaluation, "train": self.train}
         if split not in splits:
             raise ConfigError(
-                f"there is no split {split!r}; there are {', '.join(splits)}; "
+                f"there is no split {split!r}; choose from {', '.join(splits)}; "
                 "a validation split needs run.protocol=strict"
             )
         return splits[split]
@@ -84,13 +84,12 @@ class SampleOrder:
         for split, index in {"train": self.train, **self.evaluation}.items():
             if len(index) == 0:
                 raise DataError(
-                    f"{recipe.name}: the {split} split has no images; "
-                    f"dataset.val_fraction={recipe.val_fraction} of every class is held out "
-                    "where run.protocol=strict"
+                    f"{recipe.name}: the {split} split has no images; run.protocol=strict holds "
+                    f"out dataset.val_fraction={recipe.val_fraction} of every class"
                 )
         if recipe.drop_last and len(self.train) < recipe.batch_size:
             raise DataError(
-                f"{recipe.name}: 0 steps per epoch: {len(self.train)} training images make no full "
-                f"batch of dataset.batch_size={recipe.batch_size}; choose a smaller batch size, "
-                "or dataset.drop_last=false"
+                f"{recipe.name}: 0 steps per epoch: {len(self.train)} training images are less "
+                f"than a batch of dataset.batch_size={recipe.batch_size}; choose a smaller batch "
+                "size, or dataset.drop_last=false"
             )

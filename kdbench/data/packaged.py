@@ -1,4 +1,4 @@
-"""Data files inside installed packages, found without importing the package (a second or more)."""
+"""Data files of installed packages, found without the second or more that an import takes."""
 
 import importlib.util
 from pathlib import Path
@@ -9,7 +9,7 @@ from kdbench.errors import DataError
 
 
 def packaged_file(package: str, inside: str) -> Path:
-    """Path of a data file of a package; DataError where it is missing."""
+    """Path of a data file of a package; DataError if it is missing."""
     spec = importlib.util.find_spec(package)
     folders = (spec.submodule_search_locations or []) if spec else []
     for folder in folders:
@@ -20,5 +20,5 @@ def packaged_file(package: str, inside: str) -> Path:
 
 
 def read_rows(path: Path) -> np.ndarray:
-    """A (compressed) CSV file of numbers 0..255: [N, columns] uint8."""
+    """Reads a (compressed) CSV file of numbers 0..255: [N, columns] uint8."""
     return np.loadtxt(path, delimiter=",", dtype=np.uint8)

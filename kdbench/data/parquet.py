@@ -1,4 +1,4 @@
-"""Parquet files in the layout of the Hugging Face hub: ``train*.parquet`` and ``test*.parquet``."""
+"""Parquet files in the layout of the Hugging Face Hub: ``train*.parquet`` and ``test*.parquet``."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _IMAGE_COLUMNS = ("img", "image")
-_FOLDERS = ("", "data", "plain_text")  # where the hub's datasets keep their files
+_FOLDERS = ("", "data", "plain_text")  # usual in datasets on the Hub
 
 
 @dataclass(frozen=True)
 class _Form:
-    """What is expected of the files.
+    """The expected format.
 
     Attributes:
         label: column of the labels.
@@ -44,13 +44,13 @@ def find_parquet(
     """Parquet files with encoded images.
 
     Args:
-        folder: looked into, with its ``data/`` and ``plain_text/``.
+        folder: searched, with its ``data/`` and ``plain_text/``.
         label: column of the labels.
         shape: (H, W, C) of every image.
         num_classes: labels are 0 to num_classes - 1.
 
     Raises:
-        DataError: something of that name is no file.
+        DataError: a path of that name is not a file.
     """
     for place in (folder / name for name in _FOLDERS):
         train, test = _files(place, "train"), _files(place, "test")
@@ -64,8 +64,8 @@ def _files(place: Path, split: str) -> list[Path]:
     files = sorted(place.glob(f"{split}*.parquet"))
     for file in files:
         if not require_utf8(file).is_file():
-            found = "a folder" if file.is_dir() else "a link that leads nowhere, or no regular file"
-            raise DataError(f"{file} is {found}; it must be a parquet file: replace or remove it")
+            found = "a folder" if file.is_dir() else "a broken link or a special file"
+            raise DataError(f"{file} is {found}, not a parquet file; replace or remove it")
     return files
 
 
@@ -104,24 +104,26 @@ def _read_file(file: Path, form: _Form) -> Arrays:
 
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
-    import pyarrow as pa  # a tenth of a second that a cached dataset does not pay
+    import pyarrow as pa  # takes 0.1 s, which a cached dataset saves
 
     try:
         yield
     except (DataError, MemoryError):
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read as parquet ({error}); fetch it again") from error
+        raise DataError(
+            f"{file} is not readable as parquet ({error}); download it again"
+        ) from error
 
 
 def _image_column(schema: "pa.Schema", file: Path, label: str) -> str:
-    """Its name; DataError where columns are missing, twice there, or of another type."""
+    """Its name; DataError if columns are missing, duplicated, or of the wrong type."""
     import pyarrow as pa
 
     image = next((name for name in _IMAGE_COLUMNS if schema.names.count(name) == 1), None)
     if image is None or schema.names.count(label) != 1:
         raise DataError(
-            f"{file} has the columns {', '.join(schema.names)}; needed are "
+            f"{file} has the columns {', '.join(schema.names)}; it must have "
             f"{' or '.join(_IMAGE_COLUMNS)}, and {label}, once each"
         )
     kind = schema.field(image).type
@@ -132,12 +134,12 @@ def _image_column(schema: "pa.Schema", file: Path, label: str) -> str:
     ):
         raise DataError(
             f"{file}: column {image} has the type {kind}; it must hold encoded images (PNG, JPEG, "
-            f"...) as binary, or as a struct with binary 'bytes', as the Hugging Face hub writes it"
+            f"...) as binary, or as a struct with binary 'bytes', as on the Hugging Face Hub"
         )
     if not pa.types.is_integer(schema.field(label).type):
         raise DataError(
-            f"{file}: column {label} has the type {schema.field(label).type}; labels must be whole "
-            f"numbers from 0 on: write it as int64"
+            f"{file}: column {label} has the type {schema.field(label).type}; labels must be "
+            f"integers >= 0: write it as int64"
         )
     return image
 
@@ -155,17 +157,17 @@ def _encoded(column: "pa.ChunkedArray") -> Iterator[bytes | None]:
 
 
 def _targets(column: "pa.ChunkedArray", file: Path, form: _Form) -> np.ndarray:
-    """[N] int64; DataError where a label is missing or outside 0..K-1."""
+    """[N] int64; DataError if a label is missing or outside 0..K-1."""
     if column.null_count:
         row = column.is_null().index(True).as_py()
-        raise DataError(f"{file} row {row} has no label; remove the row, or give it one")
+        raise DataError(f"{file} row {row} has no label; remove the row, or label it")
     labels = column.to_numpy()
     wrong = np.flatnonzero((labels < 0) | (labels >= form.num_classes))
     if len(wrong):
         raise DataError(
             f"{file}: label {labels[wrong[0]]} of row {wrong[0]} is outside "
-            f"0..{form.num_classes - 1} (dataset.num_classes={form.num_classes}); one of them is "
-            f"wrong"
+            f"0..{form.num_classes - 1} (dataset.num_classes={form.num_classes}); correct one of "
+            f"them"
         )
     return labels.astype(np.int64)
 
@@ -173,7 +175,7 @@ def _targets(column: "pa.ChunkedArray", file: Path, form: _Form) -> np.ndarray:
 def _class_names(
     listed: Sequence[Path], file: Path, label: str, targets: np.ndarray
 ) -> tuple[str, ...]:
-    """From ``classes.txt`` (in label order), else from the hub's metadata, else numbers."""
+    """From ``classes.txt`` (in label order), else from the Hub's metadata, else numbers."""
     if listed:
         return _listed_names(listed[0])
     names = _hub_names(file, label)
@@ -187,13 +189,13 @@ def _listed_names(file: Path) -> tuple[str, ...]:
         return tuple(file.read_text(encoding="utf-8").splitlines())
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{file} is not UTF-8 text ({error}); it must have one class name a line, in label "
+            f"{file} is not UTF-8 text ({error}); it must have one class name per line, in label "
             f"order: save it as UTF-8, or remove it"
         ) from error
 
 
 def _hub_names(file: Path, label: str) -> tuple[str, ...] | None:
-    """None where the file has no names; DataError where they are not as the hub writes them."""
+    """None if the file has no names; DataError if they are not in the Hub's format."""
     import pyarrow.parquet as pq
 
     metadata = (pq.read_schema(file).metadata or {}).get(b"huggingface")
@@ -210,7 +212,7 @@ def _hub_names(file: Path, label: str) -> tuple[str, ...] | None:
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         problem = f"{type(error).__name__}: {error}"
     raise DataError(
-        f"{file}: its metadata 'huggingface' does not name the classes of {label} as the hub does "
-        f"({problem}); write the names into {file.parent / 'classes.txt'}, one a line, or fetch "
-        f"the file again"
+        f"{file}: its 'huggingface' metadata does not list the class names of {label} in the Hub's "
+        f"format ({problem}); write the names to {file.parent / 'classes.txt'}, one per line, or "
+        f"download the file again"
     )

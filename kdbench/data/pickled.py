@@ -1,7 +1,7 @@
 """CIFAR as its authors publish it and torchvision downloads it: pickles, in a folder or an archive.
 
-A pickle can run any program while it is read. So there are two walls: the published digest of
-each file is checked before a byte of it is unpickled, and the unpickler knows nothing but arrays.
+Unpickling can run arbitrary code. So there are two safeguards: each file must have its published
+digest before any of it is unpickled, and the unpickler allows nothing but arrays.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ from kdbench.data.layout import Layout
 from kdbench.errors import DataError
 
 # What the pickle of an array needs, under the names of numpy 1 and 2. The function that rebuilds
-# arrays is private, but every array says which one it is.
+# arrays is private, but every array refers to it.
 _REBUILD = np.empty(0).__reduce__()[0]
-_ADMITTED = {
+_ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"): _REBUILD,
     ("numpy._core.multiarray", "_reconstruct"): _REBUILD,
     ("numpy", "ndarray"): np.ndarray,
@@ -35,7 +35,7 @@ class Release:
     """Names and digests of one published dataset.
 
     Attributes:
-        url: where the archive is.
+        url: of the archive.
         archive: name of the archive.
         folder: the folder in it.
         md5: published MD5 digest (hex) of the archive and of each file in the folder.
@@ -66,14 +66,14 @@ def find_pickled(place: Path, published: Release) -> Layout | None:
     """The extracted folder in ``place``, ``place`` itself if it is that folder, or the archive.
 
     Raises:
-        DataError: the folder is there but lacks files.
+        DataError: the folder exists but lacks files.
     """
     folder, archive = place / published.folder, place / published.archive
     if folder.is_dir():
         missing = [member for member in published.members if not (folder / member).is_file()]
         if missing:
             raise DataError(
-                f"{folder} lacks {', '.join(missing)}; extract {published.archive} again"
+                f"{folder} is missing {', '.join(missing)}; extract {published.archive} again"
             )
         return _folder_layout(folder, published)
     if all((place / member).is_file() for member in published.members):
@@ -92,12 +92,12 @@ def unpickle(payload: bytes, md5: str, where: str) -> dict[str, Any]:
     """Reads a pickled dictionary of arrays, numbers and text.
 
     Args:
-        payload: the file's bytes; what is checked is what is unpickled.
+        payload: bytes of the file, so that what is checked is what is unpickled.
         md5: published digest (hex).
         where: path, for the message.
 
     Raises:
-        DataError: another digest, or a pickle that wants more than arrays.
+        DataError: wrong digest, or a pickle of more than arrays.
     """
     _require_digest(payload, md5, where)
     try:
@@ -108,9 +108,9 @@ def unpickle(payload: bytes, md5: str, where: str) -> dict[str, Any]:
 
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str) -> Any:
-        if (module_name, global_name) not in _ADMITTED:
-            raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
-        return _ADMITTED[module_name, global_name]
+        if (module_name, global_name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it refers to {module_name}.{global_name}")
+        return _ALLOWED[module_name, global_name]
 
 
 def _read(folder: Path, published: Release) -> Content:
@@ -120,7 +120,7 @@ def _read(folder: Path, published: Release) -> Content:
 def _read_archive(archive: Path, published: Release) -> Content:
     payload = archive.read_bytes()
     _require_digest(payload, published.md5[archive.name], str(archive))
-    # Members are read in memory: nothing in an archive can write outside of a folder that way.
+    # Members are read in memory, so an archive cannot write outside its folder.
     with tarfile.open(fileobj=io.BytesIO(payload)) as tar:
         members = {
             member: _member_bytes(tar, f"{published.folder}/{member}", archive)
@@ -132,7 +132,7 @@ def _read_archive(archive: Path, published: Release) -> Content:
 def _member_bytes(tar: tarfile.TarFile, name: str, archive: Path) -> bytes:
     file = tar.extractfile(name) if name in tar.getnames() else None
     if file is None:
-        raise DataError(f"{archive} has no file {name}; fetch it again")
+        raise DataError(f"{archive} has no file {name}; download it again")
     return file.read()
 
 
@@ -156,5 +156,5 @@ def _require_digest(payload: bytes, md5: str, where: str) -> None:
     if found != md5:
         raise DataError(
             f"{where} has the MD5 digest {found} instead of the published {md5}: it is damaged or "
-            "not the published file, and was not unpickled; fetch it again"
+            "not the published file, and was not unpickled; download it again"
         )

@@ -1,9 +1,9 @@
 """Pillow's image operations on whole batches: the same pixels, without a loop over images.
 
 Every function takes images [B, C, H, W] uint8 (C 1 or 3) and one magnitude [B] float64 per image,
-on one device, and returns new images of the same form. Results equal those of Pillow to the last
-bit: the rounding of its C code (truncation in float32, 16.16 fixed point, integer luma) is part of
-each rule here.
+on one device, and returns new images of the same shape and type. Results equal Pillow's to the
+last bit: each function reproduces the rounding of its C code (truncation in float32, 16.16 fixed
+point, integer luma).
 """
 
 import math
@@ -16,7 +16,7 @@ _ONE = 1 << 16  # 1 in Pillow's fixed point
 
 
 def identity(images: Tensor, magnitude: Tensor) -> Tensor:
-    """The images as they are."""
+    """The images, unchanged."""
     return images
 
 
@@ -27,7 +27,7 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def color(images: Tensor, factor: Tensor) -> Tensor:
-    """``ImageEnhance.Color``: towards grey; 0 <= factor <= 1. Grey images stay as they are."""
+    """``ImageEnhance.Color``: towards gray; 0 <= factor <= 1. Grayscale images do not change."""
     return _blend(_luma(images), images, factor.view(-1, 1, 1, 1))
 
 
@@ -40,7 +40,7 @@ def contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """``ImageEnhance.Sharpness``: towards a 3x3 smoothing; 0 <= factor <= 1. The border stays."""
+    """``ImageEnhance.Sharpness``: towards a 3x3 smoothing, but for the border; 0 <= factor <= 1."""
     if min(images.shape[2:]) < 3:
         return images
     values = images.to(torch.int16)
@@ -52,20 +52,20 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
-    """``ImageOps.posterize``: keeps the highest whole ``bits``, 1 to 8."""
+    """``ImageOps.posterize``: keeps the highest ``bits`` bits (truncated), 1 to 8."""
     kept = bits.to(torch.int32).clamp(min=1)
     mask = (256 - (1 << (8 - kept))).to(torch.uint8)
     return images & mask.view(-1, 1, 1, 1)
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
-    """``ImageOps.solarize``: inverts the values that are not below ``threshold``, 0 to 256."""
+    """``ImageOps.solarize``: inverts values >= ``threshold``, 0 to 256."""
     value = _all_values(images)
     return _look_up(images, torch.where(value < threshold.view(-1, 1), value, 255 - value))
 
 
 def autocontrast(images: Tensor, magnitude: Tensor) -> Tensor:
-    """``ImageOps.autocontrast``: spreads the values of each channel over 0..255."""
+    """``ImageOps.autocontrast``: stretches the values of each channel to 0..255."""
     low = images.amin((2, 3)).double().unsqueeze(2)
     span = images.amax((2, 3)).double().unsqueeze(2) - low
     value = _all_values(images)
@@ -75,7 +75,7 @@ def autocontrast(images: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor, magnitude: Tensor) -> Tensor:
-    """``ImageOps.equalize``: makes the values of each channel equally frequent."""
+    """``ImageOps.equalize``: equalizes the histogram of each channel."""
     count = _histogram(images)
     last = 255 - (count > 0).flip(2).int().argmax(2, keepdim=True)
     step = (count.sum(2, keepdim=True) - count.gather(2, last)) // 255
@@ -85,7 +85,7 @@ def equalize(images: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """``Image.rotate``: counter-clockwise around the centre, nearest pixel, black corners."""
+    """``Image.rotate``: counterclockwise around the center, nearest pixel, black corners."""
     height, width = images.shape[2:]
     angle = degrees * (-math.pi / 180)
     cos, sin = angle.cos(), angle.sin()
@@ -118,11 +118,11 @@ def translate_y(images: Tensor, part: Tensor) -> Tensor:
 
 
 def fill_rectangles(images: Tensor, corners: Tensor, color: Tensor) -> Tensor:
-    """``ImageDraw.rectangle``: paints one rectangle into each image.
+    """``ImageDraw.rectangle``: fills one rectangle in each image.
 
     Args:
         images: [B, C, H, W] uint8.
-        corners: [4, B] int64: x0, y0, x1, y1, the last two included; may lie outside the image.
+        corners: [4, B] int64: x0, y0, x1, y1, ends included; may be outside the image.
         color: [C] uint8.
     """
     x0, y0, x1, y1 = corners.unsqueeze(2)
@@ -133,7 +133,7 @@ def fill_rectangles(images: Tensor, corners: Tensor, color: Tensor) -> Tensor:
 
 
 def _all_values(images: Tensor) -> Tensor:
-    """[256] float64: what a pixel can be."""
+    """[256] float64: every pixel value."""
     return torch.arange(256, dtype=torch.float64, device=images.device)
 
 
@@ -152,7 +152,7 @@ def _luma(images: Tensor) -> Tensor:
 
 
 def _histogram(images: Tensor) -> Tensor:
-    """How often each value occurs in each channel: [B, C, 256] int64."""
+    """Counts of each value in each channel: [B, C, 256] int64."""
     values = images.flatten(2).long()
     count = values.new_zeros(*values.shape[:2], 256)
     return count.scatter_add_(2, values, torch.ones_like(values))
@@ -173,14 +173,14 @@ def _look_up(images: Tensor, table: Tensor) -> Tensor:
 
 
 def _whole(shift: Tensor) -> Tensor:
-    """A shift by whole pixels, as pixel centres see it."""
+    """Rounds a shift to whole pixels."""
     return (shift + 0.5).floor()
 
 
 def _transform(
     images: Tensor, to_x: tuple[Tensor, Tensor, Tensor], to_y: tuple[Tensor, Tensor, Tensor]
 ) -> Tensor:
-    """The pixel (x, y) comes from (a x + b y + c, d x + e y + f); black where that is outside.
+    """Takes pixel (x, y) from (a x + b y + c, d x + e y + f); black if that is outside.
 
     Args:
         images: [B, C, H, W] uint8.

@@ -1,4 +1,4 @@
-"""RandAugment at one fixed magnitude, as torchvision has it."""
+"""RandAugment at a fixed magnitude, from torchvision."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,18 +7,18 @@ import numpy as np
 
 from kdbench.data.randomness import STRONG, hash64
 
-if TYPE_CHECKING:  # torch is imported where pixels are; a run is named without it
+if TYPE_CHECKING:  # constructing it needs no torch
     from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandAugment:
-    """torchvision's RandAugment, one image after the other.
+    """torchvision's RandAugment, image by image.
 
     Source: Cubuk et al., "RandAugment", NeurIPS 2020; ``torchvision.transforms.v2.RandAugment``.
 
     Attributes:
-        num_ops: operations on an image.
+        num_ops: operations per image.
         magnitude: of every operation, 0 to 30.
         own_crop: whether crop and flip are drawn independently of the weak view's.
     """
@@ -28,7 +28,7 @@ class RandAugment:
     own_crop: bool
 
     def __call__(self, images: "Tensor", data_seed: int, epoch: int, index: np.ndarray) -> "Tensor":
-        """Augments images that are cropped and flipped: see ``kdbench.data.strong``."""
+        """Augments cropped and flipped images: see ``kdbench.data.strong``."""
         import torch
         from torchvision.transforms import v2
 

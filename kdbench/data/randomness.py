@@ -1,6 +1,6 @@
-"""Random numbers without a generator: a hash of what they are for.
+"""Counter-based random numbers: hashes instead of a generator with state.
 
-A number depends on its counters only, such as (data seed, epoch, sample). So batches are the same
+A number is a function of its counters, such as (data seed, epoch, sample). So batches are the same
 on every device, for any number of workers, after a restart, and with any version of numpy.
 """
 
@@ -12,7 +12,7 @@ _STEP = np.uint64(0x9E3779B97F4A7C15)
 _FACTOR_1 = np.uint64(0xBF58476D1CE4E5B9)
 _FACTOR_2 = np.uint64(0x94D049BB133111EB)
 
-# What a number is for: order and views of the same sample are unrelated.
+# Purposes: they make the order and the views of the same sample independent.
 ORDER, VIEW, TRANSFORM, STRONG, STRONG_VIEW = 1, 2, 3, 4, 5
 
 
@@ -21,7 +21,7 @@ def hash64(*words: int | np.ndarray) -> np.ndarray:
 
     Args:
         words: integers or integer arrays, broadcast against each other; taken modulo 2^64. Their
-            order counts.
+            order matters.
 
     Returns:
         uint64, at least one-dimensional.

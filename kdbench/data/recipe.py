@@ -10,22 +10,22 @@ from kdbench.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a dataset is and how the field trains on it.
+    """A dataset and its usual training recipe.
 
     Attributes:
-        name: stem of the YAML file; part of file names and of tables.
+        name: stem of the YAML file; used in file names and tables.
         num_classes: K, >= 2.
-        channels: 1 (grey) or 3 (RGB).
+        channels: 1 (grayscale) or 3 (RGB).
         image_size: height and width of the network's input, in pixels.
-        mean: of each channel, for pixels in [0, 1].
-        std: of each channel, for pixels in [0, 1], > 0.
+        mean: per channel, for pixels in [0, 1].
+        std: per channel, for pixels in [0, 1], > 0.
         augmentation: its keys depend on the dataset.
-        strong_augmentation: makes the second view, for methods that need one (``conf/view``).
-        batch_size: training images of a step.
-        eval_batch_size: images of an evaluation batch; results do not depend on it.
-        epochs: length of the field's recipe; ``run.epochs`` refers to it.
-        val_fraction: part of each class that the strict protocol holds out of the train split.
-        drop_last: whether the last partial batch of an epoch is left out.
+        strong_augmentation: the second view, for methods that need one (``conf/view``).
+        batch_size: training images per step.
+        eval_batch_size: images per evaluation batch; results do not depend on it.
+        epochs: length of the usual recipe; the default of ``run.epochs``.
+        val_fraction: fraction of each class that the strict protocol holds out of the train split.
+        drop_last: whether to drop the last partial batch of an epoch.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Recipe:
             values = getattr(self, key)
             if len(values) != self.channels:
                 raise ConfigError(
-                    f"dataset.{key}={list(values)} must have one value for each of "
-                    f"dataset.channels={self.channels}"
+                    f"dataset.{key}={list(values)} must have one value per channel "
+                    f"(dataset.channels={self.channels})"
                 )
         if min(self.std) <= 0:
             raise ConfigError(f"dataset.std={list(self.std)} must be > 0")
         if not 0 < self.val_fraction < 1:
             raise ConfigError(
-                f"dataset.val_fraction={self.val_fraction} must lie between 0 and 1, ends excluded"
+                f"dataset.val_fraction={self.val_fraction} must be between 0 and 1 (exclusive)"
             )

@@ -1,6 +1,6 @@
-"""Datasets that fit into memory: what they share. A reader says where the files are and reads them.
+"""Base class of datasets that fit in memory. A subclass finds the files and reads them.
 
-No torch in here: a dataset is also constructed to check a configuration and to name a run.
+No torch in here: a dataset is also constructed to check a config and to name a run.
 """
 
 from abc import ABC, abstractmethod
@@ -29,7 +29,7 @@ class SmallDataset(Recipe, ABC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _ = self.crop_flip  # refuses a wrong augmentation now, not at the first batch
+        _ = self.crop_flip  # reports a wrong augmentation now, not at the first batch
 
     @cached_property
     def crop_flip(self) -> CropFlip:
@@ -67,8 +67,8 @@ class SmallDataset(Recipe, ABC):
     def _check(self, content: Content) -> None:
         if len(content.class_names) != self.num_classes:
             raise DataError(
-                f"{self.name}: {len(content.class_names)} classes were found, "
-                f"dataset.num_classes={self.num_classes}; one of them is wrong"
+                f"{self.name}: found {len(content.class_names)} classes, but "
+                f"dataset.num_classes={self.num_classes}; correct one of them"
             )
         self._check_split("train", content.train)
         self._check_split("test", content.test)
@@ -78,12 +78,12 @@ class SmallDataset(Recipe, ABC):
         if len(arrays.images) == 0 or len(arrays.images) != len(arrays.targets):
             raise DataError(
                 f"{self.name}: the {split} split has {len(arrays.images)} images and "
-                f"{len(arrays.targets)} labels; both must be equal and > 0"
+                f"{len(arrays.targets)} labels; the numbers must be equal and > 0"
             )
         if arrays.images.shape[1:] != expected:
             raise DataError(
-                f"{self.name}: {split} images are {arrays.images.shape[1:]} (H, W, C), "
-                f"dataset.image_size and dataset.channels say {expected}"
+                f"{self.name}: {split} images are {arrays.images.shape[1:]} (H, W, C), expected "
+                f"{expected} from dataset.image_size and dataset.channels"
             )
         wrong = np.flatnonzero((arrays.targets < 0) | (arrays.targets >= self.num_classes))
         if len(wrong):

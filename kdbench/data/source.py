@@ -1,4 +1,4 @@
-"""What identifies the files of a dataset: one digest, cheap to ask for again."""
+"""Digest of the files of a dataset, cached for unchanged files."""
 
 import hashlib
 import heapq
@@ -14,7 +14,7 @@ from kdbench.files import write_cache
 
 log = logging.getLogger(__name__)
 
-# Reading all of ImageNet takes longer than starting to train on it.
+# Hashing all of ImageNet would delay training by many minutes.
 _SAMPLE_ABOVE = 5_000_000_000  # bytes
 _SAMPLE_SIZE = 1_000  # files
 
@@ -25,9 +25,9 @@ def identify(kind: str, files: Iterable[Path], cache: Path, reader: str) -> Sour
     Args:
         kind: layout of the files.
         files: all of them, in any order.
-        cache: where digests of files are remembered.
+        cache: folder of cached file digests.
         reader: name and version of the code that turns the files into images and labels, with
-            every parameter that changes them; other readers make other datasets.
+            every parameter that changes the result; part of the digest.
     """
     found = tuple(sorted(set(files)))
     content, is_sampled = digest_files(found, cache) if found else ("", False)
@@ -36,15 +36,15 @@ def identify(kind: str, files: Iterable[Path], cache: Path, reader: str) -> Sour
 
 
 def digest_files(files: Iterable[Path], cache: Path) -> tuple[str, bool]:
-    """SHA-256 over name, size and content of files; the folder that they are in does not count.
+    """SHA-256 over name, size and content of files, independent of the folder that they are in.
 
-    Of more than 5 GB only the names and sizes of all files and the content of 1,000 of them,
-    always the same, are covered.
+    Above 5 GB it covers the names and sizes of all files, but the content of only 1,000 of them,
+    always the same.
 
     Args:
         files: at least one.
-        cache: the digest of a file is remembered in ``cache/digests`` for as long as its size and
-            its time of modification stay the same.
+        cache: file digests are kept in ``cache/digests`` and reused while a file's size and
+            modification time stay the same.
 
     Returns:
         The digest as 64 hex digits, and whether the content was sampled.
@@ -67,41 +67,41 @@ def _relative_names(files: Iterable[Path]) -> dict[str, Path]:
 def _content_digests(
     named: Mapping[str, Path], stats: Mapping[str, os.stat_result], cache: Path
 ) -> dict[str, str]:
-    memo = cache / "digests" / f"{_sha256(chr(10).join(map(str, named.values())))}.json"
-    known = _read_memo(memo)
+    file = cache / "digests" / f"{_sha256(chr(10).join(map(str, named.values())))}.json"
+    known = _read_cached(file)
     digests, fresh = {}, {}
     for name, path in named.items():
         stamp = [stats[name].st_size, stats[name].st_mtime_ns]
-        remembered = known.get(name, [])
-        digests[name] = remembered[2] if remembered[:2] == stamp else file_digest(path)
+        cached = known.get(name, [])
+        digests[name] = cached[2] if cached[:2] == stamp else file_digest(path)
         fresh[name] = [*stamp, digests[name]]
     if fresh != known:
-        write_cache(memo, _pack_memo(fresh))
+        write_cache(file, _pack(fresh))
     return digests
 
 
-def _pack_memo(entries: Mapping[str, list]) -> bytes:
-    """With a digest of itself: one wrong digit would make another dataset of the same files."""
+def _pack(entries: Mapping[str, list]) -> bytes:
+    """With a digest of itself: one wrong digit would turn the files into another dataset."""
     text = json.dumps(entries, sort_keys=True)
     return json.dumps({"sha256": _sha256(text), "files": entries}).encode()
 
 
-def _read_memo(path: Path) -> dict[str, list]:
-    """What is remembered; empty where nothing is, or where it is damaged: then it is recomputed."""
+def _read_cached(path: Path) -> dict[str, list]:
+    """The cached digests; empty if there are none or the file is damaged."""
     try:
-        memo = json.loads(path.read_bytes())
-        entries = memo["files"]
-        is_sound = memo["sha256"] == _sha256(json.dumps(entries, sort_keys=True))
+        cached = json.loads(path.read_bytes())
+        entries = cached["files"]
+        is_valid = cached["sha256"] == _sha256(json.dumps(entries, sort_keys=True))
     except FileNotFoundError:
         return {}
     except (ValueError, KeyError, TypeError, RecursionError):
-        is_sound = False
-    if not is_sound:
-        log.warning("%s is damaged or of an older version; the digests are computed again", path)
+        is_valid = False
+    if not is_valid:
+        log.warning("%s is damaged or from an older version; recomputing the digests", path)
         return {}
     return entries
 
 
 def _sha256(text: str) -> str:
-    # the folder above the data may have any name that the file system allows
+    # surrogateescape: the path to the data need not be UTF-8
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()

@@ -1,7 +1,7 @@
-"""Splits that stay the same for ever: who is held out depends on the images alone.
+"""Fixed splits: which samples are held out depends on the images alone.
 
-No generator and no seed of a run is involved, so neither a new version of numpy nor another order
-of the files moves a sample from one side to the other.
+No generator and no run seed is involved, so neither a new numpy version nor another file order
+moves a sample to the other split.
 """
 
 import hashlib
@@ -19,20 +19,20 @@ def image_keys(images: np.ndarray) -> list[bytes]:
 
 
 def name_key(file: Path) -> bytes:
-    """Stands for the content where reading all of it takes too long: class and file name."""
+    """SHA-256 of class and file name, for datasets too large to hash their content."""
     return hashlib.sha256(f"{file.parent.name}/{file.name}".encode()).digest()
 
 
 def held_out(keys: Sequence[bytes], targets: np.ndarray, fraction: float) -> np.ndarray:
-    """Marks the same fraction of every class.
+    """Holds out the same fraction of every class.
 
     Args:
-        keys: N digests of the samples' content; of each class the smallest are held out.
+        keys: N digests of the samples; those with the smallest of each class are held out.
         targets: [N] labels.
-        fraction: part of each class, rounded to a whole number of samples; 0 < fraction < 1.
+        fraction: of each class, rounded to a whole number of samples; 0 < fraction < 1.
 
     Returns:
-        [N] bool, True for samples that are held out.
+        [N] bool, True for held-out samples.
     """
     mask = np.zeros(len(targets), dtype=bool)
     for label in np.unique(targets):
@@ -42,7 +42,7 @@ def held_out(keys: Sequence[bytes], targets: np.ndarray, fraction: float) -> np.
 
 
 def split_arrays(arrays: Arrays, fraction: float) -> tuple[Arrays, Arrays]:
-    """(rest, held out) of a dataset that comes without a test split."""
+    """Splits a dataset without a test split into (rest, held out)."""
     mask = held_out(image_keys(arrays.images), arrays.targets, fraction)
     return (
         Arrays(arrays.images[~mask], arrays.targets[~mask]),

@@ -1,11 +1,11 @@
-"""The interface of a strong augmentation: the second view, for methods that compare two views.
+"""Interface of strong augmentations: the second view, for methods that compare two views.
 
-``view=NAME`` is ``conf/view/NAME.yaml``, is a class in ``kdbench/data/NAME.py``.
+``view=NAME`` is ``conf/view/NAME.yaml`` and a class in ``kdbench/data/NAME.py``.
 """
 
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:  # constructing one needs no torch: a run is named without it
+if TYPE_CHECKING:  # constructing one needs no torch
     import numpy as np
     from torch import Tensor
 
@@ -21,11 +21,11 @@ class StrongAugmentation(Protocol):
     def __call__(
         self, images: "Tensor", data_seed: int, epoch: int, index: "np.ndarray"
     ) -> "Tensor":
-        """Augments images that are cropped and flipped.
+        """Augments cropped and flipped images.
 
         Args:
             images: [B, H, W, C] uint8, on any device.
-            data_seed: with epoch and index, all that randomness depends on.
+            data_seed: the randomness is a function of it, the epoch and the index.
             epoch: 0-based.
             index: [B] int64, the samples.
 

@@ -1,4 +1,4 @@
-"""A small dataset as one uint8 tensor per split on the device, augmented batch by batch."""
+"""A small dataset as one uint8 tensor per split on the device, augmented per batch."""
 
 from collections.abc import Iterator
 from itertools import repeat
@@ -21,8 +21,8 @@ _STRONG_AT_ONCE = 1024  # images
 class TensorData:
     """DataModule of a dataset that fits on the device: see ``kdbench.data.base.DataModule``.
 
-    Order and views of an epoch are hashes of (data seed, epoch, sample): nothing depends on the
-    position in a batch, on the device or on who else reads.
+    Order and views of an epoch are hashes of (data seed, epoch, sample): they depend neither on
+    the position in a batch nor on the device.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class TensorData:
         return self._crops[index, pad, pad]
 
     def _strong_views(self, epoch: int, order: np.ndarray, parts: list[slice]) -> Iterator[Tensor]:
-        """One for each batch, computed for many at once: an operation costs more than its work."""
+        """One per batch, computed for many batches at once to amortize the launch overhead."""
         views = self._views(epoch, order, STRONG_VIEW if self._strong.own_crop else VIEW)
         batches = max(1, _STRONG_AT_ONCE // self._batch_size)
         for first in range(0, len(parts), batches):
@@ -101,7 +101,7 @@ class TensorData:
 
 
 class _Views:
-    """The drawn views of a whole epoch: a batch then costs the device few and large operations."""
+    """The drawn views of a whole epoch, so that a batch takes only a few large operations."""
 
     def __init__(
         self, crops: Tensor, index: Tensor, view: Tensor, dy: Tensor, dx: Tensor, flip: Tensor
@@ -117,7 +117,7 @@ class _Views:
 
 
 def _all_crops(images: Tensor, pad: int) -> Tensor:
-    """All crops of all images, without a copy for each.
+    """All crops of all images, without copying.
 
     Args:
         images: [N, H, W, C] uint8.

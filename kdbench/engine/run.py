@@ -22,7 +22,7 @@ from kdbench.config.identity import (
 )
 from kdbench.config.setting import find_setting
 from kdbench.data.base import DataModule
-from kdbench.data.caution import find_cautions, find_doubts
+from kdbench.data.sanity import check_result, check_setup
 from kdbench.digest import file_digest, state_digest
 from kdbench.engine.assemble import (
     load_teacher,
@@ -183,7 +183,7 @@ def _train(jobs: Sequence[Job]) -> dict[Path, Outcome]:
     runs, outcomes = _prepare_runs(jobs, teacher, compute)
     for job, run in runs.items():
         asks = needs_teacher(job.cfg)
-        for text in find_cautions(job.cfg, data, teacher_top1 if asks else None):
+        for text in check_setup(job.cfg, data, teacher_top1 if asks else None):
             run.journal.warn(text)
     trainer = Trainer(
         teacher,
@@ -216,7 +216,7 @@ def _train(jobs: Sequence[Job]) -> dict[Path, Outcome]:
         for (job, run), test in zip(runs.items(), tests, strict=True):
             # The final evaluation and the last checkpoint came after the last epoch's row.
             rest = summarise_time(trainer.times.take(run))
-            for text in find_doubts(test.get("top1"), data.num_classes):
+            for text in check_result(test.get("top1"), data.num_classes):
                 run.journal.warn(text)
             outcomes[job.folder] = _end(job, run, test, circumstances, rest)
     return outcomes

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.data.base import Batch, DataModule
-from kdbench.data.caution import is_near_chance
+from kdbench.data.sanity import is_near_chance
 from kdbench.errors import CheckpointError
 from kdbench.model.compute import Compute
 from kdbench.teacher.answers import AnswerFiles, ask_split

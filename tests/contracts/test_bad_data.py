@@ -48,7 +48,7 @@ def flat(pictures):
 PARQUET = {
     "images of another shape": (
         lambda p: {"img": structs(flat(p))},
-        r"train\.parquet row 0 has 64x16 pixels .* instead of 32x32.*dataset\.image_size",
+        r"train\.parquet row 0 has 64x16 pixels .*, expected 32x32.*dataset\.image_size",
     ),
     "list of numbers as image": (
         lambda p: {"img": [[1, 2, 3]] * 20},
@@ -79,11 +79,11 @@ PARQUET = {
     ),
     "text labels": (
         lambda p: {"label": ["cat"] * 20},
-        r"column label has the type string; labels must be whole numbers.*int64",
+        r"column label has the type string; labels must be integers.*int64",
     ),
     "fractions as labels": (
         lambda p: {"label": [0.7, 1.7] * 10},
-        r"column label has the type double; labels must be whole numbers",
+        r"column label has the type double; labels must be integers",
     ),
     "true and false as labels": (
         lambda p: {"label": [True] * 20},
@@ -99,9 +99,9 @@ PARQUET = {
         r"label 9223372036854775808 of row 0 is outside 0\.\.9",
     ),
     "negative label": (lambda p: {"label": [-1] * 20}, r"label -1 of row 0 is outside 0\.\.9"),
-    "metadata that is no JSON": (lambda p: hub(b"{"), r"metadata 'huggingface'.*classes\.txt"),
-    "metadata that is a list": (lambda p: hub([1]), r"metadata 'huggingface'.*classes\.txt"),
-    "metadata that is no text": (lambda p: hub(b"\xff\xfe\xfd"), r"metadata 'huggingface'"),
+    "metadata that is no JSON": (lambda p: hub(b"{"), r"'huggingface' metadata.*classes\.txt"),
+    "metadata that is a list": (lambda p: hub([1]), r"'huggingface' metadata.*classes\.txt"),
+    "metadata that is no text": (lambda p: hub(b"\xff\xfe\xfd"), r"'huggingface' metadata"),
     "names that are no list": (lambda p: features(7), r"names=7.*classes\.txt"),
     "names that are numbers": (lambda p: features([1, 2]), r"names=\[1, 2\].*classes\.txt"),
 }
@@ -167,11 +167,11 @@ def _foreign_class_names(folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_two_columns, "has the columns img, label, img; needed are .* once each"),
-        (_folder_as_parquet, r"train-0\.parquet is a folder; it must be a parquet file"),
-        (_dangling_parquet, r"train-0\.parquet is a link that leads nowhere"),
-        (_looping_parquet, r"train-0\.parquet is a link that leads nowhere"),
-        (_foreign_name, r"has the name b'train-\\xff\.parquet', which is not UTF-8; rename it"),
+        (_two_columns, "has the columns img, label, img; it must have .* once each"),
+        (_folder_as_parquet, r"train-0\.parquet is a folder, not a parquet file"),
+        (_dangling_parquet, r"train-0\.parquet is a broken link"),
+        (_looping_parquet, r"train-0\.parquet is a broken link"),
+        (_foreign_name, r"contains b'train-\\xff\.parquet', which is not UTF-8; rename it"),
         (_foreign_class_names, r"classes\.txt is not UTF-8 text .* save it as UTF-8, or remove it"),
     ],
     ids=lambda value: getattr(value, "__name__", "").strip("_") or None,
@@ -190,27 +190,27 @@ def _png_folder(folder):
 
 def _dangling_link(folder):
     (folder / "class0" / "x.png").symlink_to("nowhere")
-    return "x.png is a link that leads nowhere; mend or remove it"
+    return "x.png is a broken link; fix or remove it"
 
 
 def _link_loop(folder):
     (folder / "class0" / "x.png").symlink_to("x.png")
-    return "x.png is a link that leads nowhere; mend or remove it"
+    return "x.png is a broken link; fix or remove it"
 
 
 def _pipe(folder):
     os.mkfifo(folder / "class0" / "x.png")
-    return "x.png is no regular file, not an image"
+    return "x.png is a special file, not an image"
 
 
 def _dangling_class(folder):
     (folder / "extra").symlink_to("nowhere")
-    return "extra is a link that leads nowhere"
+    return "extra is a broken link"
 
 
 def _looping_class(folder):
     (folder / "extra").symlink_to("extra")
-    return "extra is a link that leads nowhere"
+    return "extra is a broken link"
 
 
 def _class_is_its_parent(folder):
@@ -220,22 +220,22 @@ def _class_is_its_parent(folder):
 
 def _foreign_file_name(folder):
     (folder / "class0" / os.fsdecode(b"\xe9.png")).write_bytes(b"x")
-    return r"class0 has the name b'\\xe9\.png', which is not UTF-8; rename it"
+    return r"class0 contains b'\\xe9\.png', which is not UTF-8; rename it"
 
 
 def _foreign_class(folder):
     (folder / os.fsdecode(b"caf\xe9")).mkdir()
-    return r"train has the name b'caf\\xe9', which is not UTF-8; rename it"
+    return r"train contains b'caf\\xe9', which is not UTF-8; rename it"
 
 
 def _flat_image(folder):
     Image.new("RGB", (64, 16)).save(folder / "class0" / "x.png")
-    return r"x\.png has 64x16 pixels .* instead of 32x32"
+    return r"x\.png has 64x16 pixels .*, expected 32x32"
 
 
 def _float_image(folder):
     Image.new("F", (32, 32)).save(folder / "class0" / "x.tif")
-    return r"x\.tif has 32-bit values \(mode F\).*convert the file"
+    return r"x\.tif has 32-bit values \(mode F\).*convert it to 8 or 16 bits"
 
 
 def _save_as(folder, kind):

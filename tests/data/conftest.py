@@ -48,7 +48,7 @@ def open_dataset(tmp_path):
 
 @pytest.fixture
 def pictures():
-    """20 colour pictures 32x32 with labels 0..9, twice each."""
+    """20 color images 32x32 with labels 0..9, twice each."""
     pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
     return Arrays(pixels, np.arange(20) % 10)
 

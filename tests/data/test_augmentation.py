@@ -51,7 +51,7 @@ def test_views_of_neighbouring_epochs_are_independent():
 
 
 def test_same_distribution_as_torchvision():
-    # Pixels count from 1, so the centre pixel of a crop tells where the crop was.
+    # Pixels count from 1, so the center pixel of a crop tells where the crop was.
     image = torch.arange(1, 26, dtype=torch.uint8).view(1, 5, 5)
     augmentation = CropFlip(2, True)
     transform = v2.Compose([v2.RandomCrop(5, padding=2), v2.RandomHorizontalFlip()])

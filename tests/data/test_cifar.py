@@ -58,7 +58,7 @@ def _assert_content(content, pictures, names):
 
 
 @pytest.mark.parametrize("place", ["", "cifar10", "cifar10/data", "plain_text"])
-def test_parquet_is_found_where_people_keep_it(tmp_path, make_dataset, pictures, place):
+def test_parquet_is_found_in_its_usual_folders(tmp_path, make_dataset, pictures, place):
     for split in ("train", "test"):
         _write_parquet(tmp_path / place / f"{split}-00000-of-00001.parquet", pictures, names=NAMES)
     dataset = make_dataset("cifar10", root=str(tmp_path))
@@ -103,7 +103,7 @@ def test_damaged_parquet_is_named(tmp_path, make_dataset, pictures):
         _write_parquet(tmp_path / f"{split}.parquet", pictures)
     path = tmp_path / "test.parquet"
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(DataError, match=rf"{path} cannot be read as parquet"):
+    with pytest.raises(DataError, match=rf"{path} is not readable as parquet"):
         make_dataset("cifar10", root=str(tmp_path)).read()
 
 
@@ -140,7 +140,7 @@ def test_class_folders(tmp_path, make_dataset, open_dataset, pictures, save_fold
     assert open_dataset(dataset).num_train == 20
 
 
-def test_pickles_of_somebody_else_are_refused(tmp_path, make_dataset):
+def test_unpublished_pickles_are_refused(tmp_path, make_dataset):
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     for name in CIFAR10.published.members:
@@ -149,7 +149,7 @@ def test_pickles_of_somebody_else_are_refused(tmp_path, make_dataset):
         make_dataset("cifar10", root=str(tmp_path)).read()
 
 
-def test_the_named_folder_goes_first(tmp_path, make_dataset, pictures):
+def test_the_named_folder_takes_precedence(tmp_path, make_dataset, pictures):
     for split in ("train", "test"):
         _write_parquet(tmp_path / f"{split}.parquet", pictures, label="other")
         _write_parquet(tmp_path / "cifar10" / f"{split}.parquet", pictures)
@@ -190,7 +190,7 @@ def test_a_failed_download_is_a_data_error(tmp_path, make_dataset, monkeypatch):
         raise OSError("no route")
 
     monkeypatch.setattr(torchvision.datasets.utils, "download_url", fail)
-    with pytest.raises(DataError, match=r"could not be fetched .* no route"):
+    with pytest.raises(DataError, match=r"could not download .* no route"):
         make_dataset("cifar10", root=str(tmp_path), download=True).source(tmp_path)
 
 

@@ -11,7 +11,7 @@ RELEASED = FixMatch(num_ops=2, cutout=0.5, own_crop=True)
 
 
 def _released_view(image, operations, corners):
-    """The released program's calls, with draws that are given."""
+    """The released program's calls, with given draws."""
     image = Image.fromarray(image)
     for number, magnitude in operations:
         image = PILLOW[OPERATIONS[number][0]](image, magnitude)
@@ -20,7 +20,7 @@ def _released_view(image, operations, corners):
     return np.asarray(image)
 
 
-def test_every_view_is_that_of_the_released_program():
+def test_every_view_equals_the_released_program():
     images, index = pictures(32, 32, 3, count=200), np.arange(200) * 7
     found = RELEASED(torch.from_numpy(images), 3, 5, index)
     operations = RELEASED.draw_operations(3, 5, index)
@@ -58,13 +58,13 @@ def test_draws_have_the_released_distributions():
     assert covered.mean() == pytest.approx(0.084, abs=0.001)
 
 
-def test_no_operation_and_no_cutout_is_no_change():
+def test_without_operations_and_cutout_nothing_changes():
     images = torch.from_numpy(pictures(8, 8, 1))
     nothing = FixMatch(num_ops=0, cutout=0.0, own_crop=False)
     assert torch.equal(nothing(images, 0, 0, np.arange(60)), images)
 
 
-def test_large_batches_are_worked_on_in_blocks(monkeypatch):
+def test_large_batches_are_processed_in_blocks(monkeypatch):
     images, index = torch.from_numpy(pictures(32, 32, 3)), np.arange(60)
     whole = RELEASED(images, 0, 0, index)
     monkeypatch.setattr("kdbench.data.fixmatch._BLOCK", 7 * 3072)

@@ -50,7 +50,7 @@ def test_train_and_test_folders_are_found_and_recorded(tmp_path, test):
 
 
 @pytest.mark.parametrize("below", [".", "train"])
-def test_without_a_test_folder_a_part_of_each_class_is_held_out_for_good(tmp_path, below):
+def test_without_a_test_folder_a_fixed_part_of_each_class_is_held_out(tmp_path, below):
     fill(tmp_path / "mine" / below)
     cfg = compose(tmp_path / "mine")
     train, test = build(cfg.dataset).splits
@@ -95,12 +95,12 @@ def test_it_passes_the_checks_of_a_config(tmp_path):
 
 
 def _nothing(root):
-    return r"dataset\.root=.*mine' is no folder.*dataset\.root=DIR"
+    return r"dataset\.root=.*mine' is not a folder.*dataset\.root=DIR"
 
 
 def _file(root):
     root.write_text("")
-    return r"dataset\.root=.*mine' is no folder"
+    return r"dataset\.root=.*mine' is not a folder"
 
 
 def _empty(root):
@@ -110,24 +110,24 @@ def _empty(root):
 
 def _one_class(root):
     fill(root, classes=1)
-    return "class folder class0 alone; 2 are needed"
+    return "only one class folder, class0; 2 are needed"
 
 
 def _two_tests(root):
     for name in ("train", "val", "test"):
         fill(root / name)
-    return r"has val/, test/: say which one is tested on, such as dataset\.test_dir=val"
+    return r"has val/, test/: choose the test folder with .*, such as dataset\.test_dir=val"
 
 
 def _other_classes(root):
     fill(root / "train", classes=3)
     fill(root / "val", classes=2)
-    return "only one of them has class2"
+    return "only in one of them: class2"
 
 
 def _too_few(root):
     fill(root, count=1)
-    return r"dataset\.test_fraction=0\.2 .* leaves 0 to test on and 3 to train on"
+    return r"dataset\.test_fraction=0\.2 splits 3 .* into 3 for training and 0 for testing"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def _too_few(root):
     [_nothing, _file, _empty, _one_class, _two_tests, _other_classes, _too_few],
     ids=lambda spoil: spoil.__name__.strip("_"),
 )
-def test_what_is_wrong_with_a_folder_is_a_data_error(tmp_path, spoil):
+def test_an_invalid_folder_is_a_data_error(tmp_path, spoil):
     message = spoil(tmp_path / "mine")
     cfg = compose(tmp_path / "mine")  # which goes on until the dataset itself says what is wrong
     with pytest.raises(DataError, match=message):
@@ -146,7 +146,7 @@ def test_of_two_test_folders_one_can_be_chosen(tmp_path):
     _two_tests(tmp_path / "mine")
     cfg = compose(tmp_path / "mine", "dataset.test_dir=test")
     assert {file.parts[-3] for file in build(cfg.dataset).splits[1].files} == {"test"}
-    with pytest.raises(DataError, match=r"dataset\.test_dir=probe: .* must have it and train/"):
+    with pytest.raises(DataError, match=r"dataset\.test_dir=probe: .* must contain it and train/"):
         run_key(compose(tmp_path / "mine", "dataset.test_dir=probe"))
 
 
@@ -156,4 +156,4 @@ def test_a_wrong_fraction_is_a_config_error(tmp_path):
         build(OmegaConf.create(resolve_config(cfg)["dataset"]))
     known = known_error(caught.value)
     assert isinstance(known, ConfigError)
-    assert "dataset.test_fraction=1.5 must lie between 0 and 1" in str(known)
+    assert "dataset.test_fraction=1.5 must be between 0 and 1" in str(known)

@@ -53,7 +53,7 @@ def test_different_classes_are_named(folder, pictures, save_folders):
     test = folder.parent / "test"
     save_folders(test, pictures)
     (test / "class1").rename(test / "extra")
-    with pytest.raises(DataError, match="only one of them has class1, extra"):
+    with pytest.raises(DataError, match="only in one of them: class1, extra"):
         scan_pair(folder, test)
 
 
@@ -69,5 +69,5 @@ def test_a_corrupt_image_is_named(folder, pictures, save_folders, content):
 
 def test_another_image_size_is_named(folder, pictures, save_folders):
     save_folders(folder.parent / "test", pictures)
-    with pytest.raises(DataError, match=r"has 32x32 pixels .* instead of 16x16"):
+    with pytest.raises(DataError, match=r"has 32x32 pixels .*, expected 16x16"):
         find_folders(folder.parent, (16, 16, 3)).read()

@@ -26,7 +26,7 @@ def test_an_epoch_is_a_permutation(make_plan):
     np.testing.assert_array_equal(plan.order(5), make_plan().order(5))
 
 
-def test_the_first_sample_is_anyone(make_plan):
+def test_any_sample_can_come_first(make_plan):
     plan = make_plan()
     firsts = np.bincount([plan.order(epoch)[0] for epoch in range(5000)], minlength=100)
     assert stats.chisquare(firsts).pvalue > 1e-3
@@ -40,7 +40,7 @@ def test_last_partial_batch(make_plan, drop_last, lengths):
     assert [len(plan.order(0)[part]) for part in plan.slices(2)] == lengths[2:]
 
 
-def test_strict_holds_out_a_part_of_train(make_plan):
+def test_strict_holds_out_part_of_train(make_plan):
     plan = make_plan("strict", val_fraction=0.2)
     held, train = plan.samples("val"), plan.train
     assert plan.eval_sizes == {"test": 20, "val": 20}

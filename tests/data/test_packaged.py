@@ -35,11 +35,11 @@ def test_mean_and_std_are_of_the_train_split(make_dataset, stem):
     np.testing.assert_allclose([pixels.mean(), pixels.std()], [*dataset.mean, *dataset.std], 1e-3)
 
 
-# Another split changes every result: it needs a new _READER version.
+# Changing the split changes every result and needs a new _READER version.
 @pytest.mark.parametrize(
     ("stem", "digest"), [("mnist5k", "4a49e207c3a3885f"), ("digits", "6676498aa65acd13")]
 )
-def test_the_split_is_for_ever(make_dataset, stem, digest):
+def test_the_split_never_changes(make_dataset, stem, digest):
     held = b"".join(image_keys(make_dataset(stem).read().test.images))
     assert hashlib.sha256(held).hexdigest()[:16] == digest
 

@@ -57,7 +57,7 @@ def test_reads_what_python_2_wrote():
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_another_digest_is_refused_before_unpickling(tmp_path, protocol):
+def test_a_wrong_digest_is_refused_before_unpickling(tmp_path, protocol):
     payload = pickle.dumps(_Malicious(tmp_path / "marker"), protocol)
     with pytest.raises(DataError, match=f"x has the MD5 digest {_md5(payload)} .* abc"):
         unpickle(payload, "abc", "x")
@@ -66,7 +66,7 @@ def test_another_digest_is_refused_before_unpickling(tmp_path, protocol):
 
 def test_only_arrays_are_unpickled_even_with_the_right_digest(tmp_path):
     payload = pickle.dumps({"data": _Malicious(tmp_path / "marker")})
-    with pytest.raises(DataError, match=r"x is not a pickle of arrays: it asks for .*mkdir"):
+    with pytest.raises(DataError, match=r"x is not a pickle of arrays: it refers to .*mkdir"):
         unpickle(payload, _md5(payload), "x")
     assert not (tmp_path / "marker").exists()
 
@@ -79,7 +79,7 @@ def test_a_pickle_cannot_reach_the_rest_of_numpy():
 
 @pytest.fixture
 def published(tmp_path, pictures):
-    """A tiny CIFAR-100 in the published form below tmp_path, and the table of its digests."""
+    """A tiny CIFAR-100 in the published layout in tmp_path, and the table of its digests."""
     planes = pictures.images.transpose(0, 3, 1, 2).reshape(20, -1)
     batch = {"data": planes, "fine_labels": pictures.targets.tolist(), "coarse_labels": [0] * 20}
     names = {"fine_label_names": [f"name{i}" for i in range(10)]}
@@ -150,7 +150,7 @@ def test_an_archive_without_a_member_is_refused(tmp_path, published):
 
 def test_an_incomplete_folder_is_named(tmp_path, published):
     (tmp_path / "cifar-100-python" / "meta").unlink()
-    with pytest.raises(DataError, match="cifar-100-python lacks meta"):
+    with pytest.raises(DataError, match="cifar-100-python is missing meta"):
         find_pickled(tmp_path, published)
 
 

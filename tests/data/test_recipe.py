@@ -11,7 +11,7 @@ CONF = ROOT / "conf" / "dataset"
 STEMS = sorted(path.stem for path in CONF.glob("*.yaml"))
 
 
-# "folder" is whatever is in a folder: tests/data/test_folder.py
+# "folder" has no fixed content: see tests/data/test_folder.py
 @pytest.mark.parametrize("stem", [stem for stem in STEMS if stem != "folder"])
 def test_every_file_makes_a_dataset_of_its_name(make_dataset, stem):
     assert make_dataset(stem).name == stem

@@ -10,7 +10,7 @@ from kdbench.errors import DataError
 
 @pytest.fixture
 def open_broken(make_dataset, open_dataset, monkeypatch):
-    """Opens a dataset whose content was changed by a function."""
+    """Opens a dataset after a function has changed its content."""
 
     def open_it(change, **keys):
         read = Fake.read
@@ -36,7 +36,7 @@ def test_an_empty_split_is_refused(open_broken):
         open_broken(lambda content: content._replace(test=empty))
 
 
-def test_images_and_labels_must_be_as_many(open_broken):
+def test_images_and_labels_must_be_equal_in_number(open_broken):
     def change(content):
         return content._replace(train=Arrays(content.train.images, content.train.targets[1:]))
 

@@ -47,7 +47,7 @@ def test_unchanged_files_are_read_once(files, tmp_path, monkeypatch):
     assert read[len(files) :] == [files[1]]
 
 
-def test_a_damaged_memo_is_recomputed(files, tmp_path):
+def test_damaged_cached_digests_are_recomputed(files, tmp_path):
     cache = tmp_path / "cache"
     first = digest_files(files, cache)
     (memo,) = (cache / "digests").iterdir()
@@ -55,7 +55,7 @@ def test_a_damaged_memo_is_recomputed(files, tmp_path):
     assert digest_files(files, cache) == first
 
 
-def test_one_wrong_digit_of_a_remembered_digest_is_noticed(files, tmp_path):
+def test_one_wrong_digit_of_a_cached_digest_is_detected(files, tmp_path):
     cache = tmp_path / "cache"
     first = digest_files(files, cache)
     (memo,) = (cache / "digests").iterdir()
@@ -67,12 +67,12 @@ def test_one_wrong_digit_of_a_remembered_digest_is_noticed(files, tmp_path):
     assert memo.read_text() == text  # and it is mended
 
 
-def test_the_reader_and_its_version_count(files, tmp_path):
+def test_the_digest_covers_the_reader_and_its_version(files, tmp_path):
     digests = {identify("k", files, tmp_path, f"reader/{v}").digest for v in (1, 2)}
     assert len(digests) == 2
 
 
-def test_large_datasets_are_sampled_and_say_so(files, tmp_path, monkeypatch):
+def test_large_datasets_are_sampled_and_marked(files, tmp_path, monkeypatch):
     monkeypatch.setattr(source, "_SAMPLE_ABOVE", 3)
     monkeypatch.setattr(source, "_SAMPLE_SIZE", 1)
     first = identify("class-folders", files, tmp_path, "r/1")

@@ -32,7 +32,7 @@ def test_it_depends_on_seed_epoch_and_sample_only(augment):
 
 @pytest.mark.parametrize("augment", VIEWS.values(), ids=VIEWS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_it_changes_images_and_keeps_their_form(augment, channels):
+def test_it_changes_images_but_not_shape_or_type(augment, channels):
     images = pixels(64, channels)
     found = augment(images, 0, 0, np.arange(64))
     assert (found.shape, found.dtype) == (images.shape, torch.uint8)
@@ -75,7 +75,9 @@ def test_strong_views_do_not_depend_on_the_batch(make_dataset, open_dataset, mon
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_crop_and_flip_are_its_own_or_those_of_the_weak_view(make_dataset, open_dataset, own):
+def test_crop_and_flip_are_independent_of_or_shared_with_the_weak_view(
+    make_dataset, open_dataset, own
+):
     same = FixMatch(num_ops=0, cutout=0.0, own_crop=own)
     data = open_dataset(make_dataset("fake", train_size=64, test_size=8, strong_augmentation=same))
     batch = next(iter(data.train_batches(0, strong=True)))
@@ -93,6 +95,6 @@ def test_crop_and_flip_are_its_own_or_those_of_the_weak_view(make_dataset, open_
         (["method=mlkd", "view=randaugment"], "randaugment"),
     ],
 )
-def test_the_released_view_is_the_default_and_another_can_be_chosen(overrides, expected):
+def test_the_released_view_is_the_default_and_can_be_replaced(overrides, expected):
     cfg = compose_checked(overrides)
     assert build(cfg.dataset.strong_augmentation) == VIEWS[expected]

@@ -5,7 +5,7 @@ from torchvision.transforms.v2 import functional
 
 from kdbench.errors import ConfigError
 
-# Mean 0 and std 1/255 leave pixels as they are, so that images can be compared with pixels.
+# With mean 0 and std 1/255 normalization is the identity, so images can be compared with pixels.
 RAW = {"mean": [0.0] * 3, "std": [1 / 255] * 3}
 
 
@@ -127,11 +127,11 @@ def test_strict_trains_on_what_it_does_not_validate_on(make_fake, open_dataset):
 
 
 def test_unknown_split_is_refused(make_fake, open_dataset):
-    with pytest.raises(ConfigError, match="there is no split 'all'; there are test, train"):
+    with pytest.raises(ConfigError, match="there is no split 'all'; choose from test, train"):
         next(open_dataset(make_fake()).eval_batches("all"))
 
 
-def test_the_order_in_which_the_data_comes_is_remembered_nowhere(make_fake, open_dataset):
+def test_batches_do_not_depend_on_earlier_calls(make_fake, open_dataset):
     data = open_dataset(make_fake())
     later = list(data.train_batches(1))
     list(data.train_batches(0))

@@ -402,8 +402,10 @@ def test_runs_with_one_label_have_their_own_rows_and_logs(tmp_path, monkeypatch,
 
 
 CAUTIONS = {
-    "larger than the data: every step sees all 40": ["dataset.batch_size=64"],
-    "an epoch is one step: dataset.batch_size=40, 40 training images": ["dataset.batch_size=40"],
+    "larger than the dataset: every step sees all 40": ["dataset.batch_size=64"],
+    "an epoch is a single step: dataset.batch_size=40, 40 training images": [
+        "dataset.batch_size=40"
+    ],
     "the teacher is at chance level": ["method=kd", "teacher.expected_top1=0"],
     "the student is at chance level": ["dataset.num_classes=4"],
 }

@@ -1,30 +1,30 @@
-"""What is allowed and probably not meant: warnings for the log and the record of a run."""
+"""Warnings about runs that are valid but probably unintended, for the log and the record."""
 
 from omegaconf import DictConfig
 
 from kdbench.data.base import DataModule
 
 
-def find_cautions(cfg: DictConfig, data: DataModule, teacher_top1: float | None) -> list[str]:
-    """One sentence for each thing about a run that people should hear of before it trains.
+def check_setup(cfg: DictConfig, data: DataModule, teacher_top1: float | None) -> list[str]:
+    """Warnings about a run before it trains, one sentence each.
 
     Args:
-        cfg: of the run.
-        data: that it is trained on.
-        teacher_top1: measured test accuracy of its teacher, percent; None without one.
+        cfg: config of the run.
+        data: its dataset.
+        teacher_top1: measured test accuracy of the teacher in percent; None without a teacher.
     """
     return _small_data(cfg, data) + _weak("teacher", teacher_top1, data.num_classes)
 
 
-def find_doubts(student_top1: float | None, num_classes: int) -> list[str]:
-    """The same for what has come of a run: its final test accuracy in percent, if it has one."""
+def check_result(student_top1: float | None, num_classes: int) -> list[str]:
+    """Warnings about a finished run, from its final test accuracy in percent, if any."""
     return _weak("student", student_top1, num_classes)
 
 
 def is_near_chance(top1: float, num_classes: int) -> bool:
-    """Whether an accuracy in percent says that nothing was learnt.
+    """Whether an accuracy in percent is about that of guessing.
 
-    Half of chance above it counts as chance, with few classes a tenth of what is left to learn.
+    The margin is half of chance, but at most a tenth of the distance from chance to 100 %.
     """
     chance = 100 / num_classes
     return top1 < chance + min(0.5 * chance, 0.1 * (100 - chance))
@@ -34,12 +34,13 @@ def _small_data(cfg: DictConfig, data: DataModule) -> list[str]:
     size = cfg.dataset.batch_size
     if size > data.num_train:
         return [
-            f"dataset.batch_size={size} is larger than the data: every step sees all "
+            f"dataset.batch_size={size} is larger than the dataset: every step sees all "
             f"{data.num_train} training images"
         ]
     if data.steps_per_epoch == 1:
         return [
-            f"an epoch is one step: dataset.batch_size={size}, {data.num_train} training images"
+            f"an epoch is a single step: dataset.batch_size={size}, {data.num_train} training "
+            f"images"
         ]
     return []
 
