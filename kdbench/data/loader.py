@@ -163,8 +163,7 @@ def _share(tensors: list[Tensor]) -> list[Tensor] | KdbenchError:
     except (RuntimeError, OSError) as error:
         size = sum(tensor.nbytes for tensor in tensors) / 2**20
         return explain_loader(
-            f"a data-loading worker cannot share a batch of {size:.1f} MiB: "
-            f"{first_line(error)}"
+            f"a data-loading worker cannot share a batch of {size:.1f} MiB: {first_line(error)}"
         )
 
 
