@@ -12,12 +12,12 @@ OUTPUTS ?= outputs
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-setup: .venv/ready ## make .venv with everything installed (once; an interrupted set-up is repaired)
+setup: .venv/ready ## install everything into .venv (once; repairs an interrupted set-up)
 
-# The stamp is written last, so a set-up that was interrupted is taken up again.
+# The stamp is written last, so that an interrupted set-up is repeated.
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "kdbench needs Python 3.11 or newer, found " + sys.version)'
-	@echo "setting up .venv (several GB for torch, some minutes; done once)"
+	@echo "setting up .venv: several GB for torch, some minutes, once"
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
@@ -27,33 +27,33 @@ check: setup ## formatting, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: setup ## format and mend what can be mended
+format: setup ## format, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: setup ## the quick tests, offline, under 5 minutes on two cores
+test: setup ## the quick tests: offline, under 5 minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m 'not slow and not browser and not slurm and not ray'
 
-test-slow: setup ## the long tests: every kill point, longer runs
+test-slow: setup ## the long tests: a kill at every point, longer runs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m slow
 
-test-browser: setup ## the report in a real browser (needs chromium: apt-get install chromium)
+test-browser: setup ## the report in a real browser (needs chromium)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m browser tests/contracts
 
-test-slurm: setup ## sweeps on a Slurm with two pretended GPUs (root on Debian; installs Slurm if missing)
+test-slurm: setup ## sweeps on a local Slurm with two fake GPUs (root on Debian; installs Slurm)
 	@folder=$$(mktemp -d /tmp/kdbench-slurm.XXXXXX); \
 	trap "scripts/stop_slurm.sh $$folder" EXIT; trap 'exit 130' INT TERM; \
 	scripts/start_slurm.sh $$folder && \
 	SLURM_CONF=$$folder/slurm.conf OMP_NUM_THREADS=1 $(BIN)/pytest -m slurm tests/contracts
 
-test-ray: setup ## sweeps on a Ray of this machine with two pretended GPUs (installs Ray if missing)
+test-ray: setup ## sweeps on a local Ray with two fake GPUs (installs Ray)
 	@$(BIN)/python -c 'import ray' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[ray]'
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m ray tests/contracts
 
-docs: setup ## the documentation as a site, in site/; offline, every link checked
+docs: setup ## build the documentation into site/: offline, all links checked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
-demo: setup ## a teacher, 24 students on real digits, a comparison: under 5 minutes on two cores
+demo: setup ## train and compare 24 students on real digits: under 5 minutes on two cores
 	$(BIN)/kdbench-train -m table=demo paths.outputs=$(OUTPUTS)
 	@$(BIN)/kdbench-report $(OUTPUTS)/runs --table demo --out $(OUTPUTS)/tables/demo --figures $(OUTPUTS)/tables/demo/figures
 	@echo 'look at $(OUTPUTS)/tables/demo/report.html and $(OUTPUTS)/tables/demo/figures/learning.png'
@@ -72,24 +72,24 @@ else
 	exit $$code
 endif
 
-wandb-sync: setup ## upload to W&B what was trained offline below OUTPUTS; again changes nothing
+wandb-sync: setup ## upload runs that W&B has not seen (below OUTPUTS); safe to repeat
 	@$(BIN)/kdbench-dashboard --sync $(OUTPUTS)
 
-bench: setup ## kdbench against the training loop of the field, on this machine (a quarter of an hour)
+bench: setup ## speed against the field's usual training loop (a quarter of an hour)
 	$(BIN)/python scripts/bench/training.py $(ARGS)
 
-profile: setup ## where the time of a training step goes; a cohort's: make profile ARGS="--cohort 8"
+profile: setup ## where the time of a step goes; of a cohort: make profile ARGS="--cohort 8"
 	$(BIN)/python scripts/bench/profile_step.py $(ARGS)
 
-bench-sweep: setup ## N single runs against one cohort of N, on real CIFAR-100
+bench-sweep: setup ## speed of one cohort of N runs against N single runs, on CIFAR-100
 	$(BIN)/python scripts/bench/sweep.py $(ARGS)
 
-bench-scaling: setup ## cost against learners, classes, image size, samples; decoding photographs
+bench-scaling: setup ## cost by learners, classes, image size, samples; decoding photographs
 	$(BIN)/python scripts/bench/scaling.py $(ARGS)
 
-bench-overhead: setup ## what a run pays for logs and checks, on real CIFAR-100
+bench-overhead: setup ## cost of logs, checks and checkpoints, on CIFAR-100
 	$(BIN)/python scripts/bench/overhead.py $(ARGS)
 
-clean: ## remove caches and build products; outputs/ and .venv/ stay
+clean: ## delete caches and build products; outputs/ and .venv/ stay
 	rm -rf build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

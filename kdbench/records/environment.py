@@ -9,14 +9,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("kdbench", "torch", "torchvision", "timm", "hydra-core", "omegaconf", "numpy", "wandb")
+from kdbench import __version__
+
+PACKAGES = ("torch", "torchvision", "timm", "hydra-core", "omegaconf", "numpy", "wandb")
 
 
 def describe_environment() -> dict[str, Any]:
     """Versions of what matters for the numbers, the git revision, and the machine."""
     return {
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {"kdbench": __version__, **{name: _version(name) for name in PACKAGES}},
         "git": describe_revision(Path(__file__).parents[2]),
         "platform": platform.platform(),
         "machine": platform.machine(),

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from kdbench import __version__
+from kdbench.records.environment import describe_environment
 from tests.helpers.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -31,6 +32,7 @@ def test_the_version_is_written_down_once():
     assert PROJECT["project"]["dynamic"] == ["version"]
     assert PROJECT["tool"]["hatch"]["version"]["path"] == "kdbench/__init__.py"
     assert "version" not in CITATION
+    assert describe_environment()["versions"]["kdbench"] == __version__  # that of records
 
 
 def test_the_changelog_begins_with_this_version():
