@@ -147,8 +147,8 @@ def _explain_nothing(found: Collection, outputs: Path) -> str:
             f"of students"
         )
     return (
-        f"none of {plural(len(found.runs), 'run')} below {outputs} is left; --where, --protocol or "
-        f"--table exclude all of them"
+        f"none of the {plural(len(found.runs), 'run')} below {outputs} is left: --where, "
+        f"--protocol or --table exclude all of them"
     )
 
 

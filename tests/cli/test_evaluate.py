@@ -209,7 +209,7 @@ def test_help_comes_without_torch(module):
     code = (
         "import sys, atexit\n"
         "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
-        f"sys.argv = ['x', '--help']\nfrom kdbench.{module} import main; main()"
+        f"sys.argv = ['x', '--help']\nfrom kdbench.cli.{module} import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "False"
