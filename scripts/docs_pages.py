@@ -50,9 +50,11 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def fill(markdown: str) -> str:
     """A page with its references, and with links that hold on the site."""
     for name, write in REFERENCES.items():
-        marker = f"<!-- {name} -->"
-        if marker in markdown:
-            markdown = markdown.replace(marker, write())
+        # What else stands on the line is for those who read the file itself.
+        line = re.compile(rf"^<!-- {name} -->.*$", re.MULTILINE)
+        if line.search(markdown):
+            text = write()
+            markdown = line.sub(lambda _, text=text: text, markdown)
     return link_pages(markdown)
 
 

@@ -78,6 +78,9 @@ def test_only_the_readme_of_outputs_is_tracked():
     assert done.stdout.split() == ["outputs/README.md"]
     ignored = subprocess.run(["git", "-C", ROOT, "check-ignore", "-q", "outputs/runs/record.json"])
     assert ignored.returncode == 0
+    clean = subprocess.run(["make", "-C", ROOT, "-n", "clean"], capture_output=True, text=True)
+    assert "rm -rf" in clean.stdout
+    assert "outputs" not in clean.stdout
 
 
 def test_the_readme_is_short_and_its_links_hold():

@@ -12,6 +12,7 @@ from tests.records.test_record import make_record
 
 @pytest.fixture
 def outputs(tmp_path):
+    (tmp_path / "README.md").write_text("what lies where")
     for seed in range(2):
         (tmp_path / f"run{seed}").mkdir()
         sound(seed=seed).write(tmp_path / f"run{seed}")
