@@ -47,6 +47,18 @@ def test_licence():
     assert metadata("kdbench")["Name"] == PROJECT["project"]["name"]
 
 
+def test_forms_and_workflows_are_yaml():
+    files = [*ROOT.glob(".github/**/*.yml"), ROOT / ".pre-commit-config.yaml"]
+    content = {path.name: yaml.safe_load(path.read_text()) for path in files}
+    steps = content["ci.yml"]["jobs"]["check"]["steps"]
+    assert ".ci/run" in [step.get("run") for step in steps]
+    for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"):
+        form = content[path.name]
+        assert form.keys() == {"blank_issues_enabled"} or {"name", "description", "body"} <= set(
+            form
+        )
+
+
 def test_every_work_with_a_preprint_is_cited():
     known = {
         identifier["value"].removeprefix("arXiv:")
