@@ -125,7 +125,7 @@ def _fold(lines: Sequence[str]) -> list[str]:
 
 
 def _count_runs(shown: Collection, found: Collection, outputs: Path) -> str:
-    students = sum(run.record.method != "teacher" for run in found.runs)
+    students = sum(not run.record.is_of_teacher for run in found.runs)
     teachers = len(found.runs) - students
     of_teachers = plural(teachers, "more is of a teacher", "more are of teachers")
     more = f"; {of_teachers}" if teachers else ""
@@ -139,7 +139,7 @@ def _explain_nothing(found: Collection, outputs: Path) -> str:
             f"no run has ended below {outputs}; train one with kdbench-train, or give the folder "
             f"of paths.outputs"
         )
-    if all(run.record.method == "teacher" for run in found.runs):
+    if all(run.record.is_of_teacher for run in found.runs):
         only = "the only run" if len(found.runs) == 1 else f"all {len(found.runs)} runs"
         return (
             f"{only} below {outputs} trained a teacher, and a table compares students; see how "

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kdbench.cli.command import run_command
 from kdbench.config.build import build
+from kdbench.config.choices import read_option
 from kdbench.config.compose import save_config
 from kdbench.config.identity import initial_weights_digest, run_key
 from kdbench.config.recall import open_run, recall_config
@@ -67,7 +68,7 @@ def _prepare(run: RunFolder, overrides: Sequence[str]) -> DictConfig:
     record = run.record
     settings = [f"run.device={record.device}", f"run.threads={record.threads}"]
     cfg = recall_config(run, [*settings, *overrides])
-    cfg.tracker = OmegaConf.create({"_target_": "kdbench.tracker.base.NullTracker"})
+    cfg.tracker = OmegaConf.create(read_option("tracker", "csv"))
     check(cfg)
     return cfg
 

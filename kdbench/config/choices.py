@@ -1,9 +1,15 @@
-"""The groups of ``conf/`` and their options, for ``--help``."""
+"""The groups of ``conf/`` and their options: for ``--help``, and for parts that no config names."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import shorten, wrap
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+
+_PACKAGED = Path(__file__).parents[1] / "conf"  # where a wheel puts it
+CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
 
 WIDTH = 80
 # Groups whose options are methods of papers: each has a line that says what it is.
@@ -20,6 +26,12 @@ def list_groups(conf: Path) -> str:
     plain = [_list_options(group) for group in groups if group.name not in DESCRIBED]
     described = [_describe_options(conf / name) for name in DESCRIBED]
     return "\n".join([*plain, "", "\n\n".join(described)])
+
+
+def read_option(group: str, name: str) -> dict[str, Any]:
+    """What the file of an option says, interpolations as they stand: ``conf/GROUP/NAME.yaml``."""
+    node = OmegaConf.load(CONF / group / f"{name}.yaml")
+    return cast(dict, OmegaConf.to_container(node, resolve=False))
 
 
 def options_of(group: Path) -> list[str]:

@@ -19,14 +19,12 @@ from hydra.types import RunMode
 from hydra.version import VersionBase, setbase
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from kdbench.config.choices import list_groups
+from kdbench.config.choices import CONF, list_groups
 from kdbench.config.identity import mark_resolved, register_resolvers
 from kdbench.config.schema import Config, register
 from kdbench.errors import ConfigError
 from kdbench.files import make_folder, naming, refuse_links
 
-_PACKAGED = Path(__file__).parents[1] / "conf"  # where a wheel puts it
-CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
 CONFIG_NAME = "train"
 VERSION_BASE = "1.3"  # of Hydra, whose defaults ``conf/`` is written for
 

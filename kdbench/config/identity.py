@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kdbench.config.build import build, find_interpolations, refuse_interpolation
 from kdbench.config.canonical import canonical
+from kdbench.config.choices import read_option
 from kdbench.config.code import foreign_code
 from kdbench.config.names import require_names
 from kdbench.config.stable import keyed_config
@@ -23,7 +24,7 @@ from kdbench.data.folder import describe_folder
 from kdbench.digest import file_digest
 from kdbench.errors import CheckpointError, ConfigError, KdbenchError
 from kdbench.machine import resolve_precision
-from kdbench.records.identity import RunIdentity
+from kdbench.records.identity import TEACHER, RunIdentity
 
 # Raised by hand when a change of the code changes the numbers of a run.
 NUMERICS_VERSION = 3
@@ -52,14 +53,6 @@ OWN_IN_COHORT = ("run.checkpoint_epochs", "run.keep_checkpoints")
 
 # Where these run, "auto" is not what it is on this machine.
 _ELSEWHERE = ("kdbench.launch.slurm.SlurmExecutor", "kdbench.launch.ray.RayExecutor")
-
-# The objective that trains a teacher, whatever its students are trained with.
-FROM_SCRATCH = {
-    "_target_": "kdbench.objective.objective.Objective",
-    "name": "ce",
-    "ce_weight": 1.0,
-    "terms": {},
-}
 
 AnyConfig = DictConfig | Mapping[str, Any]  # as composed, or resolved to plain containers
 
@@ -290,14 +283,20 @@ def _teacher_run(plain: Mapping[str, Any]) -> dict[str, Any]:
         **plain,
         "student": teacher["model"],
         "optim": teacher["optim"],
-        "objective": FROM_SCRATCH,
-        "plugin": {"_target_": "kdbench.plugin.base.Plugin"},
+        # Whatever its students are trained with.
+        "objective": _option("objective", "ce"),
+        "plugin": _option("plugin", "none"),
         "seed": teacher["seed"],
-        "method": "teacher",
+        "method": TEACHER,
         "pair": teacher["model"]["arch"],
         "table": None,  # tables share their teachers
         "run": {**plain["run"], **run, "data_seed": teacher["seed"]},
     }
+
+
+@lru_cache
+def _option(group: str, name: str) -> dict[str, Any]:
+    return read_option(group, name)  # a sweep asks for them in every job
 
 
 @lru_cache

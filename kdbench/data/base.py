@@ -99,7 +99,11 @@ class DataModule(Protocol):
 
 
 class Dataset(Protocol):
-    """What ``conf/dataset/*.yaml`` instantiates. Importing or constructing it needs no torch."""
+    """What ``conf/dataset/*.yaml`` instantiates. Importing or constructing it needs no torch.
+
+    ``count_images``, train and test images where they are known without the files, is for
+    estimates; see ``Recipe``.
+    """
 
     def source(self, cache: Path) -> Source:
         """Finds and identifies the files.

@@ -31,6 +31,7 @@ class _CIFAR(SmallDataset):
 
     published: ClassVar[Release]
     label_column: ClassVar[str]
+    published_images = (50_000, 10_000)
 
     def source(self, cache: Path) -> Source:
         """Finds and identifies the files.

@@ -22,6 +22,8 @@ class Digits(SmallDataset):
     Source: UCI, "Optical recognition of handwritten digits"; ``sklearn.datasets.load_digits``.
     """
 
+    published_images = (1_438, 359)
+
     def source(self, cache: Path) -> Source:
         """The data file of the installed scikit-learn; DataError if there is none."""
         return identify("packaged", [_file()], cache, _READER)

@@ -37,6 +37,10 @@ class Fake(SmallDataset):
         if not 0 <= self.signal <= 1:
             raise ConfigError(f"dataset.signal={self.signal} must be from 0 to 1")
 
+    def count_images(self) -> tuple[int, int]:
+        """As the config says."""
+        return self.train_size, self.test_size
+
     def source(self, cache: Path) -> Source:
         """No files: the parameters determine the content."""
         sizes = (self.num_classes, self.image_size, self.channels, self.train_size, self.test_size)

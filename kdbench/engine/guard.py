@@ -21,7 +21,6 @@ class FiniteGuard:
         self._interval = CUDA_INTERVAL if device.type == "cuda" else 1
         self._names: list[str] = []
         self._summary: Tensor | None = None
-        self._where = (0, 0)
         self._bad_step: Tensor | None = None
 
     @torch.no_grad()

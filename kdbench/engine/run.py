@@ -52,6 +52,7 @@ from kdbench.model.compute import Compute, configure_compute, read_flags, set_th
 from kdbench.model.profile import count_parameters
 from kdbench.records.convergence import summarise_convergence
 from kdbench.records.environment import describe_environment, timestamp
+from kdbench.records.identity import TEACHER
 from kdbench.records.lock import run_lock
 from kdbench.records.log import log_failure, of, run_log
 from kdbench.records.record import METRICS, WEIGHTS, RunRecord, find_finished
@@ -355,7 +356,7 @@ def _sum_times(timings: Sequence[dict[str, float]], rest: dict[str, float]) -> d
 
 
 def _setting(job: Job) -> dict[str, Any]:
-    if job.cfg.method == "teacher":
+    if job.cfg.method == TEACHER:
         return {}
     setting = find_setting(job.cfg)
     return {"setting": setting.kind, "setting_differs": setting.differs}
@@ -363,7 +364,7 @@ def _setting(job: Job) -> dict[str, Any]:
 
 def _tell_setting(job: Job, run: Run) -> None:
     """Says in the run's log whether its numbers may stand beside published ones."""
-    if job.cfg.method == "teacher":
+    if job.cfg.method == TEACHER:
         return
     setting = find_setting(job.cfg)
     text = setting.describe(job.cfg)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kdbench.config.build import build
+from kdbench.config.choices import read_option
 from kdbench.data.base import DataModule
 from kdbench.digest import state_digest
 from kdbench.errors import CheckpointError, ConfigError
@@ -113,7 +114,7 @@ def _model_of(source: WeightFile, weights: Weights, data: DataModule) -> dict[st
         )
     channels, size, _ = data.image_shape
     return {
-        "_target_": "kdbench.model.load.load_model",
+        **read_option("student", "resnet8"),
         "arch": arch,
         "num_classes": data.num_classes,
         "in_channels": channels,

@@ -10,21 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from kdbench.config.build import build
 from kdbench.config.identity import needs_teacher, stable_config, teacher_config
 from kdbench.errors import ConfigError
 
 if TYPE_CHECKING:  # it imports torch
     from kdbench.planning.speed import Speed
-
-# Images to train and to test on, of the published datasets; known here, so that a table can be
-# planned where the data is not at hand.
-IMAGES = {
-    "cifar10": (50_000, 10_000),
-    "cifar100": (50_000, 10_000),
-    "imagenet": (1_281_167, 50_000),
-    "mnist5k": (4_000, 1_000),
-    "digits": (1_438, 359),
-}
 
 PlainConfig = dict[str, Any]  # resolved to plain containers
 SpeedOf = Callable[[Mapping[str, Any]], "Speed"]  # of the network that a node describes
@@ -97,13 +88,13 @@ def _price_alone(config: PlainConfig, speed_of: SpeedOf) -> Cost:
 def _images(config: PlainConfig) -> tuple[int, int]:
     """Images of an epoch: to train on, and to evaluate on after it."""
     dataset = config["dataset"]
-    name = dataset["name"]
-    if name in IMAGES:
-        train, test = IMAGES[name]
-    elif "train_size" in dataset:
-        train, test = dataset["train_size"], dataset["test_size"]
-    else:
-        raise ConfigError(f"how many images {name} has is not known; known: {', '.join(IMAGES)}")
+    known = getattr(build(dataset), "count_images", lambda: None)()
+    if known is None:
+        raise ConfigError(
+            f"how many images {dataset['name']} has is not known; its class says it with "
+            f"count_images()"
+        )
+    train, test = known
     if config["run"]["protocol"] == "paper":
         return train, test
     held_out = round(train * dataset["val_fraction"])

@@ -9,6 +9,8 @@ from typing import Any
 
 from kdbench.records.flat import Scalar, flatten
 
+TEACHER = "teacher"  # the method of a run that trains a teacher
+
 
 @dataclass(frozen=True)
 class RunIdentity:
@@ -62,7 +64,7 @@ class RunIdentity:
     @property
     def job_type(self) -> str:
         """What kind of run it is: "train", or "teacher" for the training of a teacher."""
-        return "teacher" if self.method == "teacher" else "train"
+        return TEACHER if self.method == TEACHER else "train"
 
     def labels(self, config: Mapping[str, Any]) -> dict[str, Scalar]:
         """Flat columns by which runs are filtered, grouped and compared.

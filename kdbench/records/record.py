@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from kdbench.digest import safetensors_digest
 from kdbench.errors import CheckpointError, ResourceError
 from kdbench.files import write_atomic
+from kdbench.records.identity import TEACHER
 
 FILE = "record.json"
 # Beside the record:
@@ -134,6 +135,11 @@ class RunRecord:
     environment: dict[str, Any]
 
     @property
+    def is_of_teacher(self) -> bool:
+        """Whether the run trained a teacher, which is in no table of students."""
+        return self.method == TEACHER
+
+    @property
     def alone_seconds(self) -> float | None:
         """What the run would take by itself; None where it was not measured."""
         if self.own_seconds is None or self.shared_seconds is None:
@@ -185,8 +191,6 @@ class RunRecord:
 _NUMBERS = ["top1_last", "top1_best", "val_top1_last", "val_top1_best", "teacher_top1"]
 _NUMBERS += ["epochs_done", "parameters", "seconds", "own_seconds", "shared_seconds"]
 _NUMBERS += ["alone_seconds", "images_per_s", "peak_memory_mb"]
-_NAMES = [each.name for each in fields(RunRecord)]
-CIRCUMSTANCES = tuple(_NAMES[_NAMES.index("seconds") :])
 
 
 def read_record(folder: Path) -> RunRecord:
@@ -217,7 +221,7 @@ def read_record(folder: Path) -> RunRecord:
             f"{path} is damaged: its content does not have the digest that it names; remove it to "
             f"repeat the run"
         )
-    unknown = sorted(set(content) - set(_NAMES))
+    unknown = sorted(set(content) - {each.name for each in fields(RunRecord)})
     if unknown:
         raise NewerRecordError(
             f"{path} was written by a newer kdbench: this version does not know "

@@ -89,7 +89,6 @@ class Choice:
         row: where it stands.
         rule: why this one, in words.
         low, high: range over all sources, percent.
-        sources: how many there are.
         selection: epoch that the value is of, one of ``SELECTIONS``.
     """
 
@@ -98,7 +97,6 @@ class Choice:
     rule: str
     low: float
     high: float
-    sources: int
     selection: str
 
     @property
@@ -198,7 +196,7 @@ def _choose(
     rule = f"{role or KINDS[row.kind]}: {row.paper}, {row.table}"
     # A work prints beside its results what a student or teacher has in an earlier one, as a rule.
     selection = row.selection if role is None or row.selection == "last" else "unknown"
-    return Choice(value, row, rule, min(values), max(values), len(values), selection)
+    return Choice(value, row, rule, min(values), max(values), selection)
 
 
 def _read(row: dict[str, str], path: Path) -> PublishedNumber:

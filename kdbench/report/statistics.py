@@ -99,31 +99,20 @@ class Comparison:
         return f"{text}; signed-rank test differs" if self.rank_test_agrees is False else text
 
 
-def compare_paired(
-    a: Mapping[int, float], b: Mapping[int, float], *, larger_is_better: bool = True
-) -> Comparison:
-    """Compares two methods over the seeds that both have; seeds of one alone do not count.
-
-    Args:
-        a: seed -> value of the one.
-        b: seed -> value of the other, in the same unit.
-        larger_is_better: False for losses, errors, times.
-
-    Raises:
-        DataError: a value is not finite.
-    """
-    return _adjust({"": _compare(a, b, larger_is_better)})[""]
-
-
 def compare_all(
     values: Mapping[str, Mapping[int, float]], other: str, *, larger_is_better: bool = True
 ) -> dict[str, Comparison]:
     """Compares methods with one of them, and adjusts p-values and intervals for being several.
 
+    Pairs are the seeds that both have; seeds of one alone do not count.
+
     Args:
         values: method -> seed -> value.
         other: the method that all others are compared with; where it is not there, n is 0.
-        larger_is_better: see ``compare_paired``.
+        larger_is_better: False for losses, errors, times.
+
+    Raises:
+        DataError: a value is not finite.
     """
     return _adjust(
         {
@@ -143,7 +132,7 @@ def find_winner(
 
     Args:
         values: method -> seed -> value; each has at least one.
-        larger_is_better: see ``compare_paired``.
+        larger_is_better: see ``compare_all``.
     """
     if len(values) < 2:
         return None

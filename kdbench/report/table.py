@@ -46,7 +46,7 @@ def select(runs: Sequence[RunFolder], options: Options) -> list[RunFolder]:
         ConfigError: a condition is on something that no run has.
     """
     require_known(options.filters, [run.record for run in runs])
-    students = [run for run in runs if run.record.method != "teacher"]
+    students = [run for run in runs if not run.record.is_of_teacher]
     return [run for run in _share_alone(students) if _is_chosen(run.record, options)]
 
 

@@ -1,4 +1,4 @@
-from kdbench.config.choices import DESCRIBED, WIDTH, describe, list_groups, options_of
+from kdbench.config.choices import DESCRIBED, WIDTH, describe, list_groups, options_of, read_option
 from kdbench.config.compose import CONF
 
 
@@ -26,3 +26,8 @@ def test_the_first_sentence_of_the_comment_counts():
         "Classical distillation: Hinton, Vinyals, Dean, arXiv 1503.02531"
     )
     assert describe(CONF / "temperature" / "annealing.yaml").endswith("Jafari et al, EACL 2021)")
+
+
+def test_an_option_is_read_as_it_stands():
+    assert read_option("tracker", "csv") == {"_target_": "kdbench.tracker.base.NullTracker"}
+    assert read_option("student", "resnet8")["num_classes"] == "${dataset.num_classes}"

@@ -13,10 +13,10 @@ from kdbench.engine.job import Job
 from kdbench.engine.learner import Learner
 from kdbench.engine.run import train_jobs
 from kdbench.engine.timesheet import CudaClock, TimeSheet, make_clock, summarise_time
-from kdbench.records.record import CIRCUMSTANCES
 from kdbench.records.rows import read_metrics
 from kdbench.teacher.teacher import Teacher
 from tests.helpers.harness import TINY
+from tests.helpers.records import CIRCUMSTANCES
 
 
 class Clock:

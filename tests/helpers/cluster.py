@@ -11,8 +11,9 @@ from pathlib import Path
 from safetensors.torch import load_file
 
 from kdbench.digest import state_digest
-from kdbench.records.record import CIRCUMSTANCES, read_record
+from kdbench.records.record import read_record
 from tests.helpers.harness import TINY
+from tests.helpers.records import CIRCUMSTANCES
 from tests.helpers.waiting import look_again, wait_for
 
 SLOW = (

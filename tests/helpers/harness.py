@@ -77,7 +77,8 @@ def result(outputs):
     from safetensors.torch import load_file
 
     from kdbench.digest import file_digest, state_digest
-    from kdbench.records.record import CIRCUMSTANCES, read_record
+    from kdbench.records.record import read_record
+    from tests.helpers.records import CIRCUMSTANCES
 
     folder = Path(outputs) / "run"
     record = {k: v for k, v in asdict(read_record(folder)).items() if k not in CIRCUMSTANCES}

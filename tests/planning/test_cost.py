@@ -1,6 +1,7 @@
 """Multiply-adds and hours of runs, counted by hand."""
 
 import pytest
+from PIL import Image
 
 from kdbench.config.compose import compose_config
 from kdbench.config.identity import resolve_config, teacher_config
@@ -77,8 +78,21 @@ def test_random_images_are_as_many_as_the_config_says():
     assert cost.macs == STUDENT * (3 * 512 + 256)
 
 
-def test_a_dataset_of_unknown_size_is_refused():
+def test_folders_are_counted(tmp_path):
+    for name, images in (("train", 4), ("test", 2)):
+        for kind in ("cat", "dog"):
+            folder = tmp_path / name / kind
+            folder.mkdir(parents=True)
+            for number in range(images):
+                Image.new("RGB", (32, 32)).save(folder / f"{number}.png")
+    own = ["dataset=folder", f"dataset.root={tmp_path}", "student=resnet20", "method=scratch"]
+    (cost,) = price([resolve_config(compose_config([*own, "run.epochs=1"]))], speed_of)
+    assert cost.macs == STUDENT * (3 * 8 + 4)
+
+
+def test_a_dataset_of_unknown_size_is_refused(monkeypatch):
     own = config()
     own["dataset"]["name"] = "mine"
+    monkeypatch.setattr("kdbench.data.cifar.CIFAR100.published_images", None)
     with pytest.raises(ConfigError, match="how many images mine has"):
         price([own], speed_of)
