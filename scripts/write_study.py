@@ -20,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from kdbench.drawing.canvas import Drawing, Panel, clean, colour, save, style
 from kdbench.files import write_atomic
 from kdbench.records.collect import RunFolder, collect
+from kdbench.records.metric import of_page
 from kdbench.report.cells import Options
 from kdbench.report.curves import WHO, CellRuns, group_runs
 from kdbench.report.render import write_markdown
@@ -31,7 +32,7 @@ FIELDS = (
     *("own_seconds", "shared_seconds"),
     *("run_key", "weights_digest"),
 )
-TEST = ("nll", "ece", "agreement", "teacher_kl", "logit_correlation")
+TEST = [metric.name.removeprefix("test.") for metric in of_page("distillation")]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,10 +9,10 @@ from kdbench.cli.command import run_command
 from kdbench.errors import ConfigError, DataError
 from kdbench.files import write_atomic
 from kdbench.records.collect import Collection, collect, find_failure
+from kdbench.records.select import may_hold, parse_conditions
 from kdbench.report.cells import Options, Table
 from kdbench.report.layout import AXES
 from kdbench.report.render import write_csv, write_latex, write_markdown, write_text
-from kdbench.report.select import may_hold, parse_conditions
 from kdbench.report.table import SORTS, build_table, select
 from kdbench.words import plural, say
 

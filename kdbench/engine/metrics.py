@@ -1,4 +1,4 @@
-"""What is measured. Names, units and meanings in one place.
+"""What is measured, and how. How it is shown (label, unit, digits, where): ``records/metric.py``.
 
 During training (``TrainMeter``, sums on the device, read once an epoch):
     train/loss, train/<term>   mean loss, and mean of each weighted term

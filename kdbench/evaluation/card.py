@@ -9,6 +9,8 @@ from typing import Any
 from kdbench.files import write_atomic
 from kdbench.records.collect import RunFolder
 from kdbench.records.evaluation import Evaluation
+from kdbench.records.metric import of_split
+from kdbench.words import join_words
 
 FILE = "README.md"
 SAFETENSORS, ONNX = "model.safetensors", "model.onnx"
@@ -77,8 +79,7 @@ def write_card(
         f"# {_inline(facts['arch'])} on {_inline(facts['dataset'])}",
         "\n".join(f"- `{name}`: {check}" for name, check in files.items()),
         "\n".join(["| | |", "|---|---|", *rows]),
-        "Accuracies, `ece` and `agreement` (with the teacher) are percent; `nll` and `teacher_kl` "
-        "are nats.",
+        _explain_units(),
         "## Use",
         *_usage(facts, model, files),
         "## How it was made",
@@ -87,6 +88,18 @@ def write_card(
         "\n".join(f"- {limit}" for limit in _limits(facts)),
     ]
     write_atomic(path, ("\n\n".join(sections) + "\n").encode())
+
+
+def _explain_units() -> str:
+    """What the numbers of a split are: "top1, ece: %; nll: nats"."""
+    found: dict[str, list[str]] = {}
+    for name, metric in {**of_split(needs_teacher=False), **of_split(needs_teacher=True)}.items():
+        if metric.unit:
+            found.setdefault(metric.unit, []).append(f"`{name}`")
+    units = "; ".join(f"{join_words(names)}: {unit}" for unit, names in found.items())
+    return (
+        f"Units: {units}. `agreement`, `teacher_kl` and `logit_correlation` are with the teacher."
+    )
 
 
 def _usage(

@@ -9,22 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kdbench.files import write_atomic
+from kdbench.records.metric import of_split
 
 FILE = "evaluation.json"
 CONFUSION = "confusion.csv"  # rows: the class that it is; columns: the class that was chosen
-
-# Metrics of engine/metrics.py, as people read them.
-_OWN = {
-    "top1": "top-1 {:.2f} %",
-    "top5": "top-5 {:.2f} %",
-    "nll": "NLL {:.4f}",
-    "ece": "ECE {:.2f} %",
-}
-_COMPARED = {
-    "agreement": "agreement {:.2f} %",
-    "teacher_kl": "KL {:.4f}",
-    "logit_correlation": "logit correlation {:.4f}",
-}
 
 
 class ClassResult(NamedTuple):
@@ -159,11 +147,11 @@ class Evaluation:
         lines = [
             f"{self.network['arch']}, {self.network['weights']}",
             f"{data['name']}, {self.describe_split()}, {how['precision']} on {how['device']}",
-            self._format(_OWN),
+            self._format(needs_teacher=False),
         ]
         if self.teacher is not None:
             who = f"teacher {self.teacher['arch']} (top-1 {self.teacher['top1']:.2f} %)"
-            lines.append(f"{who}: {self._format(_COMPARED)}")
+            lines.append(f"{who}: {self._format(needs_teacher=True)}")
         elif self.teacher_missing is not None:
             lines.append(f"not compared with its teacher: {self.teacher_missing}")
         if self.recorded is not None:
@@ -174,8 +162,9 @@ class Evaluation:
             ] or ["the record says the same"]
         return lines
 
-    def _format(self, units: Mapping[str, str]) -> str:
-        return "  ".join(text.format(self.metrics[name]) for name, text in units.items())
+    def _format(self, needs_teacher: bool) -> str:
+        known = of_split(needs_teacher).items()
+        return "  ".join(m.write_short(self.metrics[n]) for n, m in known if n in self.metrics)
 
 
 def _align(head: Sequence[str], rows: Sequence[Sequence[str]], names: int) -> list[str]:

@@ -13,6 +13,7 @@ from kdbench.digest import safetensors_digest
 from kdbench.errors import CheckpointError, ResourceError
 from kdbench.files import write_atomic
 from kdbench.records.identity import TEACHER
+from kdbench.records.metric import choosable
 
 FILE = "record.json"
 # Beside the record:
@@ -174,7 +175,7 @@ class RunRecord:
         The metrics have their names of ``metrics.csv`` ("test/nll"); the number of epochs until
         60 % is "convergence/epochs_to_60". What was not measured or reached is left out.
         """
-        found = {name: getattr(self, name) for name in _NUMBERS}
+        found = {name: getattr(self, name) for name in (*_FACTS, *choosable()) if "." not in name}
         found |= {f"test/{name}": value for name, value in self.test.items()}
         found["convergence/aulc"] = self.convergence["aulc"]
         levels = self.convergence["epochs_to"].items()
@@ -188,9 +189,7 @@ class RunRecord:
         write_atomic(folder / FILE, json.dumps(document, indent=1).encode())
 
 
-_NUMBERS = ["top1_last", "top1_best", "val_top1_last", "val_top1_best", "teacher_top1"]
-_NUMBERS += ["epochs_done", "parameters", "seconds", "own_seconds", "shared_seconds"]
-_NUMBERS += ["alone_seconds", "images_per_s", "peak_memory_mb"]
+_FACTS = ("teacher_top1", "epochs_done", "parameters")
 
 
 def read_record(folder: Path) -> RunRecord:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kdbench.records.metric import Metric
+from kdbench.records.select import Condition
 from kdbench.report.layout import CellKey
-from kdbench.report.metric import Metric
 from kdbench.report.published import Choice
-from kdbench.report.select import Condition
 from kdbench.report.statistics import Comparison
 
 BASELINES = {"method": "kd", "objective": "kd", "temperature": "constant"}  # by what the rows are

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.records.record import RunRecord
+from kdbench.records.select import Condition, look_up
 from kdbench.report.cells import Cell
 from kdbench.report.layout import CellKey, RecordsByCell, base_label, own_temperature
 from kdbench.report.published import find_number, knows
-from kdbench.report.select import Condition, look_up
 from kdbench.words import list_some, plural
 
 # What all runs of a table should agree in, and what it means for people.

@@ -8,7 +8,9 @@ from typing import Any
 
 from kdbench.errors import ConfigError
 from kdbench.records.collect import RunFolder, finished_at
+from kdbench.records.metric import Metric, find_metric
 from kdbench.records.record import RunRecord
+from kdbench.records.select import require_known
 from kdbench.report.cells import Cell, Options, Table
 from kdbench.report.layout import (
     CellKey,
@@ -18,7 +20,6 @@ from kdbench.report.layout import (
     lay_out,
     natural_key,
 )
-from kdbench.report.metric import Metric, find_metric
 from kdbench.report.notes import (
     describe_cells,
     describe_missing,
@@ -26,7 +27,6 @@ from kdbench.report.notes import (
     describe_selection,
 )
 from kdbench.report.published import Choice, find_number, find_teacher
-from kdbench.report.select import require_known
 from kdbench.report.statistics import compare_all, find_winner
 from kdbench.words import plural
 

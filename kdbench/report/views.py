@@ -15,19 +15,14 @@ from kdbench.drawing.svg import draw_strip, draw_strip_axis, fit_scale
 from kdbench.errors import DataError
 from kdbench.records.collect import RunFolder
 from kdbench.records.convergence import LEVELS
+from kdbench.records.metric import Metric, find_metric, of_page
 from kdbench.records.record import TIMINGS, RunRecord
 from kdbench.report.curves import CellRuns, mean_over, read_columns
 from kdbench.report.figures import Styles
-from kdbench.report.metric import find_metric
 from kdbench.report.statistics import MIN_SEEDS, Comparison, compare_all
 from kdbench.words import list_some, plural, signed, span
 
 SPEED = "convergence.aulc"
-DISTILLATION = ("agreement", "teacher_kl", "logit_correlation", "ece", "nll")
-COST = (
-    *("alone_seconds", "own_seconds", "shared_seconds"),
-    *("images_per_s", "seconds", "peak_memory_mb"),
-)
 TEACHER_SHARE = "perf/teacher_share"
 _MAX_LEVELS, _MAX_NAMED = 4, 5
 NONE = Markup()
@@ -78,7 +73,8 @@ _NOTHING = Entry("\N{EN DASH}")
 
 def view_distillation(groups: Sequence[CellRuns], styles: Styles) -> FactTable:
     """How far the student became its teacher, and how well it is calibrated."""
-    return _arrange(groups, styles, [_draw_metric(groups, styles, name) for name in DISTILLATION])
+    columns = [_draw_metric(groups, styles, metric) for metric in of_page("distillation")]
+    return _arrange(groups, styles, columns)
 
 
 def view_cost(groups: Sequence[CellRuns], styles: Styles) -> FactTable:
@@ -87,13 +83,13 @@ def view_cost(groups: Sequence[CellRuns], styles: Styles) -> FactTable:
     share = _draw(
         "share of the teacher, % of training alone", "", shares, styles, lambda v: f"{v:.1f}"
     )
-    columns = [_draw_metric(groups, styles, name) for name in COST]
+    columns = [_draw_metric(groups, styles, metric) for metric in of_page("cost")]
     return _arrange(groups, styles, [*columns, share, _trained_together(groups)])
 
 
 def view_convergence(groups: Sequence[CellRuns], baseline: str | None, styles: Styles) -> FactTable:
     """How fast the student learned: mean accuracy over the epochs, and epochs to some levels."""
-    columns = [_draw_metric(groups, styles, SPEED)]
+    columns = [_draw_metric(groups, styles, find_metric(SPEED))]
     if baseline is not None:
         compared = compare_all(collect_values(groups, SPEED), baseline, larger_is_better=True)
         entries = {row: Entry(write_difference(c), note=c.statement) for row, c in compared.items()}
@@ -179,10 +175,9 @@ def describe_hardware(records: Sequence[RunRecord]) -> str:
     return f"Trained on {'; '.join(sorted(places))}; {together} at once with one teacher."
 
 
-def _draw_metric(groups: Sequence[CellRuns], styles: Styles, name: str) -> Column:
-    metric = find_metric(name)
-    better = "higher is better" if metric.larger_is_better else "lower is better"
-    return _draw(metric.title, better, collect_values(groups, name), styles, metric.write)
+def _draw_metric(groups: Sequence[CellRuns], styles: Styles, metric: Metric) -> Column:
+    values = collect_values(groups, metric.name)
+    return _draw(metric.title, metric.better, values, styles, metric.write)
 
 
 def _draw(

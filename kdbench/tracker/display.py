@@ -10,20 +10,13 @@ from typing import Self, TextIO
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from kdbench.records.metric import ACCURACIES, of_line
 from kdbench.words import clock
 
 logger = logging.getLogger("kdbench")
 
-# metric -> how it stands in a line; what a row lacks is left out.
-_FIELDS = {
-    "train/loss": "loss {:.3f}",
-    "train/top1": "train {:.1f} %",
-    "val/top1": "val {:.1f} %",
-    "test/top1": "test {:.1f} %",
-}
 _TEMPERATURES = ("temperature/teacher_mean", "temperature/student_mean")
-_WIDTH = 80  # columns of a line; beyond, what stands first here is left out, then the next
-_DISPENSABLE = ("speed", "train/top1", "train/loss", "temperature")
+_WIDTH = 80  # columns of a line; beyond, speed is left out, then what the accuracy does not need
 _REFRESH = 0.25  # seconds between two drawings of the bar
 
 
@@ -140,12 +133,14 @@ class Display:
     def _describe(self, row: Mapping[str, float], used: int) -> str:
         """The line of an epoch, so long that it fits behind ``used`` columns."""
         parts = {"epoch": f"epoch {int(row['epoch'])}/{self.epochs}"}
-        parts |= {key: text.format(row[key]) for key, text in _FIELDS.items() if key in row}
+        lines = of_line()  # what a row lacks is left out
+        parts |= {key: text.format(row[key]) for key, text in lines.items() if key in row}
         means = [f"{row[key]:.2f}" for key in _TEMPERATURES if key in row]
         if means:  # of teacher and student, once where they are the same
             parts["temperature"] = f"T {'/'.join(dict.fromkeys(means))}"
         parts |= {"speed": self._speed(), "left": f"left {self._left()}"}
-        for name in _DISPENSABLE:
+        rest = [name for name in reversed(lines) if name not in ACCURACIES]
+        for name in ("speed", *rest, "temperature"):
             if used + len("  ".join(parts.values())) > _WIDTH:
                 parts.pop(name, None)
         return "  ".join(parts.values())
@@ -165,7 +160,7 @@ class Display:
 
 def _accuracy(rows: Mapping[str, Mapping[str, float]]) -> str:
     """Span of the learners' last accuracies: on the test set, or on "val" where there is one."""
-    for key in ("val/top1", "test/top1"):
+    for key in ACCURACIES:
         values = [row[key] for row in rows.values() if key in row]
         if values:
             low, high = f"{min(values):.1f}", f"{max(values):.1f}"

@@ -1,13 +1,14 @@
 """What the dashboard shows, as plain data; ``views.py`` makes W&B's panels of it.
 
-Metrics have the names under which ``WandbTracker`` sends them: rows as in ``engine/metrics.py``,
-summaries as in ``RunRecord.numbers``.
+Metrics have the names under which ``WandbTracker`` sends them: rows as in ``metrics.csv``,
+summaries as in ``RunRecord.numbers``; labels and units are those of ``records/metric.py``.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kdbench.records.convergence import LEVELS
+from kdbench.records.metric import of_chart
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,14 @@ def _evaluated(title: str, name: str, axis: str) -> Chart:
     return Chart(title, (f"test/{name}", f"val/{name}"), axis)
 
 
+def _charts(section: str) -> tuple[Chart, ...]:
+    """The curves of all metrics of a section, a chart for each."""
+    return tuple(
+        Chart(f"{metric.label[0].upper()}{metric.label[1:]}", metric.curves, metric.axis)
+        for metric in of_chart(section)
+    )
+
+
 def _both(name: str) -> tuple[str, ...]:
     return tuple(name.format(who) for who in ("teacher", "student"))
 
@@ -83,67 +92,59 @@ def _bar(title: str, axis: str, *metrics: str) -> Chart:
     return Chart(title, metrics, axis, "bar")
 
 
-SECTIONS = (
-    Section(
-        "Accuracy",
-        "The last epoch is the result. The best epoch is picked on the test set: optimistic, never "
-        "the result.",
-        (
-            _evaluated("Top-1 after each epoch", "top1", "top-1 (%)"),
-            _evaluated("Best top-1 so far, optimistic on the test set", "top1_best", "top-1 (%)"),
-            _bar("Last epoch: the result", "top-1 (%)", "top1_last"),
-            _bar("Best epoch, picked on the test set", "top-1 (%)", "top1_best"),
-            Chart("Top-1 on augmented training batches", ("train/top1",), "top-1 (%)"),
-            Chart("Training loss", ("train/loss",), "loss"),
-            Chart("Loss of single batches", ("batch/loss",), "loss", x="step"),
-        ),
-    ),
-    Section(
-        "Convergence",
-        "Whether a strategy is faster, and not only better at the end.",
-        (
-            _bar("Area under the learning curve", "mean top-1 (%)", "convergence/aulc"),
-            _bar(
-                "Epochs until an accuracy is reached, in percent",
-                "epochs",
-                *(f"convergence/epochs_to_{level}" for level in LEVELS),
+def sections() -> tuple[Section, ...]:
+    """The charts of a workspace and a report, those of ``records/metric.py`` among them."""
+    return (
+        Section(
+            "Accuracy",
+            "The last epoch is the result. The best epoch is picked on the test set: optimistic, "
+            "never the result.",
+            (
+                _evaluated("Top-1 after each epoch", "top1", "top-1 (%)"),
+                _evaluated(
+                    "Best top-1 so far, optimistic on the test set", "top1_best", "top-1 (%)"
+                ),
+                _bar("Last epoch: the result", "top-1 (%)", "top1_last"),
+                _bar("Best epoch, picked on the test set", "top-1 (%)", "top1_best"),
+                Chart("Top-1 on augmented training batches", ("train/top1",), "top-1 (%)"),
+                Chart("Training loss", ("train/loss",), "loss"),
+                Chart("Loss of single batches", ("batch/loss",), "loss", x="step"),
             ),
         ),
-    ),
-    Section(
-        "Temperature",
-        "Temperatures that the strategy chose for the samples of each epoch.",
-        (
-            Chart("Teacher and student", _both("temperature/{}_mean"), "temperature"),
-            Chart(
-                "Teacher and student, single batches",
-                _both("batch/temperature_{}_mean"),
-                "temperature",
-                x="step",
+        Section(
+            "Convergence",
+            "Whether a strategy is faster, and not only better at the end.",
+            (
+                _bar("Area under the learning curve", "mean top-1 (%)", "convergence/aulc"),
+                _bar(
+                    "Epochs until an accuracy is reached, in percent",
+                    "epochs",
+                    *(f"convergence/epochs_to_{level}" for level in LEVELS),
+                ),
             ),
-            *(_band("teacher"), _band("student"), _spread("teacher"), _spread("student")),
         ),
-    ),
-    Section(
-        "Agreement with the teacher",
-        "How much of the teacher the student has taken over, and how well it knows what it knows.",
-        (
-            _evaluated("Same class as the teacher", "agreement", "samples (%)"),
-            _evaluated("KL(teacher || student)", "teacher_kl", "nats"),
-            _evaluated("Correlation of logits", "logit_correlation", "Pearson's r"),
-            _evaluated("Calibration error", "ece", "ECE (%)"),
-            _evaluated("Negative log-likelihood", "nll", "nats"),
+        Section(
+            "Temperature",
+            "Temperatures that the strategy chose for the samples of each epoch.",
+            (
+                Chart("Teacher and student", _both("temperature/{}_mean"), "temperature"),
+                Chart(
+                    "Teacher and student, single batches",
+                    _both("batch/temperature_{}_mean"),
+                    "temperature",
+                    x="step",
+                ),
+                *(_band("teacher"), _band("student"), _spread("teacher"), _spread("student")),
+            ),
         ),
-    ),
-    Section(
-        "Cost",
-        "Time on the machine of the run; alone, a run would take its own and the shared seconds.",
-        (
-            Chart("Epoch, own time", ("perf/own_seconds",), "seconds"),
-            Chart("Epoch, shared: batches and teacher", ("perf/shared_seconds",), "seconds"),
-            Chart("Epoch, wall time of the cohort", ("perf/seconds",), "seconds"),
-            Chart("Training speed alone", ("perf/images_per_s",), "images/s"),
-            Chart("The teacher's part of training alone", ("perf/teacher_share",), "fraction"),
+        Section(
+            "Agreement with the teacher",
+            "How close the student is to its teacher, and how well it is calibrated.",
+            _charts("distillation"),
         ),
-    ),
-)
+        Section(
+            "Cost",
+            "Time on the machine of the run; a run alone would take its own and the shared time.",
+            _charts("cost"),
+        ),
+    )

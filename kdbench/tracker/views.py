@@ -1,4 +1,4 @@
-"""A W&B workspace and a W&B report of ``panels.SECTIONS``, built with wandb-workspaces."""
+"""A W&B workspace and a W&B report of ``panels.sections``, built with wandb-workspaces."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import wandb_workspaces.reports.v2 as reports
 import wandb_workspaces.workspaces as workspaces
 
-from kdbench.tracker.panels import SECTIONS, Chart, DashboardView
+from kdbench.tracker.panels import Chart, DashboardView, sections
 from kdbench.words import join_words
 
 TITLE = "Temperature strategies"
@@ -33,7 +33,7 @@ def build_workspace(view: DashboardView) -> workspaces.Workspace:
                 is_open=True,
                 layout_settings=workspaces.SectionLayoutSettings(columns=_COLUMNS, rows=3),
             )
-            for section in SECTIONS
+            for section in sections()
         ],
         settings=workspaces.WorkspaceSettings(x_axis="epoch", max_runs=_MAX_RUNS),
         runset_settings=workspaces.RunsetSettings(
@@ -56,7 +56,7 @@ def build_report(view: DashboardView, connected: bool) -> reports.Report:
         reports.P(_READING.format(columns=join_words(view.group_by))),
     ]
     blocks += [reports.MarkdownBlock(view.text)] if view.text else []
-    for section in SECTIONS:
+    for section in sections():
         runs = reports.Runset(
             entity=view.entity if connected else "",
             project=view.project,

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from kdbench.errors import ConfigError
 from kdbench.records.identity import RunIdentity, slug
+from kdbench.records.metric import ACCURACIES, BATCH, KINDS
 from kdbench.tracker.console import Console
 from kdbench.tracker.redact import redact
 from kdbench.tracker.sync import OTHER_ID, mark_superseded, sync_arguments
@@ -32,7 +33,6 @@ _VARIABLE_MODES = {
     "disabled": "disabled",
 }
 _NOT_IN_PROJECT = "/\\#?%:"
-_ACCURACIES = {"test/top1", "val/top1"}
 _NO_KEY = "no API key is configured"
 # Seconds for which this process does not ask a server again that did not answer: each learner of
 # a cohort would wait for it in turn.
@@ -155,7 +155,7 @@ class WandbTracker:
         """Sends one row, and the points before it; what W&B has already is left out."""
         step = int(row["step"])
         self._rows[step] = dict(row)
-        for name in _ACCURACIES & row.keys():
+        for name in set(ACCURACIES) & row.keys():
             self._best[f"{name}_best"] = max(row[name], self._best.get(f"{name}_best", row[name]))
         self._send_points(step)
         self._send({**self._points.get(step, {}), **row, **self._best}, step)
@@ -434,9 +434,9 @@ def _log(run: Any, row: Mapping[str, Any], step: int) -> None:
 def _define_axes(run: Any) -> None:
     run.define_metric("epoch")
     run.define_metric("step")
-    for kind in ("train", "val", "test", "temperature", "optim", "perf"):
+    for kind in KINDS:
         run.define_metric(f"{kind}/*", step_metric="epoch")
-    run.define_metric("batch/*", step_metric="step")
+    run.define_metric(f"{BATCH}/*", step_metric="step")
 
 
 @cache

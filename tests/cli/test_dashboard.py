@@ -10,7 +10,7 @@ from kdbench.errors import ConfigError
 from kdbench.records.convergence import LEVELS
 from kdbench.records.record import read_record
 from kdbench.records.rows import read_metrics
-from kdbench.tracker.panels import SECTIONS
+from kdbench.tracker import panels
 from tests.helpers.paths import ROOT
 from tests.helpers.wandb_child import follow
 
@@ -98,7 +98,7 @@ def test_grouping_filters_and_text_are_choices(tmp_path):
     workspace, report = document["workspace"], document["report"]
     assert (workspace["project"], report["project"]["name"]) == ("other", "other")
     grids = [block for block in report["spec"]["blocks"] if block["type"] == "panel-grid"]
-    assert len(grids) == len(SECTIONS)
+    assert len(grids) == len(panels.sections())
     for runs in (run_set(workspace), *(grid["metadata"]["runSets"][0] for grid in grids)):
         names = [key["name"] for key in runs["grouping"]]
         assert names == ["temperature.value", "temperature_start.value"]
@@ -119,7 +119,9 @@ def test_every_metric_that_is_shown_is_measured(kdbench):
     measured |= {f"batch/temperature_{who}_mean" for who in ("teacher", "student")}
     measured |= {name.replace("test/", "val/") for name in measured}
     measured |= {f"convergence/epochs_to_{level}" for level in LEVELS}
-    assert {name for section in SECTIONS for c in section.charts for name in c.metrics} <= measured
+    assert {
+        name for section in panels.sections() for c in section.charts for name in c.metrics
+    } <= measured
 
 
 def test_with_a_login_both_are_saved(tmp_path, wandb_server):

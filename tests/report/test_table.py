@@ -8,8 +8,8 @@ import pytest
 from kdbench.config.compose import CONF
 from kdbench.errors import ConfigError
 from kdbench.records.collect import RunFolder
+from kdbench.records.select import parse_conditions
 from kdbench.report.cells import Options
-from kdbench.report.select import parse_conditions
 from kdbench.report.statistics import compare_all
 from kdbench.report.table import build_table, select
 from tests.records.test_record import make_record

@@ -1,7 +1,7 @@
 import pytest
 
 from kdbench.errors import ConfigError
-from kdbench.report.select import look_up, may_hold, parse_conditions, require_known
+from kdbench.records.select import look_up, may_hold, parse_conditions, require_known
 from tests.records.test_record import make_record
 
 RECORD = make_record(
