@@ -13,6 +13,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
+from kdbench.columns import align_columns
 from kdbench.config.compose import config_files, write_config
 from kdbench.config.identity import (
     CohortKey,
@@ -280,11 +281,7 @@ def tabulate(jobs: Sequence[SweepJob]) -> str:
         rows.append(
             (job.name, code, shorten(_first_problem(outcome.reason), 100), outcome.log or "-")
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+    return align_columns(rows)
 
 
 def _first_problem(reason: str) -> str:

@@ -6,6 +6,7 @@ Hours are those of one process on this machine, from the speed of single steps.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from kdbench.columns import align_columns
 from kdbench.config.identity import resolve_config, teacher_config, teacher_job
 from kdbench.errors import KdbenchError
 from kdbench.planning.cost import Cost, PlainConfig, SpeedOf, askers, price
@@ -15,6 +16,7 @@ from kdbench.words import plural, three_digits
 
 CELLS = ("row", "column", "runs", "state", "10^15 multiply-adds", "hours alone", "hours together")
 TOTALS = ("", "runs", "10^15 multiply-adds", "hours alone", "hours together")
+TEACHERS = ("teacher", "state", "hours")
 LEGEND = (
     "alone: every run asks the teacher by itself; together: runs with the same batches share its "
     "answers, as in a sweep"
@@ -29,8 +31,8 @@ def write_forecast(plan: TablePlan, speed_of: SpeedOf) -> str:
     same = len(plan.runs) - len(runs)
     parts = [
         f"{plan.table}: {plural(len(plan.runs), 'run')}, {same} of them the same as another one",
-        _align([CELLS, *_cell_lines(plan, costs)]),
-        _align([TOTALS, _total("all", runs, speed_of), _total("not done", left, speed_of)]),
+        align_columns([CELLS, *_cell_lines(plan, costs)]),
+        align_columns([TOTALS, _total("all", runs, speed_of), _total("not done", left, speed_of)]),
         _teachers([run.config for run in left], speed_of),
         LEGEND,
         *(f"nobody can say what is done: {problem}" for problem in plan.problems),
@@ -50,8 +52,9 @@ def _cell_lines(plan: TablePlan, costs: Mapping[str, Cost]) -> list[Sequence[str
         state = ", ".join(f"{count} {name}" for name, count in states.items())
         here = {run.identity for run in runs} - counted
         counted |= here
-        cost = _sum([costs[name] for name in here]) if here else ("counted above", "", "")
-        lines.append((row, column, str(len(runs)), state, *cost))
+        cost = _sum([costs[name] for name in here]) if here else ("", "", "")
+        told = state if here else f"{state}, counted above"
+        lines.append((row, column, str(len(runs)), told, *cost))
     return lines
 
 
@@ -70,14 +73,14 @@ def _sum(costs: Sequence[Cost]) -> tuple[str, str, str]:
 
 def _teachers(configs: Sequence[PlainConfig], speed_of: SpeedOf) -> str:
     """One line for each teacher that is trained here."""
-    lines = []
+    lines = [TEACHERS]
     for config in askers(configs):
         training = resolve_config(teacher_config(config))
         hours = price([training], speed_of)[0].alone
         where = f"{training['dataset']['name']}, batches of {training['dataset']['batch_size']}"
-        name = f"teacher {training['pair']} ({where})"
-        lines.append((name, _teacher_state(config), f"{three_digits(hours)} hours"))
-    return _align(lines) if lines else ""
+        name = f"{training['pair']} ({where})"
+        lines.append((name, _teacher_state(config), three_digits(hours)))
+    return align_columns(lines) if len(lines) > 1 else ""
 
 
 def _teacher_state(config: PlainConfig) -> str:
@@ -86,17 +89,3 @@ def _teacher_state(config: PlainConfig) -> str:
         return "trained" if find_finished(folder, key) else "to be trained first"
     except KdbenchError:
         return UNKNOWN
-
-
-def _align(lines: Sequence[Sequence[str]]) -> str:
-    """Columns of text to the left, of numbers to the right."""
-    columns = list(zip(*lines, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    right = [any(cell[:1].isdigit() for cell in column) for column in columns]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(line, widths, right, strict=True)
-        ).rstrip()
-        for line in lines
-    )

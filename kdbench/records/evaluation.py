@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kdbench.columns import align_columns
 from kdbench.files import write_atomic
 from kdbench.records.metric import of_split
 
@@ -124,23 +125,18 @@ class Evaluation:
         """
         known = [result for result in self.class_results() if result.top1 is not None]
         worst = sorted(known, key=lambda result: result.top1 or 0.0)[:count]
-        parts = [
-            self._head(),
-            _align(
-                ("worst classes", "samples", "top-1"),
-                [(name, str(samples), f"{top1:.2f} %") for name, samples, top1 in worst],
-                names=1,
-            ),
-            _align(
-                ("most often taken", "for", "times", "of the class"),
-                [
-                    (true, chosen, str(times), f"{share:.2f} %")
-                    for true, chosen, times, share in self.frequent_confusions()[:count]
-                ],
-                names=2,
-            ),
+        classes = [(name, f"{samples:,}", f"{top1:.2f} %") for name, samples, top1 in worst]
+        confusions = [
+            (true, chosen, f"{times:,}", f"{share:.2f} %")
+            for true, chosen, times, share in self.frequent_confusions()[:count]
         ]
-        return "\n\n".join("\n".join(part) for part in parts)
+        return "\n\n".join(
+            [
+                "\n".join(self._head()),
+                align_columns([("worst classes", "samples", "top-1"), *classes]),
+                align_columns([("most often taken", "for", "times", "of the class"), *confusions]),
+            ]
+        )
 
     def _head(self) -> list[str]:
         data, how = self.dataset, self.circumstances
@@ -165,18 +161,6 @@ class Evaluation:
     def _format(self, needs_teacher: bool) -> str:
         known = of_split(needs_teacher).items()
         return "  ".join(m.write_short(self.metrics[n]) for n, m in known if n in self.metrics)
-
-
-def _align(head: Sequence[str], rows: Sequence[Sequence[str]], names: int) -> list[str]:
-    """Lines of a table: as many columns of names, then columns of numbers."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < names else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in (head, *rows)
-    ]
 
 
 def _cell(name: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from textwrap import fill
 from typing import Any
 
+from kdbench.columns import align_columns, write_markdown_table
 from kdbench.records.identity import slug
 from kdbench.report.cells import Cell, Table
 from kdbench.report.published import KINDS, Choice
@@ -119,7 +120,7 @@ def write_text(table: Table, compact: bool = False) -> str:
     """For a terminal."""
     parts = [
         f"{_printable(block.title)}\n"
-        f"{align(_marked(block, '{} (best)', '{} {}', _printable), block.heads)}"
+        f"{align_columns(_marked(block, '{} (best)', '{} {}', _printable), block.heads)}"
         for block in layout_blocks(table, compact)
     ]
     lines = [*explain(table, compact), *(f"Note: {note}" for note in table.notes)]
@@ -131,9 +132,7 @@ def write_markdown(table: Table, compact: bool = False) -> str:
     """GitHub's flavour."""
     parts = [f"## {_escape_markdown(table.title)}"]
     for block in layout_blocks(table, compact):
-        head, *body = _marked(block, "**{}**", "{} {}", _escape_markdown)
-        rule = ["---", *("--:" for _ in head[1:])]
-        grid = "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))
+        grid = write_markdown_table(_marked(block, "**{}**", "{} {}", _escape_markdown))
         parts.append(f"### {_escape_markdown(block.title)}\n\n{grid}")
     lines = [*explain(table, compact), *table.notes]
     parts.append("\n".join(f"- {_escape_markdown(line)}" for line in lines))
@@ -360,15 +359,8 @@ def _marked(
     return [[write(text, (i, j)) for j, text in enumerate(row)] for i, row in enumerate(block.rows)]
 
 
-def align(rows: Sequence[Sequence[str]], heads: int = 1) -> str:
-    """Columns of equal width for a terminal; the first rows are the head."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
-    return "\n".join([*lines[:heads], "-" * max(map(len, lines)), *lines[heads:]])
-
-
 def _printable(text: str) -> str:
-    """Names are of people; one with control characters would rule the terminal."""
+    """People choose names; control characters in one would act on the terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from kdbench.columns import write_markdown_table
 from kdbench.config.build import build
 from kdbench.config.compose import compose_config
 from kdbench.config.overrides import check_overrides
@@ -244,9 +245,5 @@ def synchronise(device: torch.device) -> None:
 
 def format_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> str:
     """A Markdown table; ``columns`` has a format string for each heading."""
-    cells = [
-        list(columns),
-        ["--"] + ["--:"] * (len(columns) - 1),
-        *([text.format(**row) for text in columns.values()] for row in rows),
-    ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    cells = [[text.format(**row) for text in columns.values()] for row in rows]
+    return write_markdown_table([list(columns), *cells])
