@@ -1,6 +1,6 @@
 """The errors that a user can meet, each with the exit code of the command that met it.
 
-Code raises these; only the outermost level (``kdbench.cli.train.main``) turns them into exit codes.
+Code raises these; only the outermost level (``kdbench.cli.command``) turns them into exit codes.
 Every message says what is wrong, where (config key or path), the value found, what is allowed,
 and what to do.
 """
@@ -9,6 +9,7 @@ import errno
 import re
 import shutil
 from collections.abc import Iterator
+from enum import IntEnum
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EIO}
 _VARIABLE = re.compile(r"[Ee]nvironment variable '([^']*)' not found")  # as OmegaConf says it
@@ -22,40 +23,68 @@ _LIBRARY_FAILURES = ("cuDNN error: ", "CUDA error: ")
 _CUDA_NO_MEMORY = 2  # cudaErrorMemoryAllocation
 
 
+class ExitCode(IntEnum):
+    """How a command ends. ``meaning`` says it to people."""
+
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> "ExitCode":
+        """A code with its meaning."""
+        found = int.__new__(cls, code)
+        found._value_, found.meaning = code, meaning
+        return found
+
+    DONE = 0, "Done."
+    BUG = 1, "A bug in kdbench or in your own code; the traceback is shown."
+    CONFIG = 2, "The configuration cannot be run."
+    DATA = 3, "A dataset is missing, damaged or not what the configuration says."
+    CHECKPOINT = 4, "A weight file or checkpoint is missing, damaged, foreign or does not fit."
+    NUMERICAL = 5, "A loss or gradient is no longer finite."
+    RESOURCE = 6, "Disk, memory or permissions are not sufficient."
+    LOCKED = 7, "Another process works on the same run."
+    GAVE_UP = 8, "A run was started again and again and got nowhere."
+    SWEEP = 9, "Some jobs of a sweep failed; the others finished."
+    NOT_IN_WANDB = 10, "`kdbench-dashboard`: not everything arrived at W&B."
+    DIFFERENT = 11, "`kdbench-rerun`: the repeated run has different numbers."
+    PREEMPTED = 75, "Asked to stop, and saved: the same command continues the run."
+    INTERRUPTED = 130, "Ctrl-C before there was anything to save, or twice."
+    BROKEN_PIPE = 141, "The reader of the output has left, as in `kdbench-train --help | head`."
+
+
 class KdbenchError(Exception):
     """Base of all expected errors; ``exit_code`` is the exit status of the command."""
 
-    exit_code = 1
+    exit_code = ExitCode.BUG
 
 
 class ConfigError(KdbenchError):
     """The configuration cannot be run."""
 
-    exit_code = 2
+    exit_code = ExitCode.CONFIG
 
 
 class DataError(KdbenchError):
     """A dataset is missing, damaged or not what the configuration says."""
 
-    exit_code = 3
+    exit_code = ExitCode.DATA
 
 
 class CheckpointError(KdbenchError):
     """A weight file or checkpoint is missing, damaged, foreign or does not fit."""
 
-    exit_code = 4
+    exit_code = ExitCode.CHECKPOINT
 
 
 class NumericalError(KdbenchError):
     """A loss or gradient is no longer finite."""
 
-    exit_code = 5
+    exit_code = ExitCode.NUMERICAL
 
 
 class ResourceError(KdbenchError):
     """Disk, memory or permissions are not sufficient."""
 
-    exit_code = 6
+    exit_code = ExitCode.RESOURCE
 
 
 class TransientError(ResourceError):
@@ -77,19 +106,19 @@ class DeviceError(TransientError):
 class LockedError(KdbenchError):
     """Another process works on the same run."""
 
-    exit_code = 7
+    exit_code = ExitCode.LOCKED
 
 
 class GaveUpError(KdbenchError):
     """A run was started again and again and got nowhere."""
 
-    exit_code = 8
+    exit_code = ExitCode.GAVE_UP
 
 
 class SweepError(KdbenchError):
     """Some jobs of a sweep failed; the others finished."""
 
-    exit_code = 9
+    exit_code = ExitCode.SWEEP
 
 
 def describe_error(error: BaseException) -> str:
@@ -222,4 +251,4 @@ class Preempted(BaseException):
     Derives from BaseException so that a sweep stops instead of going on with its next job.
     """
 
-    exit_code = 75
+    exit_code = ExitCode.PREEMPTED

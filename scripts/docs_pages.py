@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from kdbench.errors import ExitCode
+
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 # Page -> the document outside of docs/ that it is made of.
@@ -137,15 +139,7 @@ def list_tables() -> str:
 
 def list_exit_codes() -> str:
     """Every exit code of ``kdbench/errors.py``."""
-    codes = {0: "Done."}
-    for node in ast.parse((ROOT / "kdbench/errors.py").read_text()).body:
-        if isinstance(node, ast.ClassDef):
-            for line in node.body:
-                if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "exit_code":
-                    summary = first_paragraph(ast.get_docstring(node) or "")
-                    codes.setdefault(ast.literal_eval(line.value), summary)
-    codes[1] = "A bug in kdbench or in your own code; the traceback is shown."
-    rows = [(str(code), escape(codes[code])) for code in sorted(codes)]
+    rows = [(str(int(code)), escape(code.meaning)) for code in ExitCode]
     return table(("code", "meaning"), rows)
 
 

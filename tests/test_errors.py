@@ -1,14 +1,17 @@
 """What an exception of somebody else's code means."""
 
 import errno
+import json
 import os
 
 import pytest
 import torch
 
+from kdbench import errors as errors_module
 from kdbench.errors import (
     ConfigError,
     DeviceError,
+    ExitCode,
     MemoryShortageError,
     ResourceError,
     known_error,
@@ -57,3 +60,11 @@ def test_a_full_disk_without_a_name_is_not_none():
     known = known_error(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     assert isinstance(known, ResourceError)
     assert "None" not in str(known)
+
+
+def test_every_code_has_a_meaning_and_every_error_a_code():
+    assert all(code.meaning for code in ExitCode)
+    errors = [each for each in vars(errors_module).values() if isinstance(each, type)]
+    codes = {each.exit_code for each in errors if hasattr(each, "exit_code")}
+    assert codes <= set(ExitCode)
+    assert {f"{ConfigError.exit_code}", json.dumps(ConfigError.exit_code)} == {"2"}

@@ -1,4 +1,4 @@
-"""How a console script ends: with an exit code of ``kdbench.errors``, and a message for people."""
+"""How a console script ends: with one of ``errors.ExitCode``, and a message for people."""
 
 import logging
 import os
@@ -8,42 +8,57 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from kdbench.config.own import find_own_code
-from kdbench.errors import Preempted, known_error
+from kdbench.errors import ConfigError, ExitCode, Preempted, known_error
 from kdbench.words import say
 
+log = logging.getLogger("kdbench")
 
-def run_command(work: Callable[[], int]) -> NoReturn:
+
+def log_to_terminal() -> None:
+    """Shows what is logged on standard error, for commands that have no log of their own."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)  # of others, warnings only
+
+
+def run_command(
+    work: Callable[[], int],
+    *,
+    interrupted: str = "interrupted",
+    is_sweep: Callable[[], bool] = lambda: False,
+) -> NoReturn:
     """Does the work of a console script and ends the process.
 
     Args:
-        work: returns the exit code, or raises; what it has to say goes to standard output, and
-            what is logged to standard error.
+        work: returns the exit code, or raises; its results go to standard output.
+        interrupted: what to say after Ctrl-C.
+        is_sweep: whether what fails is some job of several: that has a code of its own.
     """
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("kdbench").setLevel(logging.INFO)  # of others, warnings only
-    find_own_code()
     try:
+        find_own_code()
         code = work()
         sys.stdout.flush()
     except Preempted as stop:
         say(str(stop))
         code = stop.exit_code
-    except BrokenPipeError:  # the reader of our output has left, as in `... | head`
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
+        code = ExitCode.BROKEN_PIPE
     except KeyboardInterrupt:
-        say("interrupted")
-        code = 130
+        say(interrupted)
+        code = ExitCode.INTERRUPTED
     except Exception as error:
-        code = _explain(error)
-    sys.exit(code)
+        code = _explain(error, is_sweep())
+    sys.exit(int(code))
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: Exception, is_sweep: bool) -> int:
+    """Says what went wrong, to the log too, and returns the exit code."""
     known = known_error(error)
-    if known is not None:
-        say(f"error: {known}")
-        return known.exit_code
-    traceback.print_exception(error)
-    say("This is a bug in kdbench. Please report it with the command and the text above")
-    return 1
+    trace = "".join(traceback.format_exception(error))
+    if known is None:
+        log.error("%s", trace)
+        say("This is a bug in kdbench. Please report it with the command and the text above")
+        return ExitCode.BUG
+    log.debug("%s", trace)
+    say(f"error: {known}")
+    return ExitCode.SWEEP if is_sweep and not isinstance(known, ConfigError) else known.exit_code

@@ -10,16 +10,15 @@ from types import ModuleType
 
 from omegaconf import OmegaConf
 
-from kdbench.cli.command import run_command
+from kdbench.cli.command import log_to_terminal, run_command
 from kdbench.config.compose import CONF
-from kdbench.errors import ConfigError
+from kdbench.errors import ConfigError, ExitCode
 from kdbench.files import write_atomic
 from kdbench.tracker.panels import DashboardView
 from kdbench.tracker.sync import find_pending, sync
 from kdbench.tracker.wandb import WandbTracker, describe_problem
 from kdbench.words import plural
 
-NOT_IN_WANDB = 10  # exit code: W&B was not reached, or did not take everything
 GROUP_BY = ("pair", "method", "strategy")
 FILE = Path("kdbench-dashboard.json")
 _TIMEOUT = 20  # seconds to wait for the server
@@ -40,6 +39,7 @@ def dashboard(options: argparse.Namespace) -> int:
 def main() -> None:
     """Entry point of ``kdbench-dashboard``."""
     options = _parse(sys.argv[1:])
+    log_to_terminal()
     run_command(lambda: dashboard(options))
 
 
@@ -55,12 +55,12 @@ def _upload(outputs: Path) -> int:
     problem = WandbTracker.login_problem()
     if problem:
         print(f"nothing was uploaded, W&B cannot be reached: {problem}")
-        return NOT_IN_WANDB
+        return ExitCode.NOT_IN_WANDB
     left = sync(attempts, outputs)
     for attempt in left:
         print(f"not uploaded: {attempt}")
     print(f"uploaded {len(attempts) - len(left)} of {plural(len(attempts), 'offline run')}")
-    return NOT_IN_WANDB if left else 0
+    return ExitCode.NOT_IN_WANDB if left else 0
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -78,7 +78,7 @@ def _build(options: argparse.Namespace) -> int:
         print(f"workspace and report written as JSON: {out}")
     if problem:
         print(f"not saved in W&B: {problem}")
-        return NOT_IN_WANDB
+        return ExitCode.NOT_IN_WANDB
     return 0
 
 
@@ -144,7 +144,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         prog="kdbench-dashboard",
         description="Saves a W&B workspace and report that compare temperature strategies; without "
         "a login it writes them as JSON. Each call saves new ones. Exit code 0: all is in W&B; "
-        f"{NOT_IN_WANDB}: not all is, and the output says what and why.",
+        f"{ExitCode.NOT_IN_WANDB}: not all is, and the output says what and why.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdbench.cli.command import run_command
+from kdbench.cli.command import log_to_terminal, run_command
 from kdbench.errors import CheckpointError, ConfigError
 
 _EXAMPLES = """examples:
@@ -106,6 +106,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main() -> None:
     """Entry point of ``kdbench-evaluate``."""
     options = _parse(sys.argv[1:])
+    log_to_terminal()
     run_command(lambda: evaluate(options))
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from kdbench.cli.command import run_command
+from kdbench.cli.command import log_to_terminal, run_command
 from kdbench.errors import ConfigError, DataError
 from kdbench.files import write_atomic
 from kdbench.records.collect import Collection, collect, find_failure
@@ -65,6 +65,7 @@ def report(arguments: argparse.Namespace) -> int:
 def main() -> None:
     """Entry point of ``kdbench-report``."""
     arguments = _parse(sys.argv[1:])
+    log_to_terminal()
     run_command(lambda: report(arguments))
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from kdbench.cli.command import run_command
+from kdbench.cli.command import log_to_terminal, run_command
 from kdbench.config.build import build
 from kdbench.config.choices import read_option
 from kdbench.config.compose import save_config
 from kdbench.config.identity import initial_weights_digest, run_key
 from kdbench.config.recall import open_run, recall_config
-from kdbench.errors import CheckpointError, ConfigError, DataError
+from kdbench.errors import CheckpointError, ConfigError, DataError, ExitCode
 from kdbench.records.collect import RunFolder
 from kdbench.records.log import run_log
 from kdbench.records.record import FILE, RunRecord, read_record
@@ -24,7 +24,6 @@ log = logging.getLogger("kdbench")
 
 # Not an error of any kind that kdbench.errors lists: the command did what it was asked to do, and
 # the answer is no. A code of its own lets scripts tell it from a bug (1) or a bad teacher (4).
-EXIT_DIFFERENT = 11
 
 _EXAMPLES = """examples:
   kdbench-rerun outputs/runs/mnist5k/resnet20_resnet8/kd-constant/seed0-1131dbf766
@@ -50,7 +49,7 @@ def rerun(options: argparse.Namespace) -> int:
     found.write(folder)
     print(f"{run.folder} repeated in {folder}")
     print(found.describe())
-    return EXIT_DIFFERENT if found.verdict == DIFFERENT else 0
+    return ExitCode.DIFFERENT if found.verdict == DIFFERENT else 0
 
 
 def _require_done(run: RunFolder) -> None:
@@ -174,6 +173,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main() -> None:
     """Entry point of ``kdbench-rerun``."""
     options = _parse(sys.argv[1:])
+    log_to_terminal()
     run_command(lambda: rerun(options))
 
 

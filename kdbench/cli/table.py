@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from kdbench.cli.command import run_command
+from kdbench.cli.command import log_to_terminal, run_command
 from kdbench.errors import ConfigError
 from kdbench.planning.forecast import write_forecast
 from kdbench.planning.plan import plan_table
@@ -29,6 +29,7 @@ def forecast(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """Entry point of ``python -m kdbench.cli.table``."""
+    log_to_terminal()
     run_command(lambda: forecast(sys.argv[1:]))
 
 

@@ -4,7 +4,6 @@ import logging
 import os
 import re
 import sys
-import traceback
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from kdbench import __version__
+from kdbench.cli.command import run_command
 from kdbench.config.check import find_plain_problems, raise_all
 from kdbench.config.compose import (
     CONF,
@@ -39,8 +39,8 @@ from kdbench.config.reading import check_files_that_hydra_reads
 from kdbench.config.syntax import explain
 from kdbench.errors import (
     ConfigError,
+    ExitCode,
     LockedError,
-    Preempted,
     SweepError,
     describe_error,
     known_error,
@@ -112,42 +112,39 @@ def _find_finished_or_check(cfg: DictConfig, folder: Path) -> RunRecord | None:
 
 
 def main() -> None:
-    """Entry point of ``kdbench-train``; ends with one of the exit codes of ``kdbench.errors``."""
+    """Entry point of ``kdbench-train``; ends with one of ``errors.ExitCode``."""
+    run_command(
+        _main,
+        interrupted="interrupted; the same command continues from the last checkpoint",
+        is_sweep=lambda: _is_sweep(sys.argv[1:]),
+    )
+
+
+def _main() -> int:
     sys.argv[1:] = arguments = replace_strategy(_options_first(sys.argv[1:]))
-    find_own_code()
     if "--version" in arguments:
         print(f"kdbench {__version__}")
-        sys.exit(0)
-    sweep = bool({"-m", "--multirun"} & set(arguments))
+        return ExitCode.DONE
     prepare()
     check_files_that_hydra_reads()
     JobReturn.return_value = _RETURN_VALUE  # type: ignore[assignment]
     # Hydra would print a traceback and exit with 1; with this set it lets the error through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        _refuse_strays(arguments)
-        if sweep and _QUESTIONS & set(arguments):
-            raise ConfigError("-m starts a sweep, and questions such as --cfg are about one run")
-        if not _QUESTIONS & {a.split("=")[0] for a in arguments}:
-            source, overrides = _split(arguments)
-            if sweep:
-                _check_sweep(source, overrides)
-            elif _run_once(source, overrides):
-                return
-        hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base=VERSION_BASE)(
-            train
-        )()
-    except Preempted as stop:
-        say(str(stop))
-        sys.exit(stop.exit_code)
-    except BrokenPipeError:  # the reader of our output has left, as in `... --help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    except KeyboardInterrupt:
-        say("interrupted; the same command continues from the last checkpoint")
-        sys.exit(130)
-    except Exception as error:
-        sys.exit(_explain(error, sweep))
+    _refuse_strays(arguments)
+    if _is_sweep(arguments) and _QUESTIONS & set(arguments):
+        raise ConfigError("-m starts a sweep, and questions such as --cfg are about one run")
+    if not _QUESTIONS & {a.split("=")[0] for a in arguments}:
+        source, overrides = _split(arguments)
+        if _is_sweep(arguments):
+            _check_sweep(source, overrides)
+        elif _run_once(source, overrides):
+            return ExitCode.DONE
+    hydra.main(config_path=str(CONF), config_name=CONFIG_NAME, version_base=VERSION_BASE)(train)()
+    return ExitCode.DONE
+
+
+def _is_sweep(arguments: Sequence[str]) -> bool:
+    return bool({"-m", "--multirun"} & set(arguments))
 
 
 def _options_first(arguments: Sequence[str]) -> list[str]:
@@ -248,18 +245,6 @@ def _let_hydra_run(loader: Loader, overrides: list[str]) -> None:
         hydra.run(loader.primary, partial(train, checked=True), overrides)
     finally:
         GlobalHydra.instance().clear()
-
-
-def _explain(error: Exception, sweep: bool) -> int:
-    """Says what went wrong, in the log of the run too, and returns the exit code."""
-    known = known_error(error)
-    if known is None:
-        log.error("%s", "".join(traceback.format_exception(error)))
-        say("This is a bug in kdbench. Please report it with the command and the text above")
-        return 1
-    log.debug("%s", "".join(traceback.format_exception(error)))
-    say(f"error: {known}")
-    return SweepError.exit_code if sweep and not isinstance(known, ConfigError) else known.exit_code
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from kdbench.config.compose import prepare
 from kdbench.config.own import find_own_code
 from kdbench.errors import (
+    ExitCode,
     KdbenchError,
     LockedError,
     MemoryShortageError,
@@ -137,7 +138,7 @@ def _report_error(request: Path, member: Member, error: Exception, beside: int) 
         return
     path = str(Path(member.folder) / LOG)
     log_failure(Path(member.folder), error)
-    code = known.exit_code if known is not None else 1
+    code = known.exit_code if known is not None else ExitCode.BUG
     report(request, RunStatus(member.key, FAILED, code, describe_error(error), log=path))
 
 

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from kdbench.cli.dashboard import NOT_IN_WANDB, _parse, dashboard
-from kdbench.errors import ConfigError
+from kdbench.cli.dashboard import _parse, dashboard
+from kdbench.errors import ConfigError, ExitCode
 from kdbench.records.convergence import LEVELS
 from kdbench.records.record import read_record
 from kdbench.records.rows import read_metrics
@@ -24,14 +24,14 @@ def run(*arguments):
 def build(tmp_path, *arguments):
     pytest.importorskip("wandb_workspaces", reason="needs pip install 'kdbench[dashboard]'")
     out = tmp_path / "dashboard.json"
-    assert run("--out", out, *arguments) == NOT_IN_WANDB
+    assert run("--out", out, *arguments) == ExitCode.NOT_IN_WANDB
     return json.loads(out.read_text())
 
 
 def test_a_folder_is_written_into(tmp_path):
     pytest.importorskip("wandb_workspaces", reason="needs pip install 'kdbench[dashboard]'")
     for out in (tmp_path, tmp_path / "made"):
-        assert run("--out", out) == NOT_IN_WANDB
+        assert run("--out", out) == ExitCode.NOT_IN_WANDB
         assert json.loads((out / "kdbench-dashboard.json").read_text())
 
 
@@ -138,7 +138,7 @@ def test_what_wandb_refuses_is_written(tmp_path, wandb_server, monkeypatch):
     pytest.importorskip("wandb_workspaces", reason="needs pip install 'kdbench[dashboard]'")
     monkeypatch.setenv("WANDB_API_KEY", "canary-malformed-key")
     done = in_a_process(tmp_path)
-    assert done.returncode == NOT_IN_WANDB
+    assert done.returncode == ExitCode.NOT_IN_WANDB
     assert "not saved in W&B" in done.stdout
     assert (tmp_path / "kdbench-dashboard.json").exists()
     written = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
@@ -160,7 +160,7 @@ def test_offline_runs_are_uploaded_by_one_command(tmp_path, wandb_server):
 
 def test_without_a_login_nothing_is_uploaded_and_that_is_said(tmp_path, capsys):
     follow(tmp_path / "a", mode="offline")
-    assert run("--sync", tmp_path) == NOT_IN_WANDB
+    assert run("--sync", tmp_path) == ExitCode.NOT_IN_WANDB
     assert "nothing was uploaded, W&B cannot be reached: no API key" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.synced"))
 

@@ -27,9 +27,10 @@ from kdbench.errors import (
     known_error,
 )
 from kdbench.objective.kl import KL
-from kdbench.records.record import CIRCUMSTANCES, read_record
+from kdbench.records.record import read_record
 from kdbench.records.rows import read_metrics
 from tests.helpers.harness import STATEFUL, TINY
+from tests.helpers.records import CIRCUMSTANCES
 
 
 @pytest.fixture(autouse=True)

@@ -20,9 +20,10 @@ from kdbench.launch.consent import count_points, read_limit, require_meant
 from kdbench.launch.group import DONE, HELD, RETURNED, Member, Tail, parse_outcome
 from kdbench.launch.worker import work
 from kdbench.records.lock import run_lock
-from kdbench.records.record import CIRCUMSTANCES, read_record
+from kdbench.records.record import read_record
 from tests.helpers.commands import Cli
 from tests.helpers.harness import TINY
+from tests.helpers.records import CIRCUMSTANCES
 from tests.helpers.waiting import wait_for
 
 TEMPERATURES = "temperature=constant,cosine,random,ctkd,dtkd"
