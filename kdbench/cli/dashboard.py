@@ -15,8 +15,9 @@ from kdbench.config.compose import CONF
 from kdbench.errors import ConfigError, ExitCode
 from kdbench.files import write_atomic
 from kdbench.tracker.panels import DashboardView
+from kdbench.tracker.redact import describe_problem
 from kdbench.tracker.sync import find_pending, sync
-from kdbench.tracker.wandb import WandbTracker, describe_problem
+from kdbench.tracker.wandb import WandbTracker
 from kdbench.words import plural
 
 GROUP_BY = ("pair", "method", "strategy")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from kdbench.records.identity import RunIdentity
+from kdbench.records.metric import ACCURACIES
 
 
 class Tracker(Protocol):
@@ -78,3 +79,14 @@ class NullTracker:
     def state_dict(self) -> dict[str, Any]:
         """The state given to ``start``."""
         return dict(self._state)
+
+
+def best_so_far(row: Mapping[str, float], best: Mapping[str, float]) -> dict[str, float]:
+    """The best accuracies up to a row, such as "test/top1_best".
+
+    Args:
+        row: of an epoch.
+        best: up to the row before.
+    """
+    names = {f"{name}_best": row[name] for name in ACCURACIES if name in row}
+    return {**best, **{name: max(new, best.get(name, new)) for name, new in names.items()}}

@@ -72,3 +72,8 @@ def _secrets() -> list[str]:
     """Values of secret environment variables, longest first: one may be part of another."""
     values = {value for name, value in os.environ.items() if _VARIABLE.search(name.upper())}
     return sorted(values - {""}, key=len, reverse=True)
+
+
+def describe_problem(error: Exception) -> str:
+    """One line about an error, without secrets; some errors have no text."""
+    return redact(" ".join(str(error).split())) or type(error).__name__

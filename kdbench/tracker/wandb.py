@@ -15,9 +15,10 @@ from typing import Any, ClassVar
 
 from kdbench.errors import ConfigError
 from kdbench.records.identity import RunIdentity, slug
-from kdbench.records.metric import ACCURACIES, BATCH, KINDS
+from kdbench.records.metric import BATCH, KINDS
+from kdbench.tracker.base import best_so_far
 from kdbench.tracker.console import Console
-from kdbench.tracker.redact import redact
+from kdbench.tracker.redact import describe_problem, redact
 from kdbench.tracker.sync import OTHER_ID, mark_superseded, sync_arguments
 
 logger = logging.getLogger("kdbench")
@@ -155,8 +156,7 @@ class WandbTracker:
         """Sends one row, and the points before it; what W&B has already is left out."""
         step = int(row["step"])
         self._rows[step] = dict(row)
-        for name in set(ACCURACIES) & row.keys():
-            self._best[f"{name}_best"] = max(row[name], self._best.get(f"{name}_best", row[name]))
+        self._best = best_so_far(row, self._best)
         self._send_points(step)
         self._send({**self._points.get(step, {}), **row, **self._best}, step)
 
@@ -412,11 +412,6 @@ def _check_project(project: str) -> None:
             f"tracker.project={project!r} must have 1 to 128 characters and none of "
             f"{' '.join(_NOT_IN_PROJECT)}"
         )
-
-
-def describe_problem(error: Exception) -> str:
-    """One line about an error, without secrets; some of W&B's errors have no text."""
-    return redact(" ".join(str(error).split())) or type(error).__name__
 
 
 def _config(identity: RunIdentity, config: Mapping[str, Any]) -> dict[str, Any]:

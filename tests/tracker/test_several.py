@@ -1,0 +1,109 @@
+"""Several trackers at once: each is told everything, and none can harm the others."""
+
+import pytest
+
+from kdbench.config.build import build
+from kdbench.config.compose import compose_config
+from kdbench.errors import ConfigError
+from kdbench.tracker.several import SeveralTrackers
+from tests.helpers.wandb_child import make_config, make_identity, make_point, make_row
+from tests.tracker.test_tensorboard import curves
+from tests.tracker.test_wandb import curve, inspect
+
+
+class Recorder:
+    """Writes down what it is told; raises where it is asked to."""
+
+    def __init__(self, every_steps=0, fails=(), error=RuntimeError):
+        self.every_steps, self.fails, self.error, self.told = every_steps, fails, error, []
+
+    def _hear(self, what, *values):
+        self.told.append((what, *values))
+        if what in self.fails:
+            raise self.error(f"cannot {what}")
+
+    def start(self, identity, config, state):
+        self._hear("start", state)
+
+    def log(self, row):
+        self._hear("log", row["step"])
+
+    def log_point(self, point):
+        self._hear("point", point["step"])
+
+    def finish(self, status, summary):
+        self._hear("finish", status)
+
+    def state_dict(self):
+        self._hear("state")
+        return {"seen": len(self.told)}
+
+
+def follow(tracker, folder, state=None):
+    tracker.start(make_identity(folder), make_config(), state)
+    tracker.log_point(make_point(6))
+    tracker.log(make_row(0, 1.0))
+    found = tracker.state_dict()
+    tracker.finish("done", {"top1_last": 50.0})
+    return found
+
+
+@pytest.mark.parametrize("fails", ["start", "log", "point", "state", "finish"])
+def test_one_that_fails_does_not_stop_the_others(tmp_path, caplog, fails):
+    good, bad = Recorder(2), Recorder(2, fails=(fails,))
+    follow(SeveralTrackers({"bad": bad, "good": good}), tmp_path)
+    assert [what for what, *_ in good.told] == ["start", "point", "log", "state", "finish"]
+    assert bad.told[-1][0] == fails
+    assert f"the tracker bad is left out: its {fails if fails != 'point' else 'log_point'}" in (
+        caplog.text.replace("state_dict", "state")
+    )
+
+
+def test_points_come_as_often_as_each_asks():
+    often, seldom, never = Recorder(4), Recorder(6), Recorder(0)
+    tracker = SeveralTrackers({"often": often, "seldom": seldom, "never": never})
+    assert tracker.every_steps == 2
+    for step in (2, 4, 6, 12):
+        tracker.log_point(make_point(step))
+    assert [step for _, step in often.told] == [4, 12]
+    assert [step for _, step in seldom.told] == [6, 12]
+    assert never.told == []
+    assert SeveralTrackers({"never": never}).every_steps == 0
+
+
+def test_each_gets_its_own_state_back(tmp_path):
+    first = follow(SeveralTrackers({"a": Recorder(), "b": Recorder(6)}), tmp_path)
+    a, b, alone = Recorder(), Recorder(6), Recorder()
+    follow(SeveralTrackers({"a": a, "b": b}), tmp_path, first)
+    assert (a.told[0], b.told[0]) == (("start", {"seen": 3}), ("start", {"seen": 4}))
+    follow(SeveralTrackers({"a": alone}), tmp_path, {"run_id": "of one that was alone"})
+    assert alone.told[0] == ("start", {"run_id": "of one that was alone"})
+    assert first["seen"] == 4  # one of them can go on alone
+
+
+def test_one_that_is_required_and_cannot_work_is_an_error(tmp_path):
+    good, bad = Recorder(), Recorder(fails=("start",), error=ConfigError)
+    with pytest.raises(ConfigError, match="cannot start"):
+        SeveralTrackers({"good": good, "bad": bad}).start(
+            make_identity(tmp_path), make_config(), None
+        )
+    assert good.told[-1] == ("finish", "failed")
+    with pytest.raises(ConfigError, match="name at least one"):
+        SeveralTrackers({})
+
+
+@pytest.mark.usefixtures("wandb_nobody")
+def test_wandb_and_tensorboard_have_the_same_curves(tmp_path):
+    offline = ["tracker=wandb_tensorboard", "tracker.trackers.wandb.mode=offline"]
+    tracker = build(
+        compose_config([*offline, "tracker.trackers.tensorboard.every_steps=2"]).tracker
+    )
+    tracker.start(make_identity(tmp_path), make_config(), None)
+    for epoch in range(3):
+        tracker.log(make_row(epoch, 1.0 / 2**epoch))
+    tracker.finish("done", {"top1_last": 52.0})
+    records = inspect(tmp_path)
+    for name in ("train/loss", "test/top1", "test/top1_best", "temperature/teacher_p5"):
+        steps = [step for _, step in curve(records, "step")]
+        sent = list(zip(steps, [value for _, value in curve(records, name)], strict=True))
+        assert curves(tmp_path)[name] == sent, name
