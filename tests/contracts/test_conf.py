@@ -1,5 +1,7 @@
 """Every YAML in conf/ composes, passes the checks and becomes an object."""
 
+import ast
+
 import pytest
 import torch
 import yaml
@@ -10,6 +12,7 @@ from kdbench.config.check import find_problems
 from kdbench.config.compose import CONF, compose_config, hydra_context
 from kdbench.config.identity import teacher_config
 from kdbench.model.cifar import __all__ as networks
+from tests.helpers.paths import ROOT
 
 EVERY = sorted(
     f"{path.parent.name}={path.stem}"
@@ -140,3 +143,17 @@ def test_the_composed_config_is_closed():
     cfg = compose_config()
     with pytest.raises(Exception, match="not in"):
         cfg.tempreature = 3
+
+
+def test_a_dataset_is_named_in_its_own_files_alone():
+    """Adding one edits nothing: no module outside data/ knows any of them by name."""
+    names = {path.stem for path in (CONF / "dataset").glob("*.yaml")}
+    names -= {"imagenet", "folder", "digits"}  # words that mean other things, too
+    outside = [p for p in (ROOT / "kdbench").rglob("*.py") if p.parent.name != "data"]
+    found = {
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in outside
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in names
+    }
+    assert found == set()

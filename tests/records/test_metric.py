@@ -2,11 +2,13 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
+from kdbench.engine.metrics import evaluate_logits
 from kdbench.errors import ConfigError
 from kdbench.records.collect import RunFolder
 from kdbench.records.evaluation import Evaluation
-from kdbench.records.metric import METRICS, Metric, choosable, find_metric
+from kdbench.records.metric import METRICS, Metric, choosable, find_metric, of_split
 from kdbench.report.cells import Options
 from kdbench.report.curves import CellRuns
 from kdbench.report.render import write_text
@@ -44,6 +46,12 @@ def test_every_metric_is_a_number_of_a_record():
     measured = ("top1", "top5", "nll", "ece", "agreement", "teacher_kl", "logit_correlation")
     record.test.update(dict.fromkeys(measured, 1.0))
     assert all(metric.value(record) is not None for metric in choosable().values())
+
+
+def test_all_that_is_measured_on_a_split_is_in_the_table():
+    logits = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+    found = evaluate_logits(logits, torch.tensor([0, 1]), logits + torch.eye(2, 3))
+    assert found.keys() == of_split(needs_teacher=False).keys() | of_split(needs_teacher=True)
 
 
 def test_names_and_units():
