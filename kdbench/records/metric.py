@@ -10,7 +10,7 @@ TensorBoard too.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -161,14 +161,15 @@ def choosable() -> dict[str, Metric]:
     return {name: metric for name, metric in METRICS.items() if metric.in_record}
 
 
-def of_page(section: str) -> Iterator[Metric]:
-    """Those with a column in a section of a report's page."""
-    return (metric for metric in METRICS.values() if metric.page == section)
+def of_page(section: str) -> list[Metric]:
+    """Those with a column in a section of a report's page, comparisons with the teacher first."""
+    found = [metric for metric in METRICS.values() if metric.page == section]
+    return sorted(found, key=lambda metric: not metric.needs_teacher)
 
 
-def of_chart(section: str) -> Iterator[Metric]:
+def of_chart(section: str) -> list[Metric]:
     """Those with a chart in a section of the dashboards."""
-    return (metric for metric in METRICS.values() if metric.chart == section)
+    return [metric for metric in METRICS.values() if metric.chart == section]
 
 
 def of_split(needs_teacher: bool) -> dict[str, Metric]:
