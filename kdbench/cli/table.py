@@ -20,7 +20,7 @@ def forecast(arguments: Sequence[str]) -> int:
         raise ConfigError("no table is given: python -m kdbench.cli.table TABLE [OVERRIDES]")
     table, *overrides = arguments
     plan = plan_table(table, overrides)
-    from kdbench.planning.speed import Speeds  # which imports torch, and mistakes are told before
+    from kdbench.planning.speed import Speeds  # it imports torch; mistakes are reported before
 
     speeds = Speeds(plan.runs[0].config, note=say)
     print(f"{write_forecast(plan, speeds.of)}\n\nmachine: {speeds.machine}")

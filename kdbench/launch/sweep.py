@@ -64,7 +64,7 @@ class SweepJob:
 
     @property
     def name(self) -> str:
-        """How people are told of it."""
+        """What messages call it."""
         return self.member.name if self.member is not None else " ".join(self.overrides)
 
     @property
@@ -125,7 +125,9 @@ class Sweep:
             Preempted: a signal asked to stop; what had begun is saved.
         """
         require_meant(len(job_overrides), self.max_points)
-        jobs = [self._open_job(first + k, each) for k, each in enumerate(_told(job_overrides))]
+        jobs = [
+            self._open_job(first + k, each) for k, each in enumerate(_with_progress(job_overrides))
+        ]
         standing = [self.by_key[job.member.key] if job.member else job for job in jobs]
         distinct = list({id(job): job for job in standing}.values())
         missing = [job for job in distinct if job.outcome is None]
@@ -138,7 +140,7 @@ class Sweep:
         )
         for job in distinct:
             if job.outcome is not None and not job.is_done:
-                self._tell_failure(job)
+                self._report_failure(job)
         if self.forecast is not None:
             say(self.forecast(jobs, standing))
             return [self._job_return(job, 0) for job in standing]
@@ -221,10 +223,10 @@ class Sweep:
         job = self.by_key[outcome.key]
         job.outcome = outcome
         if not job.is_done:
-            self._tell_failure(job)
+            self._report_failure(job)
         self._call_back("on_job_end", job, job_return=self._job_return(job, 1))
 
-    def _tell_failure(self, job: SweepJob) -> None:
+    def _report_failure(self, job: SweepJob) -> None:
         assert job.outcome is not None
         say(f"failed (exit code {job.outcome.exit_code}): {job.name}: {job.outcome.reason}")
 
@@ -248,7 +250,7 @@ class Sweep:
         return result
 
 
-def _told(job_overrides: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
+def _with_progress(job_overrides: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
     """The jobs, with a sign of life now and then: composing one takes a tenth of a second."""
     last = time.monotonic()
     for number, overrides in enumerate(job_overrides):

@@ -53,8 +53,8 @@ def _cell_lines(plan: TablePlan, costs: Mapping[str, Cost]) -> list[Sequence[str
         here = {run.identity for run in runs} - counted
         counted |= here
         cost = _sum([costs[name] for name in here]) if here else ("", "", "")
-        told = state if here else f"{state}, counted above"
-        lines.append((row, column, str(len(runs)), told, *cost))
+        shown = state if here else f"{state}, counted above"
+        lines.append((row, column, str(len(runs)), shown, *cost))
     return lines
 
 

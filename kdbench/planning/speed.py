@@ -52,7 +52,7 @@ class Speeds:
 
     Args:
         config: resolved, of any run: its device, precision, threads, batch size and optimizer.
-        note: is told, in a sentence, what takes a while.
+        note: called with a sentence about what takes a while.
     """
 
     def __init__(self, config: dict[str, Any], note: Callable[[str], None]) -> None:

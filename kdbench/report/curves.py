@@ -45,7 +45,7 @@ class CellRuns:
         return "val/top1" if strict else "test/top1"
 
     @property
-    def is_taught(self) -> bool:
+    def has_teacher(self) -> bool:
         """Whether there is a teacher."""
         return any(run.record.teacher is not None for run in self.runs.values())
 

@@ -102,9 +102,9 @@ def draw_learning(groups: Sequence[CellRuns], styles: Styles) -> Drawing | None:
     panels = [Panel(name, f"{name}, over training", lambda axes: draw(axes, 1, shown))]
     if first > 1:
         # A student alone is often so far below that the others would be one line.
-        taught = [group for group in shown if group.is_taught] or shown
+        distilled = [group for group in shown if group.has_teacher] or shown
         title = f"the last {100 * LAST:.0f} %, enlarged"
-        late = Panel(title, f"{name}, {title}", lambda axes: draw(axes, first, taught))
+        late = Panel(title, f"{name}, {title}", lambda axes: draw(axes, first, distilled))
         panels.append(late)
     last = {group.row: float(group.mean(group.accuracy)[-1]) for group in shown}
     rows = sorted(last, key=lambda row: -last[row])
@@ -113,8 +113,8 @@ def draw_learning(groups: Sequence[CellRuns], styles: Styles) -> Drawing | None:
 
 
 def draw_learning_rows(groups: Sequence[CellRuns], styles: Styles) -> Drawing | None:
-    """The last part of training: each taught row with its spread over seeds, all means in grey."""
-    shown = [g for g in groups if g.is_taught and g.accuracy in g.curves]
+    """The last part of training: rows with a teacher and their spread, all means in grey."""
+    shown = [g for g in groups if g.has_teacher and g.accuracy in g.curves]
     if len(shown) < 2:
         return None
     epochs = _count_epochs(shown)
@@ -138,7 +138,7 @@ def draw_differences(
     if baseline is None:
         return None
     curves = {g.row: _difference(g, baseline) for g in groups if g is not baseline}
-    shown = [g for g in groups if g.is_taught and g.row in curves and curves[g.row].size]
+    shown = [g for g in groups if g.has_teacher and g.row in curves and curves[g.row].size]
     if not shown:
         return None
     means = {group.row: mean_over(curves[group.row]) for group in shown}

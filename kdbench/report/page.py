@@ -282,7 +282,7 @@ def _sections(table: Table, groups: Sequence[CellRuns]) -> list[ColumnDetails]:
 
 
 def _styles(table: Table, groups: Sequence[CellRuns]) -> figures.Styles:
-    alone = {group.row for group in groups if not group.is_taught}
+    alone = {group.row for group in groups if not group.has_teacher}
     return figures.choose_styles(table.rows, table.baseline, sorted(alone))
 
 

@@ -101,16 +101,16 @@ def view_convergence(groups: Sequence[CellRuns], baseline: str | None, styles: S
 
 def judge_speed(groups: Sequence[CellRuns], baseline: str | None) -> list[str]:
     """Answers whether anything here learns faster than the baseline, in sentences."""
-    taught = [group for group in groups if group.is_taught]
+    distilled = [group for group in groups if group.has_teacher]
     values = collect_values(groups, SPEED)
-    rows = [group.row for group in taught if group.row in values]
+    rows = [group.row for group in distilled if group.row in values]
     if baseline not in rows:
         return ["There is no baseline to be faster than."]
     if len(rows) < 2:
         return [f"There is nothing beside {baseline} to be faster or slower."]
     every = compare_all(values, baseline, larger_is_better=True)  # as in the view's table
     compared = {row: comparison for row, comparison in every.items() if row in rows}
-    return [*_speed_by_area(compared, baseline), *_speed_by_level(taught, baseline)]
+    return [*_speed_by_area(compared, baseline), *_speed_by_level(distilled, baseline)]
 
 
 def choose_levels(groups: Sequence[CellRuns]) -> list[int]:
@@ -296,7 +296,7 @@ def _teacher_shares(group: CellRuns) -> dict[int, float]:
         try:
             shares = read_columns(run.folder / TIMINGS, [TEACHER_SHARE]).get(TEACHER_SHARE)
         except DataError:
-            continue  # what a run took is told by its record; this file only adds to it
+            continue  # the record has what a run took; this file only adds to it
         if shares is not None and np.isfinite(shares).any():
             found[seed] = 100 * float(mean_over(shares))
     return found

@@ -16,7 +16,7 @@ _STATE = "trackers"
 
 
 class SeveralTrackers:
-    """Tells each of its trackers everything. One that fails is left out; the others go on.
+    """Passes everything on to each of its trackers. One that fails is left out; the others go on.
 
     Args:
         trackers: by name, >= 1; each with the options of its own file in ``conf/tracker``.
@@ -29,7 +29,7 @@ class SeveralTrackers:
         if not trackers:
             raise ConfigError("tracker.trackers is empty: name at least one, or use tracker=csv")
         self._trackers = dict(trackers)
-        # A point is read when one of them wants it, and told to those who do.
+        # A point is read when one of them wants it, and goes to those who do.
         self.every_steps = math.gcd(*(tracker.every_steps for tracker in trackers.values()))
 
     def start(
@@ -37,14 +37,14 @@ class SeveralTrackers:
     ) -> None:
         """Opens all of them.
 
-        What a tracker that followed the run alone has left is told to all: each knows its own.
+        The state of a tracker that followed the run alone goes to all: each finds its own.
 
         Raises:
             ConfigError: one of them is required by the config and cannot work.
         """
         known = (state or {}).get(_STATE, {})
         try:
-            self._tell(
+            self._each(
                 "start", lambda name, one: one.start(identity, config, known.get(name, state))
             )
         except ConfigError:
@@ -53,12 +53,12 @@ class SeveralTrackers:
 
     def log(self, row: Mapping[str, float | int]) -> None:
         """A row for all."""
-        self._tell("log", lambda name, one: one.log(row))
+        self._each("log", lambda name, one: one.log(row))
 
     def log_point(self, point: Mapping[str, float | int]) -> None:
         """A point for those whose turn it is."""
         step = int(point["step"])
-        self._tell(
+        self._each(
             "log_point",
             lambda name, one: (
                 one.log_point(point) if one.every_steps and step % one.every_steps == 0 else None
@@ -67,16 +67,16 @@ class SeveralTrackers:
 
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:
         """Closes all."""
-        self._tell("finish", lambda name, one: one.finish(status, summary))
+        self._each("finish", lambda name, one: one.finish(status, summary))
 
     def state_dict(self) -> dict[str, Any]:
         """Those of all, by name, and together: so that one of them can go on by itself later."""
         states: dict[str, dict[str, Any]] = {}
-        self._tell("state_dict", lambda name, one: states.update({name: one.state_dict()}))
+        self._each("state_dict", lambda name, one: states.update({name: one.state_dict()}))
         together = {key: value for state in states.values() for key, value in state.items()}
         return {**together, _STATE: states}
 
-    def _tell(self, what: str, action: Callable[[str, Tracker], object]) -> None:
+    def _each(self, what: str, action: Callable[[str, Tracker], object]) -> None:
         for name, tracker in list(self._trackers.items()):
             try:
                 action(name, tracker)

@@ -28,7 +28,7 @@ def test_groups_are_the_cells_of_the_table(tmp_path):
         ("kd, dtkd", "c_d", [0, 1]),
     ]
     scratch, dtkd, *_ = groups
-    assert (scratch.is_taught, dtkd.is_taught) == (False, True)
+    assert (scratch.has_teacher, dtkd.has_teacher) == (False, True)
     assert dtkd.curves["test/top1"].shape == (2, 5)
     assert "temperature/teacher_mean" not in scratch.curves
     low, high = dtkd.temperature_band("teacher")

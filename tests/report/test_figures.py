@@ -111,7 +111,7 @@ def test_each_taught_row_stands_before_all_others(few):
 
 def test_differences_are_paired_by_seed(monkeypatch):
     monkeypatch.setattr(CellRuns, "accuracy", "test/top1")
-    monkeypatch.setattr(CellRuns, "is_taught", True)
+    monkeypatch.setattr(CellRuns, "has_teacher", True)
     baseline = make_group("kd", [[10, 20], [30, 40]], runs=[1, 2])
     other = make_group("dtkd", [[35, 45], [0, 0], [15, 25]], runs=[2, 9, 1])
     drawing = draw_differences([baseline, other], baseline, {"dtkd": "c1 d1"})

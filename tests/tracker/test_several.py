@@ -1,4 +1,4 @@
-"""Several trackers at once: each is told everything, and none can harm the others."""
+"""Several trackers at once: each gets everything, and none can harm the others."""
 
 import pytest
 
@@ -12,31 +12,31 @@ from tests.tracker.test_wandb import curve, inspect
 
 
 class Recorder:
-    """Writes down what it is told; raises where it is asked to."""
+    """Writes down how it is called; raises where it is asked to."""
 
     def __init__(self, every_steps=0, fails=(), error=RuntimeError):
-        self.every_steps, self.fails, self.error, self.told = every_steps, fails, error, []
+        self.every_steps, self.fails, self.error, self.calls = every_steps, fails, error, []
 
-    def _hear(self, what, *values):
-        self.told.append((what, *values))
+    def _note(self, what, *values):
+        self.calls.append((what, *values))
         if what in self.fails:
             raise self.error(f"cannot {what}")
 
     def start(self, identity, config, state):
-        self._hear("start", state)
+        self._note("start", state)
 
     def log(self, row):
-        self._hear("log", row["step"])
+        self._note("log", row["step"])
 
     def log_point(self, point):
-        self._hear("point", point["step"])
+        self._note("point", point["step"])
 
     def finish(self, status, summary):
-        self._hear("finish", status)
+        self._note("finish", status)
 
     def state_dict(self):
-        self._hear("state")
-        return {"seen": len(self.told)}
+        self._note("state")
+        return {"seen": len(self.calls)}
 
 
 def follow(tracker, folder, state=None):
@@ -52,8 +52,8 @@ def follow(tracker, folder, state=None):
 def test_one_that_fails_does_not_stop_the_others(tmp_path, caplog, fails):
     good, bad = Recorder(2), Recorder(2, fails=(fails,))
     follow(SeveralTrackers({"bad": bad, "good": good}), tmp_path)
-    assert [what for what, *_ in good.told] == ["start", "point", "log", "state", "finish"]
-    assert bad.told[-1][0] == fails
+    assert [what for what, *_ in good.calls] == ["start", "point", "log", "state", "finish"]
+    assert bad.calls[-1][0] == fails
     assert f"the tracker bad is left out: its {fails if fails != 'point' else 'log_point'}" in (
         caplog.text.replace("state_dict", "state")
     )
@@ -65,9 +65,9 @@ def test_points_come_as_often_as_each_asks():
     assert tracker.every_steps == 2
     for step in (2, 4, 6, 12):
         tracker.log_point(make_point(step))
-    assert [step for _, step in often.told] == [4, 12]
-    assert [step for _, step in seldom.told] == [6, 12]
-    assert never.told == []
+    assert [step for _, step in often.calls] == [4, 12]
+    assert [step for _, step in seldom.calls] == [6, 12]
+    assert never.calls == []
     assert SeveralTrackers({"never": never}).every_steps == 0
 
 
@@ -75,9 +75,9 @@ def test_each_gets_its_own_state_back(tmp_path):
     first = follow(SeveralTrackers({"a": Recorder(), "b": Recorder(6)}), tmp_path)
     a, b, alone = Recorder(), Recorder(6), Recorder()
     follow(SeveralTrackers({"a": a, "b": b}), tmp_path, first)
-    assert (a.told[0], b.told[0]) == (("start", {"seen": 3}), ("start", {"seen": 4}))
+    assert (a.calls[0], b.calls[0]) == (("start", {"seen": 3}), ("start", {"seen": 4}))
     follow(SeveralTrackers({"a": alone}), tmp_path, {"run_id": "of one that was alone"})
-    assert alone.told[0] == ("start", {"run_id": "of one that was alone"})
+    assert alone.calls[0] == ("start", {"run_id": "of one that was alone"})
     assert first["seen"] == 4  # one of them can go on alone
 
 
@@ -87,7 +87,7 @@ def test_one_that_is_required_and_cannot_work_is_an_error(tmp_path):
         SeveralTrackers({"good": good, "bad": bad}).start(
             make_identity(tmp_path), make_config(), None
         )
-    assert good.told[-1] == ("finish", "failed")
+    assert good.calls[-1] == ("finish", "failed")
     with pytest.raises(ConfigError, match="name at least one"):
         SeveralTrackers({})
 
