@@ -1,5 +1,6 @@
 import os
 import re
+import signal
 import sys
 
 import pytest
@@ -10,6 +11,11 @@ from tests.helpers.bad_inputs import ROWS, WITHOUT_SUBJECT
 from tests.helpers.commands import Cli
 from tests.helpers.paths import SHARED
 from tests.helpers.wandb_server import WELL_FORMED_KEY, Server
+
+# Tests that were started in the background, or by nohup, inherit ignored signals and hand them on.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 settings.register_profile("kdbench", deadline=None)  # of time: a machine may be busy
 settings.load_profile("kdbench")
