@@ -173,6 +173,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def describe_interpolation(error: BaseException) -> str:
     """What a value that cannot be resolved lacks: the key, and the variable if it is one's name."""
+    for behind in _chain(error):
+        if isinstance(behind, KdbenchError):  # of one of our resolvers, which says it all
+            return str(behind)
     key = getattr(error, "full_key", None)
     text = first_line(error)
     variable = _VARIABLE.search(text)

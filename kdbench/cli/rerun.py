@@ -12,8 +12,9 @@ from kdbench.cli.command import log_to_terminal, run_command
 from kdbench.config.build import build
 from kdbench.config.choices import read_option
 from kdbench.config.compose import save_config
-from kdbench.config.identity import initial_weights_digest, run_key
+from kdbench.config.identity import initial_weights_digest, run_key, teacher_file
 from kdbench.config.recall import open_run, recall_config
+from kdbench.config.stage import AUTO
 from kdbench.errors import CheckpointError, ConfigError, DataError, ExitCode
 from kdbench.records.collect import RunFolder
 from kdbench.records.log import run_log
@@ -88,12 +89,12 @@ def _require_same_teacher(record: RunRecord, cfg: DictConfig) -> None:
     One that is trained here is trained again where it is missing. Then it may differ in its last
     bits like everything else, and the comparison says so.
     """
-    if record.teacher_digest is None or cfg.teacher.weights == "auto":
+    if record.teacher_digest is None or cfg.teacher.weights == AUTO:
         return
     from kdbench.engine.assemble import load_teacher
     from kdbench.model.compute import choose_compute
 
-    file = Path(cfg.teacher.weights)
+    file = teacher_file(cfg)
     compute = choose_compute("cpu", "fp32", channels_last=False)  # only its digest is wanted
     digest = load_teacher(cfg, file, compute)[0].digest
     if digest != record.teacher_digest:

@@ -36,7 +36,7 @@ from kdbench.config.nodes import guard_composition
 from kdbench.config.overrides import check_overrides, compose_sound, with_searchpath
 from kdbench.config.own import find_own_code, replace_strategy
 from kdbench.config.reading import check_files_that_hydra_reads
-from kdbench.config.syntax import explain
+from kdbench.config.syntax import explain, quote_recipes
 from kdbench.errors import (
     ConfigError,
     ExitCode,
@@ -121,7 +121,7 @@ def main() -> None:
 
 
 def _main() -> int:
-    sys.argv[1:] = arguments = replace_strategy(_options_first(sys.argv[1:]))
+    sys.argv[1:] = arguments = quote_recipes(replace_strategy(_options_first(sys.argv[1:])))
     if "--version" in arguments:
         print(f"kdbench {__version__}")
         return ExitCode.DONE

@@ -4,10 +4,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from omegaconf import DictConfig
+
 from kdbench.config.code import annotations
 from kdbench.config.targets import OPTIMIZERS
 
 _FLOATS = re.compile(r"(?:Sequence|Iterable|[Ll]ist|[Tt]uple)\[float(?:, (?:float|\.\.\.))*\]")
+_RESOLVED = "kdbench_resolved"  # a flag of OmegaConf's
 _FLOAT_VALUES = re.compile(r"(?:[Dd]ict|Mapping)\[str, float\]")
 
 
@@ -23,6 +26,17 @@ def canonical(node: Any) -> Any:
     if isinstance(node, list | tuple):
         return [canonical(child) for child in node]
     return node
+
+
+def mark_resolved(cfg: DictConfig) -> DictConfig:
+    """Says of a config that was made from a resolved one that its values are final."""
+    cfg._set_flag(_RESOLVED, True)
+    return cfg
+
+
+def is_resolved(cfg: DictConfig) -> bool:
+    """Whether ``mark_resolved`` was called for a config."""
+    return bool(cfg._get_flag(_RESOLVED))
 
 
 def _types(target: Any) -> Any:

@@ -13,8 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 from kdbench.config.build import build, build_optimizer
 from kdbench.config.choices import options_of
 from kdbench.config.compose import CONF
-from kdbench.config.identity import needs_teacher
+from kdbench.config.identity import needs_teacher, teacher_config, trains_teacher
 from kdbench.config.schema import MEMO_MODES, PROTOCOLS, Config
+from kdbench.config.stage import FROM_SCRATCH
 from kdbench.config.targets import iter_targets, refuse
 from kdbench.errors import ConfigError, KdbenchError, describe_interpolation
 from kdbench.words import did_you_mean, plural
@@ -45,7 +46,7 @@ RANGES: dict[str, Allowed] = {
     "seed": _SEED,
     "run.data_seed": _SEED,
     "optim.lr": (lambda v: math.isfinite(v) and v > 0, "a finite number > 0"),
-    "teacher.epochs": _COUNT,
+    "teacher.epochs": (lambda v: v is None or v >= 1, f"{_COUNT[1]}, or null"),
     "teacher.seed": _SEED,
     "teacher.tolerance": (lambda v: v >= 0, "percentage points >= 0"),
     "teacher.expected_top1": (
@@ -104,7 +105,18 @@ def find_problems(cfg: DictConfig) -> list[str]:
     nodes = {path: refuse(path, node) or _misfits(path, node) for path, node in iter_targets(plain)}
     for found in nodes.values():
         problems += found
-    return problems + _refused_values(cfg, {path for path, found in nodes.items() if found})
+    problems += _refused_values(cfg, {path for path, found in nodes.items() if found})
+    return problems or _problems_of_recipe(cfg)
+
+
+def _problems_of_recipe(cfg: DictConfig) -> list[str]:
+    """Those of the run that trains the teacher; by default it is what the run's own parts are."""
+    if not trains_teacher(cfg) or tuple(cfg.teacher.recipe) == FROM_SCRATCH:
+        return []
+    try:
+        return [f"teacher.recipe: {problem}" for problem in find_problems(teacher_config(cfg))]
+    except ConfigError as error:
+        return [str(error)]
 
 
 def find_plain_problems(cfg: DictConfig) -> list[str]:

@@ -8,9 +8,12 @@ import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
@@ -19,9 +22,11 @@ from hydra.types import RunMode
 from hydra.version import VersionBase, setbase
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from kdbench.config.canonical import mark_resolved
 from kdbench.config.choices import CONF, list_groups
-from kdbench.config.identity import mark_resolved, register_resolvers
 from kdbench.config.schema import Config, register
+from kdbench.config.syntax import quote_recipes
+from kdbench.data.folder import describe_folder
 from kdbench.errors import ConfigError
 from kdbench.files import make_folder, naming, refuse_links
 
@@ -45,10 +50,18 @@ class ConfigSource(NamedTuple):
     searchpath: tuple[str, ...] = ()
 
 
+_SOURCE: ContextVar[ConfigSource | None] = ContextVar("source", default=None)
+
+
+def current_source() -> ConfigSource:
+    """The source of the ``hydra_context`` that is open; ``conf/`` where none is."""
+    return _SOURCE.get() or ConfigSource()
+
+
 def prepare() -> None:
     """What Hydra must know before it composes: the schema and the resolvers."""
     register()
-    register_resolvers()
+    OmegaConf.register_new_resolver("kdbench.folder", describe_folder, replace=True)
     OmegaConf.register_new_resolver("kdbench.groups", lambda: list_groups(CONF), replace=True)
 
 
@@ -70,8 +83,33 @@ def pair_name(teacher: str, student: str, dataset: str = "imagenet") -> str:
 
 
 def plain_name(network: str) -> str:
-    """A network as papers call it: "torchvision:resnet18" and "imagenet/resnet18" are resnet18."""
-    return re.split("[:/]", network)[-1].removesuffix("_100")  # timm's name of width 1
+    """A network as papers call it: "torchvision:resnet18" and "imagenet/resnet18" are resnet18.
+
+    In the name of a chain ("torchvision:resnet50-kd-torchvision:resnet34"), each of them.
+    """
+    return re.sub("[^-:/]*[:/]", "", network).removesuffix("_100")  # timm's name of width 1
+
+
+def network_choice(role: str, arch: str) -> list[str]:
+    """The overrides that choose a network by its architecture.
+
+    Args:
+        role: "teacher" or "student".
+        arch: such as "resnet56", "torchvision:resnet34".
+    """
+    library = arch.partition(":")[0] if ":" in arch else None
+    if library is None:
+        return [f"{role}={arch}"]
+    if arch in _imagenet_networks():
+        return [f"{role}=imagenet/{_imagenet_networks()[arch]}"]
+    return [f"{role}={library}", f"{'teacher.model' if role == 'teacher' else role}.arch={arch}"]
+
+
+@lru_cache
+def _imagenet_networks() -> dict[str, str]:
+    """Architecture -> option, of ``conf/student/imagenet``."""
+    files: Iterator[Path] = (CONF / "student" / "imagenet").glob("*.yaml")
+    return {yaml.safe_load(path.read_text())["arch"]: path.stem for path in files}
 
 
 # At import, and not in prepare(): a config that was composed in one process is resolved in others.
@@ -126,11 +164,13 @@ def hydra_context(source: ConfigSource | None = None) -> Iterator[Loader]:
     base = VersionBase.instance()
     before = base.version_base
     setbase(VERSION_BASE)
+    token = _SOURCE.set(source)
     try:
         if not OmegaConf.has_resolver("hydra"):
             setup_globals()
         yield Loader(source)
     finally:
+        _SOURCE.reset(token)
         base.version_base = before
 
 
@@ -146,7 +186,7 @@ def compose(loader: Loader, overrides: Sequence[str] = (), with_hydra: bool = Fa
         HydraException: an override that cannot be read, or a choice that does not exist.
     """
     cfg = loader.load_configuration(
-        loader.primary, list(overrides), run_mode=RunMode.RUN, from_shell=False
+        loader.primary, quote_recipes(overrides), run_mode=RunMode.RUN, from_shell=False
     )
     if not with_hydra:
         with open_dict(cfg):

@@ -14,17 +14,19 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from kdbench.config.build import build, find_interpolations, refuse_interpolation
-from kdbench.config.canonical import canonical
-from kdbench.config.choices import read_option
+from kdbench.config.canonical import canonical, is_resolved, mark_resolved
 from kdbench.config.code import foreign_code
+from kdbench.config.compose import ConfigSource, current_source
 from kdbench.config.names import require_names
 from kdbench.config.stable import keyed_config
+from kdbench.config.stage import AUTO, compose_stage, merge, refuse_depth, source_of
+from kdbench.config.weights import find_weights, require_file
 from kdbench.data.base import Dataset
-from kdbench.data.folder import describe_folder
 from kdbench.digest import file_digest
-from kdbench.errors import CheckpointError, ConfigError, KdbenchError
+from kdbench.errors import ConfigError, KdbenchError
 from kdbench.machine import resolve_precision
 from kdbench.records.identity import TEACHER, RunIdentity
+from kdbench.records.record import WEIGHTS
 
 # Raised by hand when a change of the code changes the numbers of a run.
 NUMERICS_VERSION = 3
@@ -36,6 +38,7 @@ VOLATILE = (
     "pair",
     "published",
     "table",
+    "role",
     "dataset.root",
     "dataset.download",
     "dataset.workers",
@@ -55,8 +58,6 @@ OWN_IN_COHORT = ("run.checkpoint_epochs", "run.keep_checkpoints")
 _ELSEWHERE = ("kdbench.launch.slurm.SlurmExecutor", "kdbench.launch.ray.RayExecutor")
 
 AnyConfig = DictConfig | Mapping[str, Any]  # as composed, or resolved to plain containers
-
-_RESOLVED = "kdbench_resolved"  # a flag of OmegaConf's
 
 SHORT = 10  # characters of a run key in a folder's name
 
@@ -113,13 +114,13 @@ def cohort_key(cfg: AnyConfig) -> CohortKey:
     return CohortKey(_digest(shared), teacher)
 
 
-def stable_config(cfg: DictConfig) -> dict[str, Any]:
+def stable_config(cfg: AnyConfig) -> dict[str, Any]:
     """The resolved config as plain containers, less the keys that do not change a result."""
     return _stable(resolve_config(cfg))
 
 
 def teacher_config(cfg: AnyConfig) -> DictConfig:
-    """The run that trains the teacher of ``cfg``: an ordinary run from scratch."""
+    """The run that trains the teacher of ``cfg``, as ``teacher.recipe`` says."""
     return mark_resolved(OmegaConf.create(_teacher_run(resolve_config(cfg))))
 
 
@@ -129,6 +130,32 @@ def teacher_job(cfg: AnyConfig) -> tuple[DictConfig, Path, str]:
     key = run_key(training)
     teachers = Path(cfg["paths"]["teachers"])
     return training, teachers / training.dataset.name / f"{training.pair}-{key[:SHORT]}", key
+
+
+def stage_folders(cfg: AnyConfig) -> list[Path]:
+    """Folders of the runs that train the teacher of a config, and its teacher, and so on."""
+    plain, found = resolve_config(cfg), []
+    while trains_teacher(plain):
+        training, folder, _ = teacher_job(plain)
+        found.append(folder)
+        plain = resolve_config(training)
+    return found
+
+
+def trains_teacher(cfg: AnyConfig) -> bool:
+    """Whether the run has a teacher that is trained here."""
+    return needs_teacher(cfg) and bool(cfg["teacher"]["weights"] == AUTO)
+
+
+def teacher_file(cfg: AnyConfig) -> Path:
+    """The weight file of the teacher of a config; that of a training may not be there yet.
+
+    Raises:
+        CheckpointError: ``teacher.weights`` leads to no file.
+    """
+    if cfg["teacher"]["weights"] == AUTO:
+        return teacher_job(cfg)[1] / WEIGHTS
+    return find_weights(resolve_config(cfg))
 
 
 def resolve_config(cfg: AnyConfig) -> dict[str, Any]:
@@ -151,17 +178,27 @@ def resolve_config(cfg: AnyConfig) -> dict[str, Any]:
     left = [refuse_interpolation(*found) for found in find_interpolations(plain)]
     if left:  # of an escaped one, which the next reader of this config would resolve
         raise ConfigError("; ".join(left))
-    if isinstance(cfg, DictConfig) and not cfg._get_flag(_RESOLVED):
+    if isinstance(cfg, DictConfig) and not is_resolved(cfg):
         plain = canonical(plain)
-        if OmegaConf.select(cfg, "hydra.launcher.executor._target_") not in _ELSEWHERE:
-            _decide_precision(plain)
+        executor = OmegaConf.select(cfg, "hydra.launcher.executor._target_")
+        _add_stages(plain, source_of(cfg), is_here=executor not in _ELSEWHERE)
     return plain
 
 
-def mark_resolved(cfg: DictConfig) -> DictConfig:
-    """Says of a config that was made from a resolved one that its values are final."""
-    cfg._set_flag(_RESOLVED, True)
-    return cfg
+def _add_stages(plain: dict[str, Any], source: ConfigSource, is_here: bool, depth: int = 0) -> None:
+    """Composes the recipe of the teacher, and of its teacher, and so on, into ``teacher.stage``."""
+    if is_here:
+        _decide_precision(plain)
+    teacher = plain["teacher"]
+    if not trains_teacher(plain) or teacher.get("stage") is not None:
+        return
+    refuse_depth(depth, teacher["recipe"])
+    stage = teacher["stage"] = compose_stage(plain, source)
+    training = _teacher_run(plain)
+    _add_stages(training, source, is_here, depth + 1)
+    stage["run"]["precision"] = training["run"]["precision"]
+    stage["teacher"] = training["teacher"] if stage["teacher"] is not None else None
+    teacher["epochs"] = stage["run"]["epochs"]
 
 
 def _decide_precision(plain: dict[str, Any]) -> None:
@@ -190,6 +227,7 @@ def describe(cfg: DictConfig, folder: Path, key: str) -> RunIdentity:
         objective=cfg.objective.name,
         seed=cfg.seed,
         table=cfg.table,
+        role=cfg.role,
         teacher_choices=_teacher_choices(resolve_config(cfg)["teacher"])
         if needs_teacher(cfg)
         else {},
@@ -200,6 +238,7 @@ def known_before(cfg: DictConfig, identity: RunIdentity) -> dict[str, Any]:
     """The fields of a record that a run has before it has done anything, failed ones too."""
     names = ("run_key", "dataset", "pair", "method", "temperature", "objective", "seed")
     return {name: getattr(identity, name) for name in names} | {
+        "role": cfg.role,
         "student": cfg.student.arch,
         "protocol": cfg.run.protocol,
         "epochs": cfg.run.epochs,
@@ -209,9 +248,10 @@ def known_before(cfg: DictConfig, identity: RunIdentity) -> dict[str, Any]:
 
 def _teacher_choices(teacher: Mapping[str, Any]) -> dict[str, Any]:
     """What tells teachers of one network apart."""
-    trained_here = teacher["weights"] == "auto"
+    trained_here = teacher["weights"] == AUTO
     keys = ("weights", "epochs", "seed", "precision") if trained_here else ("weights",)
-    return {key: teacher[key] for key in keys}
+    recipe = {"recipe": " ".join(teacher["recipe"])} if trained_here else {}
+    return {key: teacher[key] for key in keys} | recipe
 
 
 def _run_key(plain: Mapping[str, Any]) -> str:
@@ -240,7 +280,7 @@ def initial_weights_digest(cfg: AnyConfig) -> str | None:
         CheckpointError: it is not where ``student.weights`` says.
     """
     weights = cfg["student"].get("weights")
-    return None if weights is None else _digest_file("student.weights", weights)
+    return None if weights is None else _digest_file(require_file("student.weights", weights))
 
 
 def _stable(plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,45 +298,30 @@ def _teacher_identity(plain: Mapping[str, Any]) -> str:
     training, which determines the weights and is known before they exist. The digest of the
     weights that were used goes into the record and into every checkpoint.
     """
-    if plain["teacher"]["weights"] == "auto":
+    if plain["teacher"]["weights"] == AUTO:
         return f"trained:{_run_key(_teacher_run(plain))}"
-    return f"file:{_digest_file('teacher.weights', plain['teacher']['weights'])}"
+    return f"file:{_digest_file(find_weights(plain))}"
 
 
-def _digest_file(key: str, place: str) -> str:
-    path = Path(place)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        remedy = ", or teacher.weights=auto to train the teacher here" * key.startswith("teacher")
-        raise CheckpointError(
-            f"{key}={str(path)!r} must be a file, found {found} there; give the path of a "
-            f"checkpoint{remedy}"
-        )
+def _digest_file(path: Path) -> str:
     stat = path.stat()
     return _digest_of_unchanged(path, stat.st_size, stat.st_mtime_ns)
 
 
 def _teacher_run(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolved config of the run that trains the teacher."""
     teacher = plain["teacher"]
-    run = {"epochs": teacher["epochs"], "precision": teacher["precision"]}
+    stage = teacher.get("stage") or compose_stage(plain, current_source())
+    own = {**teacher, "stage": None}  # of a run without a teacher: it says nothing
     return {
         **plain,
+        **stage,
+        **{name: merge(plain[name], stage[name]) for name in ("dataset", "run", "speed")},
         "student": teacher["model"],
-        "optim": teacher["optim"],
-        # Whatever its students are trained with.
-        "objective": _option("objective", "ce"),
-        "plugin": _option("plugin", "none"),
-        "seed": teacher["seed"],
-        "method": TEACHER,
-        "pair": teacher["model"]["arch"],
+        "teacher": dict(stage["teacher"] or own),
         "table": None,  # tables share their teachers
-        "run": {**plain["run"], **run, "data_seed": teacher["seed"]},
+        "role": TEACHER,
     }
-
-
-@lru_cache
-def _option(group: str, name: str) -> dict[str, Any]:
-    return read_option(group, name)  # a sweep asks for them in every job
 
 
 @lru_cache
@@ -333,10 +358,8 @@ def _key_in_folder(*, _root_: DictConfig) -> str:
         return "unidentified"
 
 
-def register_resolvers() -> None:
-    """``${kdbench.key:}``, ``${kdbench.strategy:}``, ``${kdbench.folder:}`` in ``conf/``."""
-    OmegaConf.register_new_resolver("kdbench.key", _key_in_folder, replace=True)
-    OmegaConf.register_new_resolver("kdbench.folder", describe_folder, replace=True)
-    OmegaConf.register_new_resolver(
-        "kdbench.strategy", lambda *, _root_: strategy_name(_root_), replace=True
-    )
+# At import: folders are named by them, in whatever process a config is resolved.
+OmegaConf.register_new_resolver("kdbench.key", _key_in_folder, replace=True)
+OmegaConf.register_new_resolver(
+    "kdbench.strategy", lambda *, _root_: strategy_name(_root_), replace=True
+)

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kdbench.config.check import find_plain_problems, find_problems, raise_all
 from kdbench.config.compose import ConfigSource, Loader, compose, hydra_context
 from kdbench.config.own import replace_strategy
-from kdbench.config.syntax import explain, is_readable
+from kdbench.config.syntax import explain, is_readable, quote_recipes
 from kdbench.errors import first_line, known_error
 from kdbench.words import did_you_mean, suggest
 
@@ -51,7 +51,9 @@ def compose_sound(loader: Loader, overrides: Sequence[str], with_hydra: bool = F
     """
     try:
         cfg = compose(loader, overrides, with_hydra)
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(
+            quote_recipes(overrides)
+        )
         networks = _wrong_networks(parsed, loader.get_group_options("student"))
         if not [*networks, *find_plain_problems(cfg)]:
             return cfg
@@ -72,6 +74,7 @@ def check_overrides(
             as nothing else is wrong.
         source: where configs come from.
     """
+    overrides = quote_recipes(overrides)
     source = with_searchpath(source or ConfigSource(), overrides)
     with hydra_context(source) as loader:
         problems = list(_find_problems(loader, overrides, values))

@@ -59,17 +59,22 @@ class OptimConf:
 
 @dataclass
 class TeacherConf:
-    """The teacher and, for one that is trained here, its training."""
+    """The teacher and, for one that is trained here, its training.
+
+    ``stage`` is what the recipe composes to; it is there in resolved configs only.
+    """
 
     model: Any = MISSING
     optim: OptimConf = MISSING
     weights: str = MISSING
-    epochs: int = MISSING
+    recipe: list[str] = MISSING
+    epochs: int | None = MISSING
     seed: int = MISSING
     precision: str = MISSING
     expected_top1: float | None = MISSING
     tolerance: float = MISSING
     memo: str = MISSING
+    stage: Any = None
 
 
 @dataclass
@@ -93,6 +98,7 @@ class Config:
     # dataset -> pairs; a config made from a record has none
     published: dict[str, list[str]] = field(default_factory=dict)
     table: str | None = None  # set by conf/table; a config made from a record has none
+    role: str = "student"  # "teacher" of a run that trains the teacher of another one
 
 
 def register() -> None:

@@ -6,15 +6,14 @@ setting of a cell; the method's file lists the cells for which it is a published
 
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from kdbench.config.compose import CONF, compose_config
+from kdbench.config.compose import CONF, compose_config, network_choice
 from kdbench.config.identity import AnyConfig, needs_teacher, resolve_config
+from kdbench.config.stage import AUTO
 
 PUBLISHED, CHANGED, DEFAULT = "published", "changed", "default"
 
@@ -75,7 +74,7 @@ def find_setting(cfg: AnyConfig) -> Setting:
         usual = _usual(plain["dataset"]["name"], *arches, plain["method"])
     except (HydraException, OmegaConfBaseException):
         return Setting(DEFAULT, {})  # of a dataset, network or method that is not in conf/
-    trained = plain["teacher"]["weights"] == "auto"  # a teacher from a file has its training behind
+    trained = plain["teacher"]["weights"] == AUTO  # a teacher from a file has its training behind
     own, expected = dict(_choices(plain, trained)), dict(_choices(usual, trained))
     differs = {
         key: [expected.get(key), own.get(key)]
@@ -104,25 +103,9 @@ def _teacher_part(plain: Mapping[str, Any]) -> str:
 @lru_cache
 def _usual(dataset: str, teacher: str, student: str, method: str) -> dict[str, Any]:
     """What the four choices compose to, resolved."""
-    chosen = [f"dataset={dataset}", *_choose("teacher", teacher), *_choose("student", student)]
+    chosen = [f"dataset={dataset}"]
+    chosen += [*network_choice("teacher", teacher), *network_choice("student", student)]
     return resolve_config(compose_config([*chosen, f"method={method}"]))
-
-
-def _choose(role: str, arch: str) -> list[str]:
-    """The overrides that choose a network by its architecture."""
-    library = arch.partition(":")[0] if ":" in arch else None
-    if library is None:
-        return [f"{role}={arch}"]
-    if arch in _imagenet_networks():
-        return [f"{role}=imagenet/{_imagenet_networks()[arch]}"]
-    return [f"{role}={library}", f"{'teacher.model' if role == 'teacher' else role}.arch={arch}"]
-
-
-@lru_cache
-def _imagenet_networks() -> dict[str, str]:
-    """Architecture -> option, of ``conf/student/imagenet``."""
-    files: Iterator[Path] = (CONF / "student" / "imagenet").glob("*.yaml")
-    return {yaml.safe_load(path.read_text())["arch"]: path.stem for path in files}
 
 
 def _choices(plain: Mapping[str, Any], trained: bool) -> Iterator[tuple[str, Any]]:
@@ -135,7 +118,9 @@ def _choices(plain: Mapping[str, Any], trained: bool) -> Iterator[tuple[str, Any
     if needs_teacher(plain):
         parts |= {name: plain[name] for name in _OF_TEACHER}
         if trained:
-            parts["teacher"] = {name: teacher[name] for name in ("model", "optim", "epochs")}
+            parts["teacher"] = {
+                name: teacher[name] for name in ("model", "optim", "epochs", "recipe")
+            }
     leaves = dict(_leaves(parts))
     for section in ("optim", "teacher.optim"):  # the same value, seen twice
         if leaves.get(f"{section}.optimizer.lr") == leaves.get(f"{section}.lr"):

@@ -2,13 +2,16 @@
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from kdbench.words import suggest
 
+# A list of overrides, and what in a list is an override without quotes.
+_RECIPE = re.compile(r"[+]{0,2}teacher\.recipe=")
+_OVERRIDE = re.compile(r"\s*[~+]{0,2}[A-Za-z_][\w./@]*=", re.ASCII)
 _KEY = re.compile(r"[A-Za-z_][\w.]*(/\w+)*(@[\w.]+)?", re.ASCII)
 
 
@@ -60,3 +63,42 @@ def _explain_value(key: str, value: str) -> str:
     if is_readable(quoted):
         return f"this value must be quoted, for the shell too: {shlex.quote(quoted)}"
     return f"{value} cannot be read; a text with special characters is quoted: {key}=\\'TEXT\\'"
+
+
+def quote_recipes(overrides: Sequence[str]) -> list[str]:
+    """``teacher.recipe=[method=kd]`` with the quotes that Hydra's grammar asks for.
+
+    Each element of the list becomes a quoted text, lists of recipes inside of it included; what is
+    quoted already stays as it is.
+    """
+    return [_quote_recipe(each) if _RECIPE.match(each) else each for each in overrides]
+
+
+def _quote_recipe(override: str) -> str:
+    key, _, value = override.partition("=")
+    return f"{key}={''.join(_quote_elements(value))}"
+
+
+def _quote_elements(value: str) -> Iterator[str]:
+    """The parts of a list, or of several ones with commas between them."""
+    depth, quote, part = 0, "", ""
+    for position, sign in enumerate(value):
+        escaped = position > 0 and value[position - 1] == "\\"
+        if sign in "'\"" and not escaped and quote in ("", sign):
+            quote = "" if quote else sign
+        elif not quote:
+            ends = (depth == 1 and sign in ",]") or (depth == 0 and sign in "[,")
+            depth += (sign == "[") - (sign == "]")
+            if ends:
+                yield from (_quote_element(part), sign)
+                part = ""
+                continue
+        part += sign
+    yield part
+
+
+def _quote_element(text: str) -> str:
+    if not _OVERRIDE.match(text):
+        return text
+    escaped = text.strip().replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

@@ -18,9 +18,12 @@ from kdbench.config.identity import (
     needs_teacher,
     resolve_config,
     run_key,
+    teacher_file,
     teacher_job,
 )
 from kdbench.config.setting import find_setting
+from kdbench.config.stage import AUTO, name_teacher
+from kdbench.config.weights import find_record
 from kdbench.data.base import DataModule
 from kdbench.data.sanity import check_result, check_setup
 from kdbench.digest import file_digest, state_digest
@@ -153,14 +156,20 @@ def _require_record(outcome: Outcome) -> RunRecord:
 def obtain_teacher_file(cfg: DictConfig) -> tuple[Path, str | None]:
     """The teacher's weight file, and the digest of its weights where a record names it.
 
-    With ``teacher.weights=auto`` the teacher is trained first, once for all who ask for it.
+    With ``teacher.weights=auto`` the teacher is trained first, once for all runs that need it; so
+    is the teacher of that training, if its recipe has one.
+
+    Raises:
+        CheckpointError: ``teacher.weights`` leads to no file.
     """
-    if cfg.teacher.weights != "auto":
-        return Path(cfg.teacher.weights), None
+    if cfg.teacher.weights != AUTO:
+        plain = resolve_config(cfg)
+        known = find_record(plain)
+        return teacher_file(plain), known.weights_digest if known is not None else None
     training, folder, key = teacher_job(cfg)
     record = find_finished(folder, key)
     if record is None:
-        log.info("training the teacher %s in %s", training.pair, folder)
+        log.info("training the teacher %s in %s", name_teacher(cfg.teacher), folder)
         save_config(training, folder)
         with run_log(folder, key):
             record = _require_record(train_jobs([Job(training, folder, key)], math.inf)[0])
@@ -172,14 +181,14 @@ def _train(jobs: Sequence[Job]) -> dict[Path, Outcome]:
     started = timestamp()
     lead = jobs[0].cfg  # for everything that the jobs share
     taught = next((job.cfg for job in jobs if needs_teacher(job.cfg)), None)
-    teacher_file = obtain_teacher_file(taught) if taught is not None else None
+    weights = obtain_teacher_file(taught) if taught is not None else None
     threads = set_threads(lead.run.threads)
     compute = configure_compute(lead)
     remove_abandoned(Path(lead.paths.cache))
     data = open_data(lead, compute)
     teacher, teacher_top1 = None, None
-    if taught is not None and teacher_file is not None:
-        teacher, teacher_top1 = _load_checked_teacher(taught, *teacher_file, data, compute, threads)
+    if taught is not None and weights is not None:
+        teacher, teacher_top1 = _load_checked_teacher(taught, *weights, data, compute, threads)
     fault.point("teacher:ready")
     runs, outcomes = _prepare_runs(jobs, teacher, compute)
     for job, run in runs.items():
@@ -356,7 +365,7 @@ def _sum_times(timings: Sequence[dict[str, float]], rest: dict[str, float]) -> d
 
 
 def _setting(job: Job) -> dict[str, Any]:
-    if job.cfg.method == TEACHER:
+    if job.cfg.role == TEACHER:
         return {}
     setting = find_setting(job.cfg)
     return {"setting": setting.kind, "setting_differs": setting.differs}
@@ -364,7 +373,7 @@ def _setting(job: Job) -> dict[str, Any]:
 
 def _tell_setting(job: Job, run: Run) -> None:
     """Says in the run's log whether its numbers may stand beside published ones."""
-    if job.cfg.method == TEACHER:
+    if job.cfg.role == TEACHER:
         return
     setting = find_setting(job.cfg)
     text = setting.describe(job.cfg)

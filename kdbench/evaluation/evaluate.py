@@ -10,7 +10,7 @@ import torch
 from omegaconf import DictConfig
 
 from kdbench.config.build import build
-from kdbench.config.identity import resolve_config, teacher_job
+from kdbench.config.identity import resolve_config, teacher_file
 from kdbench.config.overrides import compose_checked
 from kdbench.config.recall import open_run, recall_config
 from kdbench.data.base import DataModule
@@ -266,11 +266,9 @@ def _given_teacher(setup: EvaluationSetup, place: Path) -> WeightFile:
 
 def _own_teacher(setup: EvaluationSetup, run: RunFolder) -> WeightFile:
     cfg = recall_config(run) if setup.request.names_dataset else setup.cfg
-    file = Path(cfg.teacher.weights)
-    if cfg.teacher.weights == "auto":
-        file = teacher_job(cfg)[1] / WEIGHTS
-    model = resolve_config(cfg)["teacher"]["model"]
-    return WeightFile(file, "teacher", model, digest=run.record.teacher_digest)
+    plain = resolve_config(cfg)
+    model = plain["teacher"]["model"]
+    return WeightFile(teacher_file(plain), "teacher", model, digest=run.record.teacher_digest)
 
 
 def _selection(setup: EvaluationSetup) -> str:

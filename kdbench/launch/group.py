@@ -32,22 +32,23 @@ class Member:
         key: its run key.
         folder: of the run.
         config: resolved, as plain containers.
-        teacher_folder: of the training of its teacher, if that is trained here.
+        stages: folders of the runs that train its teacher, the teacher of that one, and so on, as
+            far as they are trained here.
     """
 
     name: str
     key: str
     folder: str
     config: dict[str, Any]
-    teacher_folder: str | None = None
+    stages: Sequence[str] = ()
 
     def restore_config(self) -> DictConfig:
         """The config with its types."""
         return restore_config(self.config)
 
     def steps(self) -> int:
-        """Optimizer steps of the run, and of the training of its teacher, that are safe."""
-        return sum(_saved_steps(Path(f)) for f in (self.folder, self.teacher_folder) if f)
+        """Optimizer steps of the run, and of the training of its teachers, that are safe."""
+        return sum(_saved_steps(Path(folder)) for folder in (self.folder, *self.stages))
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,10 @@ class Group:
     avoid: str | None = None
     steps: int = field(init=False, default=0)
 
+    def stages(self) -> set[str]:
+        """Folders of the runs that train the teachers of its members."""
+        return {folder for member in self.members for folder in member.stages}
+
     def note_steps(self) -> None:
         """Remembers how far the runs are; ``has_progressed`` compares with it."""
         self.steps = self._total()
@@ -97,6 +102,11 @@ class Group:
 
     def _total(self) -> int:
         return sum(member.steps() for member in self.members)
+
+
+def is_done(folder: str) -> bool:
+    """Whether the run of a folder has come to its end."""
+    return _saved_steps(Path(folder)) == _ENDED
 
 
 def _saved_steps(folder: Path) -> int:
@@ -122,7 +132,8 @@ def read_request(path: Path) -> tuple[list[Member], float]:
     """
     content = json.loads(path.read_text())
     told = {parse_outcome(line).key for line in Tail(path.with_suffix(".jsonl")).lines()}
-    members = [Member(**member) for member in content["members"] if member["key"] not in told]
+    left = [member for member in content["members"] if member["key"] not in told]
+    members = [Member(**{**member, "stages": tuple(member["stages"])}) for member in left]
     return members, content["share"]
 
 

@@ -3,7 +3,8 @@
 A process that dies takes nobody along. Its group is tried again in another slot; a group that
 died twice without any progress goes on with every run alone, so that the culprit cannot pull the
 others down; a run whose process died three times without progress is given up (exit code 8). A run
-that another process trains, such as that of another sweep, is waited for.
+that another process trains, such as that of another sweep, is waited for. A group whose teacher, or
+a teacher of its teacher, is being trained for another group does not start before that is done.
 """
 
 import re
@@ -24,6 +25,7 @@ from kdbench.launch.group import (
     Member,
     RunStatus,
     Tail,
+    is_done,
     parse_outcome,
     write_request,
 )
@@ -79,6 +81,8 @@ class Scheduler:
         self.deaths: Counter[str] = Counter()  # by slot, in a row
         self.reasons: Counter[str] = Counter()
         self.started = 0
+        self.ready: set[str] = set()  # folders of teachers that are trained
+        self.waiting: set[int] = set()  # groups that were told to wait for one
 
     def run(self, groups: Sequence[Group]) -> None:
         """Trains all groups; every run that ended has had its outcome told.
@@ -115,11 +119,22 @@ class Scheduler:
                     break
 
     def _next_for(self, slot: Slot) -> Group | None:
+        in_work = self._stages_in_work()
         for group in self.queue:
-            if group.avoid != slot.name or self.slots == 1:
+            waits = not in_work.isdisjoint(group.stages())
+            if waits and id(group) not in self.waiting:
+                self.waiting.add(id(group))
+                self.say(f"waiting for a teacher that is being trained: {_describe(group.members)}")
+            if not waits and (group.avoid != slot.name or self.slots == 1):
                 self.queue.remove(group)
                 return group
         return None
+
+    def _stages_in_work(self) -> set[str]:
+        """Folders of the teachers that running groups train: no second process trains them too."""
+        wanted = {folder for running in self.running for folder in running.group.stages()}
+        self.ready |= {folder for folder in wanted - self.ready if is_done(folder)}
+        return wanted - self.ready
 
     def _prepare(self, group: Group) -> bool:
         """Leaves out what cannot start; whether anything is left."""

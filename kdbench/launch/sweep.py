@@ -19,11 +19,10 @@ from kdbench.config.identity import (
     CohortKey,
     cohort_key,
     describe,
-    needs_teacher,
     resolve_config,
     run_key,
+    stage_folders,
     strategy_name,
-    teacher_job,
 )
 from kdbench.errors import ConfigError, KdbenchError, SweepError, known_error
 from kdbench.launch.consent import require_meant
@@ -269,9 +268,8 @@ def _identify(cfg: DictConfig) -> tuple[Member, CohortKey]:
     key = run_key(plain)
     folder = Path(cfg.hydra.sweep.dir, cfg.hydra.sweep.subdir)
     name = describe(cfg, folder, key).label
-    trained_here = needs_teacher(plain) and cfg.teacher.weights == "auto"
-    teacher_folder = str(teacher_job(plain)[1]) if trained_here else None
-    return Member(name, key, str(folder), plain, teacher_folder), cohort_key(plain)
+    stages = [str(stage) for stage in stage_folders(plain)]
+    return Member(name, key, str(folder), plain, stages), cohort_key(plain)
 
 
 def tabulate(jobs: Sequence[SweepJob]) -> str:

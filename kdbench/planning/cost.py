@@ -6,12 +6,18 @@ losses, plugins, checkpoints, and what a memo of the teacher's answers saves.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kdbench.config.build import build
-from kdbench.config.identity import needs_teacher, stable_config, teacher_config
+from kdbench.config.identity import (
+    needs_teacher,
+    resolve_config,
+    stable_config,
+    teacher_config,
+    trains_teacher,
+)
 from kdbench.errors import ConfigError
 
 if TYPE_CHECKING:  # it imports torch
@@ -63,13 +69,27 @@ def price(configs: Sequence[PlainConfig], speed_of: SpeedOf) -> list[Cost]:
     return costs
 
 
-def askers(configs: Sequence[PlainConfig]) -> list[PlainConfig]:
-    """For each teacher that has to be trained here, one of the runs that ask it."""
-    needed = [c for c in configs if needs_teacher(c) and c["teacher"]["weights"] == "auto"]
-    found: dict[str, PlainConfig] = {}
-    for config in {_audience(c): c for c in needed}.values():  # few, and the rest takes a while
-        found.setdefault(_text(stable_config(teacher_config(config))), config)
+def find_stages(configs: Sequence[PlainConfig]) -> list[tuple[PlainConfig, PlainConfig]]:
+    """The trainings of all teachers that are trained here, each once, in the order of need.
+
+    Returns:
+        The resolved config of each training, and that of a run that needs it. A teacher of a
+        teacher comes before it.
+    """
+    found: dict[str, tuple[PlainConfig, PlainConfig]] = {}
+    needed = {_audience(config): config for config in configs if trains_teacher(config)}
+    for config in needed.values():  # few, and the rest takes a while
+        for training, student in reversed(list(_chain(config))):
+            audience = _audience(training) if needs_teacher(training) else ""
+            found.setdefault(_text(stable_config(training)) + audience, (training, student))
     return list(found.values())
+
+
+def _chain(config: PlainConfig) -> Iterator[tuple[PlainConfig, PlainConfig]]:
+    while trains_teacher(config):
+        training = resolve_config(teacher_config(config))
+        yield training, config
+        config = training
 
 
 def _price_alone(config: PlainConfig, speed_of: SpeedOf) -> Cost:

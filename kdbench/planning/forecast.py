@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from kdbench.columns import align_columns
-from kdbench.config.identity import resolve_config, teacher_config, teacher_job
+from kdbench.config.identity import teacher_job
+from kdbench.config.stage import name_teacher
 from kdbench.errors import KdbenchError
-from kdbench.planning.cost import Cost, PlainConfig, SpeedOf, askers, price
+from kdbench.planning.cost import Cost, PlainConfig, SpeedOf, find_stages, price
 from kdbench.planning.plan import DONE, UNKNOWN, PlannedRun, TablePlan
 from kdbench.records.record import find_finished
 from kdbench.words import plural, three_digits
@@ -74,11 +75,10 @@ def _sum(costs: Sequence[Cost]) -> tuple[str, str, str]:
 def _teachers(configs: Sequence[PlainConfig], speed_of: SpeedOf) -> str:
     """One line for each teacher that is trained here."""
     lines = [TEACHERS]
-    for config in askers(configs):
-        training = resolve_config(teacher_config(config))
+    for training, config in find_stages(configs):
         hours = price([training], speed_of)[0].alone
         where = f"{training['dataset']['name']}, batches of {training['dataset']['batch_size']}"
-        name = f"{training['pair']} ({where})"
+        name = f"{name_teacher(config['teacher'])} ({where})"
         lines.append((name, _teacher_state(config), three_digits(hours)))
     return align_columns(lines) if len(lines) > 1 else ""
 

@@ -22,6 +22,7 @@ from kdbench.config.identity import (
     strategy_name,
 )
 from kdbench.config.overrides import check_overrides
+from kdbench.config.syntax import quote_recipes
 from kdbench.errors import CheckpointError, KdbenchError
 from kdbench.records.record import FILE, find_finished
 from kdbench.report.layout import CellKey, method_label, pair_label
@@ -136,7 +137,7 @@ def _list_jobs(loader: Loader, table: str, overrides: Sequence[str]) -> list[lis
     own = compose(loader, [f"table={table}"], with_hydra=True)
     params = [f"{key}={value}" for key, value in (own.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(config_loader=loader)
-    parsed = parser.parse_overrides([*params, f"table={table}", *overrides])
+    parsed = parser.parse_overrides(quote_recipes([*params, f"table={table}", *overrides]))
     return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
 
 

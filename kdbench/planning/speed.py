@@ -16,6 +16,7 @@ import torch
 
 from kdbench.config.build import build
 from kdbench.config.identity import teacher_config
+from kdbench.config.stage import FROM_SCRATCH
 from kdbench.data.base import Batch
 from kdbench.engine.assemble import build_learner
 from kdbench.files import write_cache
@@ -90,7 +91,8 @@ def measure(network: Node, config: Mapping[str, Any], compute: Compute) -> Speed
         compute: device, precision and memory format.
     """
     channels, size = network["in_channels"], network["image_size"]
-    alone = teacher_config({**config, "teacher": {**config["teacher"], "model": dict(network)}})
+    section = {**config["teacher"], "model": dict(network), "recipe": FROM_SCRATCH, "stage": None}
+    alone = teacher_config({**config, "teacher": section})
     learner = build_learner(alone, compute)
     teacher = Teacher(build(alone.student), compute, digest="")
     macs = count_macs(teacher.network, channels, size)

@@ -9,7 +9,7 @@ from typing import Any
 
 from kdbench.records.flat import Scalar, flatten
 
-TEACHER = "teacher"  # the method of a run that trains a teacher
+TEACHER = "teacher"  # the role of a run that trains the teacher of another one
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class RunIdentity:
     Attributes:
         run_key: SHA-256 (64 hex digits) of everything that determines the result.
         folder: existing folder of the run; a tracker writes below it and nowhere else.
-        dataset, pair, method, temperature, objective: names as in ``conf/``; the method of the
-            training of a teacher is "teacher".
+        dataset, pair, method, temperature, objective: names as in ``conf/``.
         seed: seed of the student.
+        role: "student", or "teacher" of a run that trains the teacher of another one.
         table: name in ``conf/table`` of the table that it was trained for; None without one.
         teacher_choices: what tells teachers of one network apart, such as "weights" and "seed";
             empty without a teacher.
@@ -35,6 +35,7 @@ class RunIdentity:
     temperature: str
     objective: str
     seed: int
+    role: str = "student"
     table: str | None = None
     teacher_choices: Mapping[str, Any] = field(default_factory=dict)
 
@@ -64,7 +65,7 @@ class RunIdentity:
     @property
     def job_type(self) -> str:
         """What kind of run it is: "train", or "teacher" for the training of a teacher."""
-        return TEACHER if self.method == TEACHER else "train"
+        return TEACHER if self.role == TEACHER else "train"
 
     def labels(self, config: Mapping[str, Any]) -> dict[str, Scalar]:
         """Flat columns by which runs are filtered, grouped and compared.

@@ -75,6 +75,7 @@ class RunRecord:
             "changed" (some keys of a published one differ) or "default" (nobody published one; the
             method's own values). None of teachers, and where it is not known.
         setting_differs: key -> [what the four choices alone compose to, the run's own value].
+        role: "student", or "teacher" of a run that trained the teacher of another one.
         warnings: what was allowed and is probably not meant, one sentence each, as in the log.
         environment: versions, git commit and dirty flag, machine.
     """
@@ -127,6 +128,7 @@ class RunRecord:
     best_digest: str | None = None
     setting: str | None = None
     setting_differs: dict[str, list[Any]] | None = None
+    role: str = "student"
     warnings: list[str] = field(default_factory=list)  # empty there
     device: str
     threads: int
@@ -137,8 +139,8 @@ class RunRecord:
 
     @property
     def is_of_teacher(self) -> bool:
-        """Whether the run trained a teacher, which is in no table of students."""
-        return self.method == TEACHER
+        """Whether it trained the teacher of another run, which is in no table of students."""
+        return TEACHER in (self.role, self.method)  # the method in records before 0.2
 
     @property
     def alone_seconds(self) -> float | None:

@@ -2,7 +2,7 @@ import shlex
 
 import pytest
 
-from kdbench.config.syntax import explain, is_readable
+from kdbench.config.syntax import explain, is_readable, quote_recipes
 
 
 def groups(option):
@@ -42,3 +42,22 @@ def test_how_to_quote(value):
     (argument,) = shlex.split(offered)
     (parsed,) = OverridesParser.create().parse_overrides([argument])
     assert parsed.value() == value
+
+
+@pytest.mark.parametrize(
+    ("written", "quoted"),
+    [
+        ("teacher.recipe=[method=kd,teacher=resnet56]",
+         "teacher.recipe=['method=kd','teacher=resnet56']"),
+        ("teacher.recipe=[method=scratch],[method=kd, seed=1]",
+         "teacher.recipe=['method=scratch'],['method=kd','seed=1']"),
+        ("teacher.recipe=[a=[1,2],teacher.recipe=[b='x,y']]",
+         r"teacher.recipe=['a=[1,2]','teacher.recipe=[b=\'x,y\']']"),
+        ("teacher.recipe=[]", "teacher.recipe=[]"),
+        ("seed=1,2", "seed=1,2"),
+    ],
+)  # fmt: skip
+def test_recipes_are_quoted_as_hydra_asks_for_it(written, quoted):
+    assert quote_recipes([written]) == [quoted]
+    assert quote_recipes([quoted]) == [quoted]
+    assert is_readable(quoted)

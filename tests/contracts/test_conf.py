@@ -134,7 +134,8 @@ def test_the_published_cifar_settings():
 def test_the_teachers_training_is_an_ordinary_run():
     training = teacher_config(compose_config(["pair=vgg13_mobilenetv2", "seed=7", "run.epochs=3"]))
     assert find_problems(training) == []
-    assert (training.student.arch, training.method, training.pair) == ("vgg13", "teacher", "vgg13")
+    assert (training.student.arch, training.method, training.pair) == ("vgg13", "scratch", "vgg13")
+    assert (training.role, training.teacher.stage) == ("teacher", None)
     assert (training.seed, training.run.data_seed, training.optim.lr) == (0, 0, 0.05)
     assert training.run.epochs == 6  # of the dataset's recipe, not of the student's run
 

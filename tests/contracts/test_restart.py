@@ -219,3 +219,39 @@ def test_without_its_checkpoints_a_run_begins_again(tmp_path, uninterrupted):
     shutil.rmtree(tmp_path / "run" / "checkpoint")  # the user's word
     assert run(tmp_path, STATEFUL) == 0
     assert result(tmp_path) == uninterrupted
+
+
+CHAIN = [*STATEFUL, "teacher=resnet14", "teacher.recipe=[method=kd,teacher=resnet8,seed=4]"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted_chain(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chain")
+    assert run(folder, CHAIN) == 0
+    return stages(folder), result(folder)
+
+
+def stages(outputs):
+    """The runs that trained the teachers of a chain: folder, and what they came to."""
+    folders = (path.parent for path in (outputs / "teachers").rglob("record.json"))
+    records = {folder.name: read_record(folder) for folder in folders}
+    return {name: (r.weights_digest, r.teacher_digest, r.role) for name, r in records.items()}
+
+
+# A teacher of two epochs of five steps, an assistant of one epoch, a student of three.
+@pytest.mark.parametrize("point", ["step:4", "step:12", "step:18", "record:begin:2"])
+def test_a_chain_goes_on_from_any_stage_bit_by_bit(tmp_path, uninterrupted_chain, point):
+    assert run(tmp_path, CHAIN, KDBENCH_KILL_AT=point) == KILLED
+    assert not (tmp_path / "run" / "record.json").exists()
+    assert run(tmp_path, CHAIN) == 0
+    assert (stages(tmp_path), result(tmp_path)) == uninterrupted_chain
+
+
+def test_the_stages_of_a_chain_are_runs_of_their_own(uninterrupted_chain):
+    found, last = uninterrupted_chain
+    first, second = sorted(found)  # resnet8-..., resnet8_resnet14-...
+    assert second.startswith("resnet8_resnet14-")
+    assert found[second][1] == found[first][0]
+    assert last["record"]["teacher_digest"] == found[second][0]
+    assert {role for *_, role in found.values()} == {"teacher"}
+    assert last["record"]["pair"] == "resnet8-kd-resnet14_net"

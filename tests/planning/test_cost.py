@@ -4,9 +4,9 @@ import pytest
 from PIL import Image
 
 from kdbench.config.compose import compose_config
-from kdbench.config.identity import resolve_config, teacher_config
+from kdbench.config.identity import resolve_config
 from kdbench.errors import ConfigError
-from kdbench.planning.cost import askers, price
+from kdbench.planning.cost import find_stages, price
 from kdbench.planning.speed import Speed
 
 IMAGES, TEST = 50_000, 10_000
@@ -64,12 +64,26 @@ def test_under_the_strict_protocol_a_tenth_is_held_out():
 
 def test_a_teacher_is_trained_once_for_all_who_ask_it():
     same = [config("method=kd"), config("method=ttm", "seed=3"), config("method=scratch")]
-    assert askers(same) == same[:1]
-    (cost,) = price([resolve_config(teacher_config(same[0]))], speed_of)
+    ((training, student),) = find_stages(same)
+    assert student in same[:2]
+    (cost,) = price([training], speed_of)
     assert cost.macs == 240 * TEACHER * (3 * IMAGES + TEST)
     other = config("method=kd", "dataset.batch_size=128")
-    assert len(askers([*same, other])) == 2
-    assert askers([config("method=kd", "teacher.weights=some.pth")]) == []
+    assert len(find_stages([*same, other])) == 2
+    assert find_stages([config("method=kd", "teacher.weights=some.pth")]) == []
+
+
+def test_each_stage_of_a_chain_costs_once():
+    def chain(*overrides):
+        recipe = "teacher.recipe=[method=kd,teacher=resnet56,run.epochs=2]"
+        return config("teacher=resnet20", "student=resnet20", recipe, *overrides)
+
+    direct = config("method=kd", "seed=4")  # needs the resnet56 of the chain too
+    stages = [training for training, _ in find_stages([chain(), chain("seed=2"), direct])]
+    assert [stage["pair"] for stage in stages] == ["resnet56", "resnet56_resnet20"]
+    first, second = price(stages, speed_of)
+    assert first.macs == 240 * TEACHER * (3 * IMAGES + TEST)
+    assert second.macs == 2 * STUDENT * (3 * IMAGES + TEST) + 2 * TEACHER * IMAGES
 
 
 def test_random_images_are_as_many_as_the_config_says():

@@ -46,7 +46,7 @@ def test_names_of_a_run():
     assert run.group == "cifar100/resnet56_resnet20/kd"
     assert run.tags == ("cifar100", "resnet56_resnet20", "kd", "constant")
     assert run.job_type == "train"
-    assert identity(method="teacher").job_type == "teacher"
+    assert identity(role="teacher").job_type == "teacher"
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -63,7 +63,7 @@ def test_labels_are_flat_and_complete():
     assert labels["student"] == "resnet20"
     assert (labels["protocol"], labels["epochs"], labels["seed"]) == ("paper", 240, 0)
     assert labels["run_key"] == "ab" * 32
-    assert identity(pair="resnet20", method="teacher").labels(CONFIG)["teacher"] == "none"
+    assert identity(pair="resnet20", role="teacher").labels(CONFIG)["teacher"] == "none"
 
 
 def test_a_run_of_a_table_is_grouped_and_tagged_by_it():
