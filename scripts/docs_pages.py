@@ -92,7 +92,8 @@ def list_objectives() -> str:
             f"[{loss}](#{loss.lower()})" for loss in sorted(t.rpartition(".")[2] for t in used)
         ]
         rows.append((f"[`{name}`](#{name})", ", ".join(links) or "cross-entropy alone"))
-        parts += [f"## {name}", escape(comment_of(path)), show_terms(node), show_options(path)]
+        comment = link_preprints(escape(comment_of(path)))
+        parts += [f"## {name}", comment, show_terms(node), show_options(path)]
     parts.insert(0, table(("`objective=`", "losses"), rows))
     parts.append("## Losses")
     for loss, target in sorted(losses.items()):
@@ -111,7 +112,7 @@ def list_methods() -> str:
         rows.append(
             (
                 f"`{name}`",
-                escape(comment_of(path)),
+                link_preprints(escape(comment_of(path))),
                 f"[{objective}](objectives.md#{objective})",
                 f"[{temperature}](strategies.md#{temperature.replace('/', '')})"
                 if objective != "ce"
@@ -133,7 +134,8 @@ def list_tables() -> str:
         columns = f"{len(lists[axis])} {axis}s" if axis else "one"
         columns = columns.replace("temperatures", "strategies")
         seeds = params["seed"].removeprefix("range(").removesuffix(")")
-        rows.append((f"`{name}`", escape(comment_of(path)), methods, columns, seeds))
+        about = link_preprints(escape(comment_of(path)))
+        rows.append((f"`{name}`", about, methods, columns, seeds))
     return table(("table", "what it is", "methods", "columns", "seeds"), rows)
 
 
@@ -189,7 +191,9 @@ class About:
             if name == "Rule":
                 parts.append(f"```text\n{text}\n```")
             else:
-                parts.append(f"**{name}.** {link_preprints(escape(join(text)))}")
+                text = join(text)
+                text = text[:1].upper() + text[1:]
+                parts.append(f"**{name}.** {link_preprints(escape(text))}")
         return "\n\n".join(parts)
 
 
@@ -257,16 +261,17 @@ def targets(node: Any) -> Iterator[str]:
 def show_terms(node: Mapping[str, Any]) -> str:
     """The sum that an objective is."""
     weights = [(f"`{name}`", term) for name, term in node["terms"].items()]
-    rows = [("cross-entropy", f"{node['ce_weight']:g}", "", "")] if node["ce_weight"] else []
-    if node.get("strong_ce_weight"):
-        rows.append(("cross-entropy, strong view", f"{node['strong_ce_weight']:g}", "", ""))
+    rows = []
+    for key, view in (("ce_weight", "weak"), ("strong_ce_weight", "strong")):
+        if node.get(key):
+            rows.append(("cross-entropy", f"{node[key]:g}", "", view, ""))
     for name, term in weights:
         names = [target.rpartition(".")[2] for target in targets(term["loss"])]
         chain = " of ".join(f"[{loss}](#{loss.lower()})" for loss in loss_chain(names))
         own = term.get("strategy") or {}
         strategy = own.get(_TARGET, "").rpartition(".")[2]
-        rows.append((name, f"{term['weight']:g}", chain, strategy))
-    return table(("term", "weight", "loss", "strategy of its own"), rows)
+        rows.append((name, f"{term['weight']:g}", chain, term.get("view", "weak"), strategy))
+    return table(("term", "weight", "loss", "view", "strategy of its own"), rows)
 
 
 def loss_chain(names: Sequence[str]) -> list[str]:
