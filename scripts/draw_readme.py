@@ -37,7 +37,7 @@ KINDS = {
     "control": ("random", "scratch"),
 }
 PER_SAMPLE = ("normkd", "atkd", "rlkd", "random")
-# Colours that people with a colour vision deficiency tell apart (Okabe and Ito), on both grounds.
+# Colours that people with a color vision deficiency tell apart (Okabe and Ito), on both grounds.
 THEMES = {
     "light": {
         **{"ink": "#1b1f24", "mute": "#57606a", "rule": "#d0d7de", "schedule": "#0072b2"},
@@ -105,7 +105,7 @@ def read_badges() -> dict[str, str]:
 
 
 def draw_badge(name: str, value: str) -> str:
-    """A label and its value, in the colours that badges have."""
+    """A label and its value, in the colors that badges have."""
     left, right = 12 + 6.6 * len(name), 12 + 6.8 * len(value)
     width = left + right
     font = 'font-family="Verdana,DejaVu Sans,sans-serif" font-size="11" fill="#fff"'
@@ -125,7 +125,7 @@ def kind_of(name: str) -> str:
 
 
 def draw(study: Study, theme: str) -> str:
-    """Both panels in the colours of a theme, as SVG."""
+    """Both panels in the colors of a theme, as SVG."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.2, 3.9))
         left = figure.add_axes((0.05, 0.18, 0.345, 0.72))
@@ -141,8 +141,8 @@ def draw(study: Study, theme: str) -> str:
     return re.sub(r"(\d+\.\d{2})\d+", r"\1", file.getvalue())
 
 
-def draw_temperatures(axes: Axes, study: Study, colours: Mapping[str, str]) -> None:
-    axes.set_title("temperature of the teacher", loc="left", color=colours["ink"], fontsize=9.5)
+def draw_temperatures(axes: Axes, study: Study, colors: Mapping[str, str]) -> None:
+    axes.set_title("temperature of the teacher", loc="left", color=colors["ink"], fontsize=9.5)
     axes.set_yscale("log")
     axes.set_ylim(0.9, 28)
     axes.yaxis.set_major_locator(FixedLocator([1, 2, 4, 8, 16]))
@@ -154,20 +154,20 @@ def draw_temperatures(axes: Axes, study: Study, colours: Mapping[str, str]) -> N
         means = columns.get("temperature/teacher_mean")
         if means is None:
             continue
-        colour = colours[kind_of(name)]
+        color = colors[kind_of(name)]
         if kind_of(name) == "schedule":
             x = np.linspace(0, EPOCHS, 161)
             y = np.array([schedule(name, place / EPOCHS) for place in x])
-            axes.plot(x, y, color=colour, linewidth=1.6)
+            axes.plot(x, y, color=color, linewidth=1.6)
             ends[name] = float(y[-1])
             continue
         edges = np.arange(len(means) + 1)
         if name in PER_SAMPLE:
             low, high = columns["temperature/teacher_p5"], columns["temperature/teacher_p95"]
-            axes.stairs(high, edges, baseline=low, fill=True, color=colour, alpha=0.12)
-        axes.stairs(means, edges, color=colour, linewidth=1.6, baseline=None)
+            axes.stairs(high, edges, baseline=low, fill=True, color=color, alpha=0.12)
+        axes.stairs(means, edges, color=color, linewidth=1.6, baseline=None)
         ends[name] = means[-1]
-    label(axes, ends, colours, EPOCHS)
+    label(axes, ends, colors, EPOCHS)
 
 
 def schedule(name: str, fraction: float) -> float:
@@ -184,9 +184,9 @@ def load_schedule(name: str) -> Any:
     return load_objective("kd", f"temperature={name}").temperature
 
 
-def draw_accuracies(axes: Axes, study: Study, colours: Mapping[str, str]) -> None:
+def draw_accuracies(axes: Axes, study: Study, colors: Mapping[str, str]) -> None:
     axes.set_title(
-        "test accuracy after each epoch, %", loc="left", color=colours["ink"], fontsize=9.5
+        "test accuracy after each epoch, %", loc="left", color=colors["ink"], fontsize=9.5
     )
     axes.set_xlim(0.96, EPOCHS)
     axes.set_ylim(13, 36)
@@ -195,25 +195,25 @@ def draw_accuracies(axes: Axes, study: Study, colours: Mapping[str, str]) -> Non
         y = columns["test/top1"]
         dashes = "--" if name == "scratch" else "-"
         axes.plot(
-            range(1, len(y) + 1), y, color=colours[kind_of(name)], linewidth=1.6, marker="o",
+            range(1, len(y) + 1), y, color=colors[kind_of(name)], linewidth=1.6, marker="o",
             markersize=3, linestyle=dashes,
         )  # fmt: skip
         ends[name] = y[-1]
-    label(axes, ends, colours, EPOCHS)
+    label(axes, ends, colors, EPOCHS)
 
 
-def label(axes: Axes, ends: Mapping[str, float], colours: Mapping[str, str], edge: float) -> None:
+def label(axes: Axes, ends: Mapping[str, float], colors: Mapping[str, str], edge: float) -> None:
     """Names at the right end of the lines, moved apart where they would overlap."""
     names = sorted(ends, key=lambda name: ends[name])
     to_axes = axes.transData + axes.transAxes.inverted()
     wanted = [float(to_axes.transform((edge, ends[name]))[1]) for name in names]
     for name, target, place in zip(names, wanted, spread(wanted, 0.06), strict=True):
-        colour = colours[kind_of(name)]
+        color = colors[kind_of(name)]
         axes.plot(
-            [1.005, 1.04], [target, place], transform=axes.transAxes, color=colour,
+            [1.005, 1.04], [target, place], transform=axes.transAxes, color=color,
             linewidth=0.6, alpha=0.6, clip_on=False,
         )  # fmt: skip
-        axes.text(1.05, place, name, transform=axes.transAxes, va="center", color=colour)
+        axes.text(1.05, place, name, transform=axes.transAxes, va="center", color=color)
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
@@ -235,21 +235,21 @@ def top(group: Sequence[float], gap: float) -> float:
     return bottom(group, gap) + gap * (len(group) - 1)
 
 
-def finish(axes: Axes, colours: Mapping[str, str]) -> None:
+def finish(axes: Axes, colors: Mapping[str, str]) -> None:
     axes.set_facecolor("none")
-    axes.set_xlabel("epoch", loc="right", color=colours["mute"], labelpad=2)
+    axes.set_xlabel("epoch", loc="right", color=colors["mute"], labelpad=2)
     axes.xaxis.set_major_locator(MaxNLocator(EPOCHS, integer=True))
-    axes.tick_params(colors=colours["rule"], labelcolor=colours["mute"], length=3)
-    axes.grid(axis="y", color=colours["rule"], linewidth=0.6, alpha=0.6)
+    axes.tick_params(colors=colors["rule"], labelcolor=colors["mute"], length=3)
+    axes.grid(axis="y", color=colors["rule"], linewidth=0.6, alpha=0.6)
     axes.set_axisbelow(True)
     for spine in axes.spines.values():
-        spine.set_color(colours["rule"])
+        spine.set_color(colors["rule"])
 
 
-def draw_legend(figure: Figure, colours: Mapping[str, str]) -> None:
+def draw_legend(figure: Figure, colors: Mapping[str, str]) -> None:
     x = 0.05
     for kind in KINDS:
-        figure.text(x, 0.025, "\N{BLACK CIRCLE} " + kind, color=colours[kind], fontsize=9)
+        figure.text(x, 0.025, "\N{BLACK CIRCLE} " + kind, color=colors[kind], fontsize=9)
         x += 0.045 + 0.0085 * len(kind)
 
 
