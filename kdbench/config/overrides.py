@@ -167,6 +167,11 @@ def _unknown_options(loader: Loader, override: Override) -> Iterator[str]:
             if name is not None and str(name) not in options:
                 hint = _meant(group, name) or did_you_mean(str(name), options, 3) or "."
                 yield f"{group}={name} does not exist{hint} There are: {', '.join(options)}"
+        if isinstance(value, list) and len(value) > 1 and not group.startswith("hydra"):
+            several = [name for name in options if set(name.split("_")) == set(map(str, value))]
+            listed = f"{group}=[{','.join(map(str, value))}]"
+            hint = suggest([f"{group}={name}" for name in several])
+            yield f"{listed} would mix the keys of several options, choose one{hint}"
 
 
 def _meant(group: str, value: Any) -> str:
