@@ -13,6 +13,7 @@ from kdbench.data.pickled import Release, find_pickled
 from kdbench.data.small import SmallDataset
 from kdbench.data.source import identify
 from kdbench.errors import DataError
+from kdbench.words import join_words
 
 _READER = "cifar/1"
 
@@ -79,7 +80,7 @@ class _CIFAR(SmallDataset):
             ) from error
 
     def _remedy(self) -> str:
-        searched = " and ".join(str(place.absolute()) for place in places(self.root, self.name))
+        searched = join_words([str(p.absolute()) for p in places(self.root, self.name)])
         published = self.published
         return (
             f"{self.name} was not found in {searched}; expected {published.archive}, its folder "

@@ -14,6 +14,7 @@ from kdbench.data.layout import places
 from kdbench.data.recipe import Recipe
 from kdbench.data.source import identify
 from kdbench.errors import ConfigError, DataError
+from kdbench.words import join_words
 
 if TYPE_CHECKING:
     import torch
@@ -127,7 +128,7 @@ class ImageNet(Photographs):
             if train.is_dir() and test.is_dir():
                 return scan_pair(train, test)
         raise DataError(
-            f"{self.name} was not found in {' and '.join(str(p.absolute()) for p in searched)}; "
+            f"{self.name} was not found in {join_words([str(p.absolute()) for p in searched])}; "
             f"expected {self.train_dir}/<class>/<image> and {self.val_dir}/<class>/<image>. Get it "
             "from https://image-net.org (registration required), then set dataset.root=FOLDER, "
             "dataset.train_dir and dataset.val_dir"

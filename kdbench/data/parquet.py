@@ -15,6 +15,7 @@ from kdbench.data.folders import require_utf8
 from kdbench.data.image import read_array
 from kdbench.data.layout import Layout
 from kdbench.errors import DataError
+from kdbench.words import join_words
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -124,7 +125,7 @@ def _image_column(schema: "pa.Schema", file: Path, label: str) -> str:
     if image is None or schema.names.count(label) != 1:
         raise DataError(
             f"{file} has the columns {', '.join(schema.names)}; it must have "
-            f"{' or '.join(_IMAGE_COLUMNS)}, and {label}, once each"
+            f"{join_words(_IMAGE_COLUMNS, 'or')}, and {label}, once each"
         )
     kind = schema.field(image).type
     if not _is_binary(kind) and not (

@@ -10,7 +10,7 @@ from kdbench.records.select import Condition, look_up
 from kdbench.report.cells import Cell
 from kdbench.report.layout import CellKey, RecordsByCell, base_label, own_temperature
 from kdbench.report.published import find_number, knows
-from kdbench.words import list_some, plural
+from kdbench.words import join_words, list_some, plural
 
 # What all runs of a table should agree in, and what it means for people.
 _SAME = {
@@ -61,7 +61,7 @@ def describe_selection(filters: Sequence[Condition], protocol: str | None) -> li
         protocol: the only one that was asked for; None takes all.
     """
     chosen = [*map(str, filters), *([f"protocol={protocol}"] if protocol else [])]
-    return [f"Only runs with {' and '.join(chosen)} are shown."] if chosen else []
+    return [f"Only runs with {join_words(chosen)} are shown."] if chosen else []
 
 
 def describe_missing(
@@ -159,7 +159,7 @@ def _unnamed(grouped: RecordsByCell) -> Iterator[str]:
 
 def _one_value(records: Sequence[RunRecord], name: str) -> str:
     values = dict.fromkeys(str(look_up(record, name)) for record in records)
-    return " or ".join(values) if len(values) < 4 else "several values"
+    return join_words(list(values), "or") if len(values) < 4 else "several values"
 
 
 def _withheld(grouped: RecordsByCell) -> Iterator[str]:
