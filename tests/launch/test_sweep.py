@@ -334,7 +334,7 @@ def test_a_dry_run_says_what_is_to_do_and_trains_nothing(kdbench, tmp_path):
     assert len(re.findall(r"kd-constant-seed\d-\w+: .*temperature.tau=[23]", said)) == 4
     assert re.search(r"kd +fake, resnet8_resnet8 +4 +4 missing", said), said
     assert re.search(r"scratch +fake, resnet8_resnet8 +4 +2 done, 2 missing", said)
-    assert re.search(r"teacher resnet8 .* to be trained first", said)
+    assert re.search(r"resnet8 \(.*\) + to be trained first", said)
     after = sorted(path for path in (tmp_path / "out" / "runs").rglob("*"))
     assert [path for path in after if path.name != "multirun.yaml"] == [
         path for path in before if path.name != "multirun.yaml"

@@ -324,7 +324,7 @@ def test_of_several_settings_none_is_the_baseline():
 def test_a_selection_is_said():
     filters = parse_conditions(["method=kd,dkd", "seed<5"])
     (note,) = build([run("kd")], filters=filters, protocol="paper").notes
-    assert note == "Only runs with method=kd,dkd and seed<5 and protocol=paper are shown."
+    assert note == "Only runs with method=kd,dkd, seed<5 and protocol=paper are shown."
 
 
 def test_unfinished_runs_are_said():
