@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra._internal.hydra import Hydra
@@ -30,12 +30,14 @@ from kdbench.config.compose import (
     hydra_context,
     prepare,
     restore_config,
+    use_source,
 )
 from kdbench.config.identity import resolve_config, run_key
 from kdbench.config.nodes import guard_composition
 from kdbench.config.overrides import check_overrides, compose_sound, with_searchpath
 from kdbench.config.own import find_own_code, replace_strategy
 from kdbench.config.reading import check_files_that_hydra_reads
+from kdbench.config.stage import source_of
 from kdbench.config.syntax import explain, quote_recipes
 from kdbench.errors import (
     ConfigError,
@@ -73,14 +75,8 @@ def train(cfg: DictConfig, checked: bool = False) -> float:
     folder = Path(HydraConfig.get().runtime.output_dir)
     find_own_code()  # in the processes of Hydra's own launchers too
     try:
-        if not checked and (record := _find_finished_or_check(cfg, folder)) is not None:
-            log.info("already done: %s", record.summary())
-        else:
-            from kdbench.engine.run import train_job  # a finished run does not wait for torch
-
-            # Resolved here once, and not wherever a value is needed.
-            record = train_job(restore_config(resolve_config(cfg)), folder)
-            log.info("%s", record.summary())
+        with use_source(source_of(cast(DictConfig, HydraConfig.instance().cfg))):
+            record = _train(cfg, folder, checked)
         log.info("record: %s", folder / FILE)
         assert record.top1_last is not None
         return record.top1_last
@@ -94,6 +90,18 @@ def train(cfg: DictConfig, checked: bool = False) -> float:
         reason = describe_error(error)
         log.error("failed: %s", reason)
         raise SweepError(reason) from None
+
+
+def _train(cfg: DictConfig, folder: Path, checked: bool) -> RunRecord:
+    if not checked and (record := _find_finished_or_check(cfg, folder)) is not None:
+        log.info("already done: %s", record.summary())
+        return record
+    from kdbench.engine.run import train_job  # a finished run does not wait for torch
+
+    # Resolved here once, and not wherever a value is needed.
+    record = train_job(restore_config(resolve_config(cfg)), folder)
+    log.info("%s", record.summary())
+    return record
 
 
 def _find_finished_or_check(cfg: DictConfig, folder: Path) -> RunRecord | None:

@@ -58,6 +58,16 @@ def current_source() -> ConfigSource:
     return _SOURCE.get() or ConfigSource()
 
 
+@contextmanager
+def use_source(source: ConfigSource) -> Iterator[None]:
+    """Makes a source the current one."""
+    token = _SOURCE.set(source)
+    try:
+        yield
+    finally:
+        _SOURCE.reset(token)
+
+
 def prepare() -> None:
     """What Hydra must know before it composes: the schema and the resolvers."""
     register()
@@ -164,13 +174,12 @@ def hydra_context(source: ConfigSource | None = None) -> Iterator[Loader]:
     base = VersionBase.instance()
     before = base.version_base
     setbase(VERSION_BASE)
-    token = _SOURCE.set(source)
     try:
         if not OmegaConf.has_resolver("hydra"):
             setup_globals()
-        yield Loader(source)
+        with use_source(source):
+            yield Loader(source)
     finally:
-        _SOURCE.reset(token)
         base.version_base = before
 
 

@@ -155,7 +155,21 @@ def _name_composed(cfg: DictConfig, source: ConfigSource, depth: int = 0) -> str
     return _chain(own, stage.method, arch)
 
 
+def first_of_chain(teacher: Mapping[str, Any]) -> str:
+    """The network that the chain of a teacher begins with; its own where it has no teacher.
+
+    Args:
+        teacher: as for ``name_teacher``.
+    """
+    stage = teacher.get("stage")
+    if stage is None or stage["teacher"] is None:
+        return str(teacher["model"]["arch"])
+    return first_of_chain(stage["teacher"])
+
+
 def _chain(teacher: str | None, method: str, arch: str) -> str:
+    if teacher is None and f"method={method}" in FROM_SCRATCH:
+        return arch
     return shorten("-".join(filter(None, (teacher, method, arch))), LONGEST)
 
 

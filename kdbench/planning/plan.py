@@ -127,7 +127,10 @@ def planned_cells(table: str, overrides: Sequence[str] = ()) -> dict[CellKey, se
             rest, seed = _take_seed(job)
             row = compose_part(tuple(o for o in rest if _part(o) not in _COLUMN_PARTS))
             column = compose_part(tuple(o for o in rest if _part(o) in _COLUMN_PARTS + _BOTH_PARTS))
-            cell = (_labels(row)[0], _labels(column)[1])
+            networks = column
+            if _labels(row)[1] != _labels(compose_part(_both(rest)))[1]:  # as of a method of chains
+                networks = compose_part(rest)
+            cell = (_labels(row)[0], _labels(networks)[1])
             found[cell].add(row.seed if seed is None else seed)
     return dict(found)
 
@@ -164,6 +167,11 @@ def _take_seed(job: Sequence[str]) -> tuple[tuple[str, ...], int | None]:
 def _part(override: str) -> str:
     """The section of the config that an override touches."""
     return override.lstrip("+~").split("=")[0].split(".")[0].split("@")[0]
+
+
+def _both(job: Sequence[str]) -> tuple[str, ...]:
+    """What a row and a column of a job have in common."""
+    return tuple(override for override in job if _part(override) in _BOTH_PARTS)
 
 
 def _labels(cfg: DictConfig) -> CellKey:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.config.compose import plain_name
+from kdbench.config.stage import first_of_chain
 from kdbench.errors import DataError
 from kdbench.records.record import RunRecord
 
@@ -164,8 +165,13 @@ def find(dataset: str, teacher: str | None, student: str, method: str) -> Choice
 
 def find_number(records: Sequence[RunRecord]) -> Choice | None:
     """The published number of what runs have in common; None where they differ in it."""
-    names = {(r.dataset, r.teacher, r.student, r.method) for r in records}
+    names = {(r.dataset, _first_teacher(r), r.student, r.method) for r in records}
     return find(*names.pop()) if len(names) == 1 else None
+
+
+def _first_teacher(record: RunRecord) -> str | None:
+    """Papers name the teacher that a chain of assistants begins with."""
+    return first_of_chain(record.teacher_config) if record.teacher_config else record.teacher
 
 
 def find_teacher(dataset: str, teacher: str) -> Choice | None:

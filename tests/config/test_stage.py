@@ -16,7 +16,7 @@ from kdbench.config.identity import (
     teacher_config,
     teacher_job,
 )
-from kdbench.config.stage import FROM_SCRATCH, name_teacher, source_of
+from kdbench.config.stage import FROM_SCRATCH, first_of_chain, name_teacher, source_of
 from kdbench.errors import ConfigError
 
 CHAIN = "teacher.recipe=[method=kd,teacher=resnet56]"
@@ -134,6 +134,19 @@ def test_a_chain_is_named_where_people_look():
     assert compose_config([*photographs, chain]).pair == "imagenet_resnet50-kd-resnet34_resnet18"
     file = "teacher.weights=some.pth"  # then nothing is trained, and the recipe says nothing
     assert compose_config([CHAIN, file]).pair == "resnet20_resnet8"
+
+
+def test_takd_puts_an_assistant_between_two_networks():
+    cfg = compose_config(["dataset=cifar100", "pair=resnet110_resnet8", "method=takd"])
+    assert (cfg.teacher.model.arch, cfg.student.arch) == ("resnet20", "resnet8")
+    assert cfg.pair == "resnet110-kd-resnet20_resnet8"
+    plain = resolve_config(cfg)
+    assert first_of_chain(plain["teacher"]) == "resnet110"
+    second = teacher_config(cfg)
+    for stage in (cfg, second, teacher_config(second)):
+        assert (stage.optim.lr, stage.optim.optimizer.nesterov) == (0.1, True)
+    own = compose_config(["method=takd", "teacher=resnet14", "student=resnet8"])
+    assert own.pair == "resnet110-kd-resnet14_resnet8"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from kdbench.launch.group import (
 )
 from kdbench.launch.group import report as tell
 from kdbench.launch.scheduler import Scheduler
+from tests.records.test_record import make_record
 
 
 class Fake:
@@ -281,3 +283,34 @@ def test_a_request_survives_the_file(tmp_path):
     assert read_request(path) == ([member], 0.5)
     tell(path, RunStatus(member.key, DONE))
     assert read_request(path)[0] == []  # started again, it does not do again what it has told
+
+
+def finish(folder):
+    """A run that has come to its end."""
+    Path(folder).mkdir(parents=True)
+    make_record(status="done").write(Path(folder))
+
+
+def test_a_teacher_that_two_groups_need_is_trained_by_one_of_them(tmp_path):
+    first, second, other = (str(tmp_path / "teachers" / name) for name in ("t110", "t20", "t56"))
+    chains = {"a": (second, first), "b": (first,), "c": (other,)}  # b needs what a trains first
+
+    def script(request, members, slot, begun):
+        (member,) = members
+        if member.name == "a" and not Path(first).exists():
+            assert "b" not in [name for _, names in executor.started for name in names]
+            finish(first)
+            return None  # it goes on with its second stage
+        return train(request, members, slot, begun)
+
+    executor = Fake(script)
+    groups = [
+        [replace(member, stages=chains[member.name])]
+        for member in make_members(tmp_path, "a", "b", "c")
+    ]
+    outcomes, said = run(tmp_path, executor, groups, slots=("gpu 0", "gpu 1"))
+    assert [names for _, names in executor.started] == [["a"], ["c"], ["b"]]
+    assert {outcome.status for outcome in outcomes.values()} == {DONE}
+    assert [line for line in said if "being trained" in line] == [
+        "waiting for a teacher that is being trained: b"
+    ]

@@ -110,3 +110,12 @@ def test_the_forecast_times_networks_and_trains_nothing(tmp_path, capsys, monkey
 def test_a_plan_needs_no_torch():
     code = "import kdbench.cli.table, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_method_that_puts_an_assistant_in_between_has_a_column_of_its_own(tmp_path):
+    own = ["seed=0", f"paths.outputs={tmp_path}"]
+    direct = "cifar100, resnet110_resnet8"
+    chain = "cifar100, resnet110-kd-resnet20_resnet8"
+    planned = planned_cells("takd_cifar100", own)
+    assert planned == {("scratch", direct): {0}, ("kd", direct): {0}, ("takd", chain): {0}}
+    assert set(plan_table("takd_cifar100", own).cells()) == set(planned)
