@@ -13,10 +13,12 @@ _HOMES = {
     "load_model": "kdbench.model.load",
     "load_objective": "kdbench.api",
     "load_run": "kdbench.api",
+    "NetworkOutput": "kdbench.outputs",
+    "Outputs": "kdbench.outputs",
     "Progress": "kdbench.progress",
 }
 
-__all__ = ["Progress", "load_model", "load_objective", "load_run"]
+__all__ = ["NetworkOutput", "Outputs", "Progress", "load_model", "load_objective", "load_run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -85,9 +85,10 @@ def load_objective(method: str, overrides: Sequence[str] | str = ()) -> "Objecti
             spaces between several.
 
     Returns:
-        Call ``from_logits(teacher_logits, student_logits, targets, progress)`` on it. Learned
-        temperatures need ``param_groups()`` in the optimizer, ``observe(...)`` after each step and,
-        on several ranks, ``distribute()``.
+        Call it with ``Outputs`` and ``Progress``, or with logits: ``from_logits(teacher_logits,
+        student_logits, targets, progress)``. What learns needs ``param_groups()`` in the
+        optimizer, ``observe(outputs, progress)`` after each step and, on several ranks,
+        ``distribute()``.
 
     Raises:
         ConfigError: unknown method or key, or a value that is not allowed.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from kdbench.config.targets import forbidden_targets
+from kdbench.config.targets import find_target, forbidden_targets, is_strategy, iter_targets
 from kdbench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ def build(node: DictConfig | Mapping[str, Any], **runtime: Any) -> Any:
     problems += [refuse_interpolation(*found) for found in find_interpolations(plain)]
     if problems:
         raise ConfigError("; ".join(problems))
+    for _, named in iter_targets(plain):
+        if "name" in named and is_strategy(find_target(named["_target_"])):
+            del named["name"]  # a label, no argument
     return instantiate(OmegaConf.create(plain), _convert_="all", **runtime)
 
 

@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any, get_type_hints
 
 from hydra.utils import get_object
@@ -13,10 +14,16 @@ from omegaconf.errors import OmegaConfBaseException
 from kdbench.config.build import build, build_optimizer
 from kdbench.config.choices import options_of
 from kdbench.config.compose import CONF
-from kdbench.config.identity import needs_teacher, teacher_config, trains_teacher
+from kdbench.config.identity import (
+    needs_teacher,
+    strategy_name,
+    teacher_config,
+    trains_teacher,
+    views_of,
+)
 from kdbench.config.schema import MEMO_MODES, PROTOCOLS, Config
 from kdbench.config.stage import FROM_SCRATCH
-from kdbench.config.targets import iter_targets, refuse
+from kdbench.config.targets import is_strategy, iter_targets, refuse
 from kdbench.errors import ConfigError, KdbenchError, describe_interpolation
 from kdbench.words import did_you_mean, plural
 
@@ -147,7 +154,7 @@ def _look_over(cfg: DictConfig) -> tuple[list[str], dict | None]:
 def _unresolved(cfg: DictConfig, error: OmegaConfBaseException) -> str:
     text = describe_interpolation(error)
     if "'temperature." in text:
-        strategy = str(cfg.temperature._target_).split(".")[-2]
+        strategy = strategy_name(cfg)
         text += f"; objective={cfg.objective.name} does not go with temperature={strategy}"
     return text
 
@@ -204,6 +211,13 @@ def _mismatches(cfg: DictConfig) -> Iterator[str]:
     classes, own = (OmegaConf.select(cfg, f"{s}.num_classes") for s in ("dataset", "temperature"))
     if own not in (None, classes) and needs_teacher(cfg):
         yield f"temperature.num_classes={own} must be dataset.num_classes={classes}"
+    views = OmegaConf.select(cfg, "dataset.views") or {}
+    for view in sorted(views_of(cfg.objective) - set(map(str, views))):
+        yield (
+            f"objective={cfg.objective.name} reads the view {view!r}, dataset.views has "
+            f"{', '.join(map(str, views)) or 'none'}; add it with "
+            f"+view@dataset.views.{view}=fixmatch, or correct the name"
+        )
 
 
 def _misfits(path: str, node: dict) -> list[str]:
@@ -217,6 +231,8 @@ def _misfits(path: str, node: dict) -> list[str]:
     given = {key: value for key, value in node.items() if not key.startswith("_")}
     if given.get("weights", "") is None:  # `build` leaves it out
         del given["weights"]
+    if is_strategy(owner):
+        given.pop("name", None)  # a label
     problems = []
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         problems += [
@@ -282,8 +298,11 @@ def _refused_values(cfg: DictConfig, wrong: set[str]) -> list[str]:
     import torch
 
     from kdbench.model.compute import configure_compute
+    from kdbench.model.features import example_output
     from kdbench.model.fit import require_fit
+    from kdbench.outputs import FEATURES
     from kdbench.temperature.constant import Constant
+    from kdbench.temperature.part import require_registered
 
     def fitting(node: DictConfig) -> None:
         if any(path.startswith("dataset") for path in wrong):
@@ -292,26 +311,37 @@ def _refused_values(cfg: DictConfig, wrong: set[str]) -> list[str]:
         data, size = cfg.dataset, cfg.dataset.image_size
         require_fit(lambda: build(node), (data.channels, size, size), data.num_classes)
 
+    def showing() -> None:
+        needs = objective().needs & FEATURES
+        networks = (cfg.student, cfg.teacher.model) if needs else ()
+        for node in networks:  # with shapes alone
+            size = cfg.dataset.image_size
+            shape = (cfg.dataset.channels, size, size)
+            example_output(build(node), shape, "preacts" in needs)
+
+    objective = cache(lambda: build(cfg.objective, temperature=Constant(tau=1.0)))
     parameter = [{"params": [torch.zeros(1, requires_grad=True)]}]
     parts: dict[str, Callable[[], Any]] = {
         "run": lambda: configure_compute(cfg),
         "dataset": lambda: build(cfg.dataset),
         "student": lambda: fitting(cfg.student),
-        "objective": lambda: build(cfg.objective, temperature=Constant(tau=1.0)),
-        "plugin": lambda: build(cfg.plugin),
+        "objective": objective,
+        "plugin": lambda: require_registered(build(cfg.plugin)),
         "optim.optimizer": lambda: build_optimizer(cfg.optim, parameter),
         "optim.schedule": lambda: build(cfg.optim.schedule),
         "tracker": lambda: build(cfg.tracker),
     }
     if needs_teacher(cfg):
-        parts["temperature"] = lambda: build(cfg.temperature)
+        parts["temperature"] = lambda: require_registered(build(cfg.temperature))
         parts["teacher.model"] = lambda: fitting(cfg.teacher.model)
-    return [
+    problems = [
         f"{path}: {problem}"
         for path, construct in parts.items()
         if not any(found.startswith(path) for found in wrong)
         if (problem := _refusal(construct))
     ]
+    refused = None if problems or wrong else _refusal(showing)
+    return problems if refused is None else [f"objective: {refused}"]
 
 
 def _refusal(construct: Callable[[], Any]) -> str | None:

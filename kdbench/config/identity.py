@@ -25,6 +25,7 @@ from kdbench.data.base import Dataset
 from kdbench.digest import file_digest
 from kdbench.errors import ConfigError, KdbenchError
 from kdbench.machine import resolve_precision
+from kdbench.outputs import WEAK
 from kdbench.records.identity import TEACHER, RunIdentity
 from kdbench.records.record import WEIGHTS
 
@@ -78,6 +79,13 @@ class CohortKey(NamedTuple):
 def needs_teacher(cfg: AnyConfig) -> bool:
     """Whether the objective has a term that looks at a teacher."""
     return len(cfg["objective"]["terms"]) > 0
+
+
+def views_of(objective: Mapping[str, Any] | DictConfig) -> set[str]:
+    """Names of the views that an objective reads beside the weak one: see ``Objective.views``."""
+    read = {str(term.get("view", WEAK)) for term in objective["terms"].values()}
+    read |= {str(view) for view, weight in (objective.get("ce_views") or {}).items() if weight}
+    return read - {WEAK}
 
 
 def run_key(cfg: AnyConfig) -> str:

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.config.compose import CONF, compose_config, network_choice
-from kdbench.config.identity import AnyConfig, needs_teacher, resolve_config
+from kdbench.config.identity import AnyConfig, needs_teacher, resolve_config, views_of
 from kdbench.config.stage import AUTO
 
 PUBLISHED, CHANGED, DEFAULT = "published", "changed", "default"
@@ -24,6 +24,7 @@ _OF_RUN = ("epochs", "protocol")
 _LEFT_OUT = {
     *("dataset.root", "dataset.download", "dataset.workers", "dataset.eval_batch_size"),
     *("dataset.val_fraction", "optim.optimizer.fused", "teacher.optim.optimizer.fused"),
+    "temperature.name",
 }
 # conf/method has the constants of CIFAR-100, which are not taken to this dataset in silence.
 _FAR = "imagenet"
@@ -112,8 +113,9 @@ def _choices(plain: Mapping[str, Any], trained: bool) -> Iterator[tuple[str, Any
     """Path and value of everything that makes a setting."""
     teacher = plain["teacher"]
     parts = {name: dict(plain[name]) for name in _SECTIONS}
-    if not any(term.get("view") == "strong" for term in plain["objective"]["terms"].values()):
-        parts["dataset"].pop("strong_augmentation", None)  # nobody looks at it
+    read = views_of(plain["objective"])
+    views = parts["dataset"].get("views", {})
+    parts["dataset"]["views"] = {name: views[name] for name in views if name in read}
     parts["run"] = {name: plain["run"][name] for name in _OF_RUN}
     if needs_teacher(plain):
         parts |= {name: plain[name] for name in _OF_TEACHER}

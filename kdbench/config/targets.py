@@ -38,6 +38,7 @@ _OWN: dict[str, tuple[tuple[str, ...], ...]] = {
     "kdbench.tracker": (_TRACKER,),
 }
 PLACES = tuple(_OWN)
+_STRATEGY = "kdbench.temperature.base.TemperatureStrategy"
 _BASES = ("torch.nn.modules.module.Module", "torch.optim.optimizer.Optimizer")
 
 
@@ -86,18 +87,24 @@ def is_allowed_by_user(target: str) -> bool:
     packages = [name for name in named if name and _below(target, name)]
     if target in packages:
         return True
-    found = _find(target) if packages else None
+    found = find_target(target) if packages else None
     if found is None:
         return bool(packages)  # nothing is behind the name: check.py says so
     home = str(getattr(found, "__module__", ""))  # `mypackage.os.system` is not below `mypackage`
     return any(_below(home, name) for name in packages) and isclass(found) and _is_part(found)
 
 
+def is_strategy(owner: Any) -> bool:
+    """Whether a target is a temperature strategy, whose node may have a ``name``: its label."""
+    bases = getattr(owner, "__mro__", ())
+    return any(f"{base.__module__}.{base.__qualname__}" == _STRATEGY for base in bases)
+
+
 def _is_own(target: str) -> bool:
     kinds = next((kinds for place, kinds in _OWN.items() if _below(target, place)), None)
     if kinds is None:
         return False
-    found = _find(target)
+    found = find_target(target)
     if found is None:
         return True  # as above
     # By the place where it is defined: `kdbench.objective.kl.Path` is pathlib's.
@@ -118,7 +125,8 @@ def _has(found: type, names: tuple[str, ...]) -> bool:
     return all(any(name in vars(base) for base in found.__mro__) for name in names)
 
 
-def _find(target: str) -> Any:
+def find_target(target: str) -> Any:
+    """What is behind a dotted name; None where it cannot be imported."""
     from hydra.utils import get_object
 
     try:

@@ -1,11 +1,13 @@
 """Batches and the dataset interface: read this first."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
+
+from kdbench.outputs import WEAK
 
 if TYPE_CHECKING:  # keeps torch out of --help
     import torch
@@ -22,14 +24,22 @@ class Batch(NamedTuple):
             "val") or in the test split.
         view: [B] int64 number of the augmented view, 0 <= view < num_views; None if the views
             of an image cannot be enumerated, and in evaluation.
-        strong: [B, C, H, W] the same images, strongly augmented; None unless requested.
+        views: further views of the same images by name, such as "strong", each [B, C, H, W]; None
+            unless requested.
     """
 
     images: "Tensor"
     targets: "Tensor"
     index: "Tensor"  # type: ignore[assignment]  # hides tuple.index, which no batch needs
     view: "Tensor | None"
-    strong: "Tensor | None" = None
+    views: "Mapping[str, Tensor] | None" = None
+
+    def images_of(self, view: str) -> "Tensor":
+        """[B, C, H, W] the images in a view by its name; "weak" is that of ``images``."""
+        if view == WEAK:
+            return self.images
+        assert self.views is not None
+        return self.views[view]
 
 
 @dataclass(frozen=True)
@@ -86,10 +96,15 @@ class DataModule(Protocol):
     num_views: int | None
     digest: str
 
-    def train_batches(self, epoch: int, start: int = 0, strong: bool = False) -> Iterator[Batch]:
+    def train_batches(
+        self, epoch: int, start: int = 0, views: Sequence[str] = ()
+    ) -> Iterator[Batch]:
         """Batches of one epoch (0-based) from step ``start`` on, the same on every call.
 
-        ``strong`` adds the strongly augmented view and changes nothing else.
+        Args:
+            epoch: 0-based.
+            start: first step.
+            views: names of the further views that the batches carry; they change nothing else.
         """
         ...
 

@@ -57,7 +57,7 @@ class FixMatch:
     own_crop: bool
 
     def __post_init__(self) -> None:
-        where = "dataset.strong_augmentation"
+        where = "dataset.views.strong"
         if self.num_ops < 0:
             raise ConfigError(f"{where}.num_ops={self.num_ops} must be a whole number >= 0")
         if not 0 <= self.cutout <= 1:

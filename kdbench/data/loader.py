@@ -16,7 +16,7 @@ from kdbench.data.folders import ImageFolder
 from kdbench.data.image import read_image
 from kdbench.data.normalise import Normalise
 from kdbench.data.order import SampleOrder
-from kdbench.data.randomness import STRONG_VIEW, TRANSFORM, hash64
+from kdbench.data.randomness import STRONG_VIEW, TRANSFORM, hash64, view_seed
 from kdbench.data.recipe import Recipe
 from kdbench.data.split import name_key
 from kdbench.errors import DataError, KdbenchError, explain_loader, first_line
@@ -58,12 +58,14 @@ class LoaderData:
             _eval_transform(eval_resize, dataset.image_size),
         )
         self._dataset, self._data_seed, self._device = dataset, data_seed, device
-        self._strong = dataset.strong_augmentation
+        self._further = dataset.views
         cores = len(os.sched_getaffinity(0))
         self._workers = cores if workers is None else workers
         self._normalise = Normalise(dataset.mean, dataset.std, dataset.image_size, device)
 
-    def train_batches(self, epoch: int, start: int = 0, strong: bool = False) -> Iterator[Batch]:
+    def train_batches(
+        self, epoch: int, start: int = 0, views: Sequence[str] = ()
+    ) -> Iterator[Batch]:
         """Augmented batches of one epoch (0-based) from step ``start`` on; decodes no others.
 
         Raises:
@@ -71,27 +73,29 @@ class LoaderData:
             LoaderError: a worker is out of shared memory. If a worker is killed, torch raises in
                 whatever this process is doing; ``known_error`` recognizes that.
         """
-        order, seed = self._order.order(epoch), (self._data_seed, epoch)
+        order = self._order.order(epoch)
         batches = [order[part].tolist() for part in self._order.slices(start)]
-        return self._load("train", batches, self._transforms[0], seed, strong)
+        return self._load("train", batches, self._transforms[0], epoch, views)
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
         """All samples of a split once, in order, resized and center-cropped."""
         index, size = self._order.samples(split), self._dataset.eval_batch_size
         batches = [index[start : start + size].tolist() for start in range(0, len(index), size)]
-        return self._load(split, batches, self._transforms[1], seed=(0, 0))
+        return self._load(split, batches, self._transforms[1])
 
     def _load(
         self,
         split: str,
         batches: list[list[int]],
         transform: v2.Transform,
-        seed: tuple[int, int],
-        strong: bool = False,
+        epoch: int = 0,
+        views: Sequence[str] = (),
     ) -> Iterator[Batch]:
-        own = strong and self._strong.own_crop
-        purposes = (TRANSFORM, STRONG_VIEW) if own else (TRANSFORM,)
-        samples = _Samples(self._splits[split], transform, seed, self.image_shape[0], purposes)
+        seeds = {name: view_seed(self._data_seed, name) for name in views}
+        crops = [(self._data_seed, epoch, TRANSFORM)]
+        own = [name for name in views if self._further[name].own_crop]
+        crops += [(seeds[name], epoch, STRONG_VIEW) for name in own]
+        samples = _Samples(self._splits[split], transform, self.image_shape[0], crops)
         loader = DataLoader(
             samples,
             batch_sampler=batches,
@@ -104,27 +108,35 @@ class LoaderData:
             if isinstance(loaded, KdbenchError):
                 raise loaded
             sample = loaded[1].numpy()
-            targets, index, *views = (p.to(self._device, non_blocking=True) for p in loaded)
-            second = self._normalise(self._strong(views[-1], *seed, sample)) if strong else None
-            yield Batch(self._normalise(views[0]), targets, index, None, second)
+            targets, index, *pixels = (p.to(self._device, non_blocking=True) for p in loaded)
+            cropped = dict(zip(own, pixels[1:], strict=True))
+            further = {
+                name: self._normalise(
+                    self._further[name](cropped.get(name, pixels[0]), seeds[name], epoch, sample)
+                )
+                for name in views
+            }
+            yield Batch(self._normalise(pixels[0]), targets, index, None, further or None)
 
 
 class _Samples(TorchDataset):
-    """Batches of samples; each one's randomness is a function of (seed, purpose, index)."""
+    """Batches of samples, cropped once or more.
+
+    The randomness of a crop is a function of its (data seed, epoch, purpose) and of the sample.
+    """
 
     def __init__(
         self,
         split: ImageFolder,
         transform: v2.Transform,
-        seed: tuple[int, int],
         channels: int,
-        purposes: tuple[int, ...],
+        crops: Sequence[tuple[int, int, int]],
     ) -> None:
-        self._split, self._transform, self._seed, self._channels = split, transform, seed, channels
-        self._purposes = purposes
+        self._split, self._transform = split, transform
+        self._channels, self._crops = channels, crops
 
     def __getitems__(self, index: list[int]) -> list[Tensor] | KdbenchError:
-        """Targets [B], index [B], and pixels [B, H, W, C] uint8 for each purpose; or the error."""
+        """Targets [B], index [B], and pixels [B, H, W, C] uint8 for each crop; or the error."""
         try:
             views = zip(*(self._views(position) for position in index), strict=True)
         except DataError as error:
@@ -135,12 +147,12 @@ class _Samples(TorchDataset):
     def _views(self, index: int) -> list[np.ndarray]:
         file = self._split.files[index]
         image = read_image(file, str(file), self._channels)
-        return [self._pixels(image, purpose, index) for purpose in self._purposes]
+        return [self._pixels(image, crop, index) for crop in self._crops]
 
-    def _pixels(self, image: Image, purpose: int, index: int) -> np.ndarray:
+    def _pixels(self, image: Image, crop: tuple[int, int, int], index: int) -> np.ndarray:
         # Transforms draw from torch's global generator: seed it, and restore it afterwards.
         with torch.random.fork_rng(devices=[]):
-            seed = int(hash64(*self._seed, purpose, index)[0] >> np.uint64(1))
+            seed = int(hash64(*crop, index)[0] >> np.uint64(1))
             torch.default_generator.manual_seed(seed)
             image = self._transform(image)
         return np.asarray(image).reshape(image.height, image.width, self._channels)

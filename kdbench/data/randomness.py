@@ -4,6 +4,8 @@ A number is a function of its counters, such as (data seed, epoch, sample). So b
 on every device, for any number of workers, after a restart, and with any version of numpy.
 """
 
+import hashlib
+
 import numpy as np
 
 # Constants of splitmix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators",
@@ -14,6 +16,14 @@ _FACTOR_2 = np.uint64(0x94D049BB133111EB)
 
 # Purposes: they make the order and the views of the same sample independent.
 ORDER, VIEW, TRANSFORM, STRONG, STRONG_VIEW = 1, 2, 3, 4, 5
+
+
+def view_seed(data_seed: int, name: str) -> int:
+    """What takes the place of the data seed in a further view: two views are unrelated."""
+    if name == "strong":  # was there before views had names
+        return data_seed
+    word = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    return int(hash64(data_seed, word)[0])
 
 
 def hash64(*words: int | np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from kdbench.data.strong import StrongAugmentation
 from kdbench.errors import ConfigError
+from kdbench.outputs import WEAK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class Recipe:
         mean: per channel, for pixels in [0, 1].
         std: per channel, for pixels in [0, 1], > 0.
         augmentation: its keys depend on the dataset.
-        strong_augmentation: the second view, for methods that need one (``conf/view``).
+        views: the further views by name, for methods that read one; ``conf/view`` is "strong".
         batch_size: training images per step.
         eval_batch_size: images per evaluation batch; results do not depend on it.
         epochs: length of the usual recipe; the default of ``run.epochs``.
@@ -38,7 +39,7 @@ class Recipe:
     mean: Sequence[float]
     std: Sequence[float]
     augmentation: Mapping[str, Any]
-    strong_augmentation: StrongAugmentation
+    views: Mapping[str, StrongAugmentation]
     batch_size: int
     eval_batch_size: int
     epochs: int
@@ -55,6 +56,10 @@ class Recipe:
                 )
         if min(self.std) <= 0:
             raise ConfigError(f"dataset.std={list(self.std)} must be > 0")
+        if WEAK in self.views:
+            raise ConfigError(
+                f"dataset.views.{WEAK}: this is the name of the usual augmentation; choose another"
+            )
         if not 0 < self.val_fraction < 1:
             raise ConfigError(
                 f"dataset.val_fraction={self.val_fraction} must be between 0 and 1 (exclusive)"

@@ -1,7 +1,6 @@
 """A small dataset as one uint8 tensor per split on the device, augmented per batch."""
 
-from collections.abc import Iterator
-from itertools import repeat
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from kdbench.data.augmentation import CropFlip
 from kdbench.data.base import Batch, Content
 from kdbench.data.normalise import Normalise
 from kdbench.data.order import SampleOrder
-from kdbench.data.randomness import STRONG_VIEW, VIEW
+from kdbench.data.randomness import STRONG_VIEW, VIEW, view_seed
 from kdbench.data.recipe import Recipe
 from kdbench.data.split import image_keys
 
@@ -50,7 +49,7 @@ class TensorData:
         self.steps_per_epoch, self.eval_sizes = self._order.steps_per_epoch, self._order.eval_sizes
         self.image_shape = (dataset.channels, dataset.image_size, dataset.image_size)
         self._augmentation, self.num_views = augmentation, augmentation.num_views
-        self._strong = dataset.strong_augmentation
+        self._further = dataset.views
         self._data_seed, self._eval_batch_size = data_seed, dataset.eval_batch_size
         self._batch_size = dataset.batch_size
         self._device = device
@@ -61,14 +60,20 @@ class TensorData:
         self._test_targets = torch.from_numpy(test.targets).to(device)
         self._normalise = Normalise(dataset.mean, dataset.std, dataset.image_size, device)
 
-    def train_batches(self, epoch: int, start: int = 0, strong: bool = False) -> Iterator[Batch]:
+    def train_batches(
+        self, epoch: int, start: int = 0, views: Sequence[str] = ()
+    ) -> Iterator[Batch]:
         """Augmented batches of one epoch (0-based) from step ``start`` on."""
         order = self._order.order(epoch)
-        views, parts = self._views(epoch, order, VIEW), list(self._order.slices(start))
-        seconds = self._strong_views(epoch, order, parts) if strong else repeat(None)
-        for part, second in zip(parts, seconds, strict=False):
-            images, index, view = views.cut(part), views.index[part], views.view[part]
-            yield Batch(self._normalise(images), self._train_targets[index], index, view, second)
+        weak = self._views(epoch, order, VIEW, self._data_seed)
+        parts = list(self._order.slices(start))
+        further = {name: self._further_view(name, epoch, order, parts) for name in views}
+        for part in parts:
+            images, index, view = weak.cut(part), weak.index[part], weak.view[part]
+            others = {name: next(batches) for name, batches in further.items()}
+            yield Batch(
+                self._normalise(images), self._train_targets[index], index, view, others or None
+            )
 
     def eval_batches(self, split: str) -> Iterator[Batch]:
         """All samples of "test", "val" or "train" once, in order, without augmentation."""
@@ -82,17 +87,23 @@ class TensorData:
         pad = self._augmentation.pad
         return self._crops[index, pad, pad]
 
-    def _strong_views(self, epoch: int, order: np.ndarray, parts: list[slice]) -> Iterator[Tensor]:
+    def _further_view(
+        self, name: str, epoch: int, order: np.ndarray, parts: list[slice]
+    ) -> Iterator[Tensor]:
         """One per batch, computed for many batches at once to amortize the launch overhead."""
-        views = self._views(epoch, order, STRONG_VIEW if self._strong.own_crop else VIEW)
+        augmentation, seed = self._further[name], view_seed(self._data_seed, name)
+        if augmentation.own_crop:
+            views = self._views(epoch, order, STRONG_VIEW, seed)
+        else:
+            views = self._views(epoch, order, VIEW, self._data_seed)
         batches = max(1, _STRONG_AT_ONCE // self._batch_size)
         for first in range(0, len(parts), batches):
             whole = slice(parts[first].start, parts[first : first + batches][-1].stop)
-            pixels = self._strong(views.cut(whole), self._data_seed, epoch, order[whole])
+            pixels = augmentation(views.cut(whole), seed, epoch, order[whole])
             yield from map(self._normalise, pixels.split(self._batch_size))
 
-    def _views(self, epoch: int, order: np.ndarray, purpose: int) -> "_Views":
-        views = self._augmentation.draw(self._data_seed, epoch, order, purpose)
+    def _views(self, epoch: int, order: np.ndarray, purpose: int, seed: int) -> "_Views":
+        views = self._augmentation.draw(seed, epoch, order, purpose)
         decoded = self._augmentation.decode(views)
         return _Views(self._crops, *map(self._to_device, (order, views, *decoded)))
 

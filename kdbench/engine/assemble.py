@@ -1,9 +1,12 @@
 """Makes the parts that the loop moves: data, teacher and learners of a config."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
+from torch import nn
 
 from kdbench.config.build import build, build_objective, build_optimizer
 from kdbench.config.identity import describe, stable_config
@@ -16,10 +19,14 @@ from kdbench.engine.trainer import Run
 from kdbench.errors import ResourceError
 from kdbench.model.checkpoint import Weights, fit_weights, load_weights
 from kdbench.model.compute import Compute, describe_machine
+from kdbench.model.features import example_output
+from kdbench.objective.objective import Objective
+from kdbench.outputs import FEATURES, Outputs
 from kdbench.teacher.answers import AnswerFiles
 from kdbench.teacher.memo import Memo, MemoIdentity, MemoryStore, Store
 from kdbench.teacher.memo_file import FileStore
 from kdbench.teacher.teacher import Teacher
+from kdbench.temperature.part import require_registered
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +71,33 @@ def open_answers(
 
 
 def open_memo(
-    cfg: DictConfig, teacher_digest: str, data: DataModule, compute: Compute
+    cfg: DictConfig,
+    teacher_digest: str,
+    data: DataModule,
+    compute: Compute,
+    objectives: Sequence[Objective] = (),
 ) -> Memo | None:
-    """What remembers the teacher's answers; None, with a line that says why, where nothing does."""
+    """What remembers the teacher's logits; None, with a line that says why, where nothing does.
+
+    Args:
+        cfg: of a run with this teacher.
+        teacher_digest: SHA-256 of the teacher's weights.
+        data: the images.
+        compute: how networks are computed.
+        objectives: those that read the teacher; features are not remembered.
+    """
     mode = cfg.teacher.memo
     if mode == "off":
         return None
+    showing = [each for each in objectives if each.needs & FEATURES]
+    if showing:
+        log.info(
+            "teacher.memo=%s is off for objective %s: it needs features, and logits alone are kept",
+            mode,
+            ", ".join(sorted({each.name for each in showing})),
+        )
+        if len(showing) == len(objectives):
+            return None
     if data.num_views is None:
         log.info(
             "teacher.memo=%s is off: the augmentation of %s has no list of views, hardly any is "
@@ -98,7 +126,7 @@ def _identify_memo(
     return MemoIdentity(
         teacher_digest=teacher_digest,
         dataset_digest=data.digest,
-        num_samples=data.num_train + data.eval_sizes.get("val", 0),
+        num_samples=count_samples(data),
         num_views=num_views,
         num_classes=data.num_classes,
         preprocessing={key: dataset[key] for key in PREPROCESSING},
@@ -109,10 +137,15 @@ def _identify_memo(
 
 
 def prepare_run(
-    cfg: DictConfig, folder: Path, key: str, teacher: Teacher | None, compute: Compute
+    cfg: DictConfig,
+    folder: Path,
+    key: str,
+    teacher: Teacher | None,
+    data: DataModule,
+    compute: Compute,
 ) -> Run:
     """A learner and its journal, at the point where its last attempt left off."""
-    learner = build_learner(cfg, compute)
+    learner = build_learner(cfg, compute, teacher.original if teacher else None, data)
     journal = Journal(
         describe(cfg, folder, key),
         stable_config(cfg),
@@ -126,12 +159,27 @@ def prepare_run(
     return Run(learner, journal)
 
 
-def build_learner(cfg: DictConfig, compute: Compute) -> Learner:
-    """A fresh learner; everything random in it comes from its own seed."""
+def build_learner(
+    cfg: DictConfig,
+    compute: Compute,
+    teacher: nn.Module | None = None,
+    data: DataModule | None = None,
+) -> Learner:
+    """A fresh learner; everything random in it comes from its own seed.
+
+    Args:
+        cfg: of the run.
+        compute: device, precision and memory format.
+        teacher: for the shapes of its features; None where no loss needs them.
+        data: for the size of the train split, as above.
+    """
     random = RandomState(derive_seed(cfg.seed, "learner"), compute.device)
     with random.turn():
         student = build(cfg.student)  # first, so that one seed is one initialisation
         objective, plugin = build_objective(cfg), build(cfg.plugin)
+        if teacher is not None and data is not None:
+            adapt(objective, teacher, student, data)
+    require_registered(plugin)
     compute.place(student)
     objective.to(compute.device)
     plugin.to(compute.device)
@@ -146,3 +194,26 @@ def build_learner(cfg: DictConfig, compute: Compute) -> Learner:
         random,
         compute,
     )
+
+
+def adapt(objective: Objective, teacher: nn.Module, student: nn.Module, data: DataModule) -> None:
+    """Lets losses build what depends on the shapes of features; does nothing where none reads any.
+
+    Raises:
+        ConfigError: one of the networks cannot show what is needed.
+    """
+    labels = torch.empty(2, dtype=torch.long, device="meta")
+    if objective.needs & FEATURES:
+        preacts = "preacts" in objective.needs
+        first, second = (example_output(n, data.image_shape, preacts) for n in (teacher, student))
+        outputs = Outputs(first, second, labels, labels)
+    else:
+        logits = torch.empty(2, data.num_classes, device="meta")
+        outputs = Outputs.from_logits(logits, logits, labels, labels)
+    if objective.waits_for_shapes:
+        objective.adapt(outputs, count_samples(data))
+
+
+def count_samples(data: DataModule) -> int:
+    """N of the full train split, whatever part of it the protocol trains on."""
+    return data.num_train + data.eval_sizes.get("val", 0)

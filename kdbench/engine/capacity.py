@@ -1,14 +1,20 @@
 """How many learners fit into the memory of a device, beside each other."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
+from torch import Tensor, nn
 
 from kdbench.config.build import build, build_objective
+from kdbench.engine.assemble import adapt, open_data
 from kdbench.model.compute import Compute, configure_compute
+from kdbench.model.features import WithFeatures, example_output
+from kdbench.objective.objective import Objective
+from kdbench.outputs import FEATURES, Outputs
 
 SAFETY = 0.8  # part of the free memory that is used: allocators, teacher and data need some too
 STATE_COPIES = 5  # weights, gradients, two optimizer buffers, and one more while a state is saved
@@ -26,10 +32,11 @@ def count_fitting(cfgs: Sequence[DictConfig], share: float) -> int:
         return len(cfgs)
     compute = configure_compute(cfgs[0])
     room = SAFETY * share * free_bytes(compute.device)
-    sizes: dict[tuple[str, str], tuple[int, int]] = {}
+    sizes: dict[tuple[str, str, str], tuple[int, int]] = {}
     states, activations = 0, 0
     for count, cfg in enumerate(cfgs):
-        kind = cfg.student.arch, cfg.objective.name  # some objectives look at two views
+        # Some objectives read two views, or features of the teacher.
+        kind = cfg.student.arch, cfg.objective.name, cfg.teacher.model.arch
         if kind not in sizes:
             sizes[kind] = measure_learner(cfg, compute)
         state, activation = sizes[kind]
@@ -46,26 +53,56 @@ def measure_learner(cfg: DictConfig, compute: Compute) -> tuple[int, int]:
     """Bytes that a learner holds all the time, and those it holds during a step.
 
     The second are the tensors that autograd keeps for the backward pass, counted on a small batch.
+    Those of the losses are among them where a loss looks at features.
     """
+    shape = (cfg.dataset.channels, cfg.dataset.image_size, cfg.dataset.image_size)
     with torch.random.fork_rng(devices=[]):
-        student = compute.place(build(cfg.student))
-    network = compute.fuse(student)
-    shape = (_PROBE, cfg.dataset.channels, cfg.dataset.image_size, cfg.dataset.image_size)
+        student, objective = compute.place(build(cfg.student)), build_objective(cfg)
+        teacher = build(cfg.teacher.model) if objective.needs & FEATURES else None
+        if teacher is not None:
+            adapt(objective, teacher, student, open_data(cfg, compute))
+    objective.to(compute.device)
     kept: dict[int, int] = {}
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
+    def keep(tensor: Tensor) -> Tensor:
         kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
         return tensor
 
-    parameters = {p.data_ptr() for p in student.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = compute.forward(network, torch.zeros(shape, device=compute.device))
-    for pointer in parameters:
-        kept.pop(pointer, None)
-    del logits
-    state = STATE_COPIES * sum(p.numel() * p.element_size() for p in student.parameters())
-    passes = 2 if build_objective(cfg).needs_strong_view else 1
-    return state, passes * sum(kept.values()) * cfg.dataset.batch_size // _PROBE
+        images = torch.zeros(_PROBE, *shape, device=compute.device)
+        held = _step(objective, student, teacher, images, compute)
+    for parameter in (*student.parameters(), *objective.parameters()):
+        kept.pop(parameter.data_ptr(), None)
+    del held
+    state = STATE_COPIES * _count_bytes([*student.parameters(), *objective.parameters()])
+    passes = len(objective.views)
+    activations = passes * sum(kept.values()) * cfg.dataset.batch_size // _PROBE
+    return state + _count_bytes(objective.buffers()), activations
+
+
+def _step(
+    objective: Objective,
+    student: nn.Module,
+    teacher: nn.Module | None,
+    images: Tensor,
+    compute: Compute,
+) -> Any:
+    """What is alive before the backward pass; losses only where they look at features."""
+    if teacher is None:
+        return compute.forward(compute.fuse(student), images)
+    preacts = "preacts" in objective.needs
+    network = compute.fuse(WithFeatures(student, preacts))
+    _, channels, height, width = images.shape
+    shapes = example_output(teacher, (channels, height, width), preacts)
+    seen = shapes.map(lambda tensor: torch.zeros(tensor.shape, device=compute.device))
+    labels = torch.zeros(len(images), dtype=torch.long, device=compute.device)
+    outputs = Outputs(seen, compute.forward_features(network, images), labels, labels)
+    views = dict.fromkeys(objective.views[1:], outputs)
+    return objective(outputs._replace(views=views or None)).total()
+
+
+def _count_bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def free_bytes(device: torch.device) -> int:

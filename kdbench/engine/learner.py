@@ -1,5 +1,6 @@
 """A learner: one student with everything that changes while it trains."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,13 +13,16 @@ from kdbench.engine.metrics import TrainMeter
 from kdbench.engine.schedule import LearningRate
 from kdbench.engine.seed import RandomState
 from kdbench.model.compute import Compute
-from kdbench.objective.objective import Objective, StrongView
+from kdbench.model.features import WithFeatures
+from kdbench.objective.objective import Objective
+from kdbench.outputs import WEAK, NetworkOutput, Outputs
 from kdbench.plugin.base import Plugin
 from kdbench.progress import Progress
+from kdbench.teacher.teacher import Query, queries_of
 
 
 class Learner:
-    """Trains one student on the batches and teacher logits that it is given.
+    """Trains one student on the batches and teacher outputs that it is given.
 
     It knows nothing of files, other learners or where batches come from: see ``Journal`` for what
     a run writes, and ``Trainer`` for the loop.
@@ -37,7 +41,11 @@ class Learner:
         self.student, self.objective, self.plugin = student, objective, plugin
         self.optimizer, self.schedule = optimizer, schedule
         self.random, self.compute = random, compute
+        self.queries = queries_of(objective)
         self.network = compute.fuse(student)  # the student, computed with less work
+        features = self.queries[0].features
+        shown = WithFeatures(student, "preacts" in features) if features else None
+        self.with_features = None if shown is None else compute.fuse(shown)
         self.scaler = compute.scaler()
         self.guard = FiniteGuard(compute.device)
         self.meter = TrainMeter()
@@ -45,18 +53,13 @@ class Learner:
         self.lr = 0.0
 
     def train_step(
-        self,
-        batch: Batch,
-        teacher_logits: Tensor | None,
-        teacher_strong: Tensor | None,
-        progress: Progress,
+        self, batch: Batch, teacher: Mapping[Query, NetworkOutput], progress: Progress
     ) -> None:
         """One optimizer step.
 
         Args:
-            batch: images, targets, index and view.
-            teacher_logits: [B, K] float32; None if the objective needs none.
-            teacher_strong: [B, K] float32 for the strong view; None if the objective needs none.
+            batch: with every view that the objective reads.
+            teacher: its outputs, one for each of ``queries``; empty if the objective needs none.
             progress: position in training.
 
         Raises:
@@ -65,25 +68,32 @@ class Learner:
         with self.random.turn():
             self.lr = self.schedule.apply(self.optimizer, progress)
             self.student.train()
-            student_logits = self.compute.forward(self.network, batch.images)
-            strong = self._strong_view(batch, teacher_strong)
-            terms = self.objective.from_logits(
-                teacher_logits, student_logits, batch.targets, progress, strong
-            )
+            outputs = self._outputs(batch, teacher)
+            terms = self.objective(outputs, progress)
             self.guard.watch(terms, progress)
             self.optimizer.zero_grad(set_to_none=True)
             self.plugin.update(terms, self.optimizer, self.scaler)
-            self.objective.observe(student_logits.detach(), batch.targets, progress)
-            self.plugin.observe(student_logits.detach(), batch, progress)
-            self.meter.update(terms, student_logits, batch.targets)
+            outputs = outputs.detach()
+            self.objective.observe(outputs, progress)
+            self.plugin.observe(outputs, progress)
+            self.meter.update(terms, outputs)
         self.step = progress.step + 1
 
-    def _strong_view(self, batch: Batch, teacher_strong: Tensor | None) -> StrongView | None:
-        if not self.objective.needs_strong_view:
-            return None
-        assert batch.strong is not None
-        assert teacher_strong is not None
-        return StrongView(teacher_strong, self.compute.forward(self.network, batch.strong))
+    def _outputs(self, batch: Batch, teacher: Mapping[Query, NetworkOutput]) -> Outputs:
+        views = {
+            query.view: Outputs(
+                teacher.get(query), self._forward(batch, query.view), batch.targets, batch.index
+            )
+            for query in self.queries
+        }
+        weak = views.pop(WEAK)
+        return weak._replace(views=views) if views else weak
+
+    def _forward(self, batch: Batch, view: str) -> NetworkOutput:
+        images = batch.images_of(view)
+        if self.with_features is None:
+            return NetworkOutput(self.compute.forward(self.network, images))
+        return self.compute.forward_features(self.with_features, images)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:

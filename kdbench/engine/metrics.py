@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench.objective.objective import LossTerms
+from kdbench.outputs import Outputs
 
 ECE_BINS = 15
 
@@ -41,14 +42,14 @@ class TrainMeter:
         self._losses: dict[str, Tensor] = {}  # of the last batch, [B] each
 
     @torch.no_grad()
-    def update(self, terms: LossTerms, student_logits: Tensor, targets: Tensor) -> None:
+    def update(self, terms: LossTerms, outputs: Outputs) -> None:
         """Adds one batch.
 
         Args:
             terms: its losses and temperatures.
-            student_logits: [B, K].
-            targets: [B].
+            outputs: of its weak view.
         """
+        student_logits, targets = outputs.student.logits, outputs.targets
         count = torch.full((), len(targets), device=targets.device)
         self._add("count", count)
         self._add("correct", (student_logits.argmax(dim=1) == targets).sum())

@@ -190,7 +190,11 @@ def _train(jobs: Sequence[Job]) -> dict[Path, Outcome]:
     if taught is not None and weights is not None:
         teacher, teacher_top1 = _load_checked_teacher(taught, *weights, data, compute, threads)
     fault.point("teacher:ready")
-    runs, outcomes = _prepare_runs(jobs, teacher, compute)
+    runs, outcomes = _prepare_runs(jobs, teacher, data, compute)
+    if teacher is not None and taught is not None:
+        objectives = [run.learner.objective for run in runs.values()]
+        readers = [objective for objective in objectives if objective.needs_teacher]
+        teacher.memo = open_memo(taught, teacher.digest, data, compute, readers)
     for job, run in runs.items():
         asks = needs_teacher(job.cfg)
         for text in check_setup(job.cfg, data, teacher_top1 if asks else None):
@@ -252,13 +256,13 @@ def _end(
 
 
 def _prepare_runs(
-    jobs: Sequence[Job], teacher: Teacher | None, compute: Compute
+    jobs: Sequence[Job], teacher: Teacher | None, data: DataModule, compute: Compute
 ) -> tuple[dict[Job, Run], dict[Path, Outcome]]:
     """The runs that can go on from where they are, and what keeps the others from it."""
     runs, outcomes = {}, {}
     for job in jobs:
         try:
-            runs[job] = prepare_run(job.cfg, job.folder, job.key, teacher, compute)
+            runs[job] = prepare_run(job.cfg, job.folder, job.key, teacher, data, compute)
             _tell_setting(job, runs[job])
         except Exception as error:
             if isinstance(known_error(error), TransientError):
@@ -291,7 +295,6 @@ def _load_checked_teacher(
     require_accuracy(top1, expected, cfg.teacher.tolerance, data.num_classes, str(file))
     told = "" if expected is None else f" (expected {expected:.2f} %)"
     log.info("teacher %s: top-1 %.2f %%%s, from %s", cfg.teacher.model.arch, top1, told, file)
-    teacher.memo = open_memo(cfg, teacher.digest, data, compute)
     return teacher, top1
 
 
@@ -347,12 +350,21 @@ def _conclude(
         attempts=journal.attempts,
         warnings=journal.warnings,
         finished=timestamp(),
-        **(shared if journal.teacher_digest else shared | dict.fromkeys(OF_TEACHER)),
+        **_circumstances_of(run, shared),
     )
     record.write(job.folder)
     fault.point("record:written")
     journal.tracker.finish(record.status, record.numbers())
     return Outcome(record, run.error)
+
+
+def _circumstances_of(run: Run, shared: dict[str, Any]) -> dict[str, Any]:
+    """Those of its cohort, without what this run made no use of."""
+    if not run.journal.teacher_digest:
+        return shared | dict.fromkeys(OF_TEACHER)
+    if run.learner.with_features is not None:  # a memo keeps logits alone
+        return shared | {"teacher_memo": None}
+    return shared
 
 
 def _sum_times(timings: Sequence[dict[str, float]], rest: dict[str, float]) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from kdbench.engine.signals import StopSignals
 from kdbench.engine.timesheet import TimeSheet, make_clock, summarise_time
 from kdbench.errors import MemoryShortageError, Preempted, TransientError, first_line, known_error
 from kdbench.model.compute import Compute
+from kdbench.outputs import WEAK, NetworkOutput
 from kdbench.progress import Progress
 from kdbench.records.log import log_failure
-from kdbench.teacher.teacher import Teacher
+from kdbench.teacher.teacher import Query, Teacher
 from kdbench.tracker.display import Display
 
 
@@ -143,8 +144,8 @@ class Trainer:
                 saved = time.monotonic()
 
     def _read_batches(self, epoch: int, start: int, runs: Sequence[Run]) -> Iterator[Batch]:
-        strong = any(run.learner.objective.needs_strong_view for run in runs)
-        batches = iter(self.data.train_batches(epoch, start, strong))
+        views = {view for run in runs for view in run.learner.objective.views} - {WEAK}
+        batches = iter(self.data.train_batches(epoch, start, sorted(views)))
         for step in count(epoch * self.data.steps_per_epoch + start):
             with self.times.charge("data", [run for run in runs if run.is_due(step)]):
                 batch = next(batches, None)
@@ -155,12 +156,12 @@ class Trainer:
     def train_step(self, batch: Batch, progress: Progress, runs: Sequence[Run]) -> None:
         """One batch: the teacher answers, every learner that is due takes its step."""
         due = [run for run in runs if run.is_due(progress.step)]
-        answers = self._ask_teacher(batch, due)
+        teacher = self._teacher_outputs(batch, due)
         for run in due:
             with self._dropped_on_error(run), self.times.charge("step", [run]):
                 own = run.learner.plugin.prepare(batch, progress)
-                own_answers = answers if own is batch else self._ask_teacher(own, [run])
-                run.learner.train_step(own, *own_answers, progress)
+                seen = teacher if own is batch else self._teacher_outputs(own, [run])
+                run.learner.train_step(own, seen, progress)
                 run.journal.end_step(run.learner)
 
     def end_epoch(self, epoch: int, runs: Sequence[Run]) -> None:
@@ -229,18 +230,20 @@ class Trainer:
         with self.times.charge("evaluation_data", asking):
             return self.teacher.split_logits(self.data, split)[0]
 
-    def _ask_teacher(self, batch: Batch, due: Sequence[Run]) -> tuple[Tensor | None, Tensor | None]:
-        """Logits of the images and of their strong view, as far as anybody needs them."""
-        asking = [run for run in due if run.learner.objective.needs_teacher]
-        if self.teacher is None or not asking:
-            return None, None
-        with self.times.charge("teacher", asking):
-            logits = self.teacher.answer(batch)
-        strong = [run for run in asking if run.learner.objective.needs_strong_view]
-        if batch.strong is None or not strong:
-            return logits, None
-        with self.times.charge("teacher", strong):
-            return logits, self.teacher(batch.strong)
+    def _teacher_outputs(self, batch: Batch, due: Sequence[Run]) -> dict[Query, NetworkOutput]:
+        """What the teacher answers to this batch, once for all runs that read the same of it."""
+        if self.teacher is None:
+            return {}
+        readers: dict[Query, list[Run]] = {}
+        for run in due:
+            if run.learner.objective.needs_teacher:
+                for query in run.learner.queries:
+                    readers.setdefault(query, []).append(run)
+        outputs = {}
+        for query, runs in readers.items():
+            with self.times.charge("teacher", runs):
+                outputs[query] = self.teacher.answer(batch, query)
+        return outputs
 
     def _mean_loss(self) -> float:
         losses = [run.learner.meter.loss() for run in self.runs if run.error is None]

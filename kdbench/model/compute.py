@@ -16,6 +16,7 @@ from kdbench.errors import ConfigError
 from kdbench.machine import has_fast_bf16, wanted_threads
 from kdbench.model.fuse import fold_norms, fuse_norms
 from kdbench.model.fused_norm import load_kernel
+from kdbench.outputs import NetworkOutput
 from kdbench.words import plural
 
 if TYPE_CHECKING:
@@ -55,6 +56,18 @@ class Compute:
         images = images.contiguous(memory_format=self.memory_format)
         with self._autocast():
             return network(images).float()
+
+    def forward_features(self, network: nn.Module, images: Tensor) -> NetworkOutput:
+        """What a network that shows its features answers; logits are float32, maps as computed.
+
+        Args:
+            network: a ``WithFeatures``, or what ``fold`` or ``fuse`` made of one.
+            images: [B, C, H, W].
+        """
+        images = images.contiguous(memory_format=self.memory_format)
+        with self._autocast():
+            found = network(images)
+        return found._replace(logits=found.logits.float())
 
     def place(self, network: nn.Module) -> nn.Module:
         """Moves a network, in place, to the device and the memory format."""

@@ -1,37 +1,26 @@
 """The feature maps of any network, own or foreign, behind one function."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kdbench.errors import ConfigError
-
-
-class Features(NamedTuple):
-    """Everything that one forward pass shows of a network.
-
-    Attributes:
-        maps: f0, f1, ...: one [B, C_i, H_i, W_i] per stage, from the input to the output.
-        pooled: [B, D], the vector that the classifier gets.
-        logits: [B, K], equal to ``model(images)``.
-    """
-
-    maps: tuple[Tensor, ...]
-    pooled: Tensor
-    logits: Tensor
+from kdbench.outputs import Features, NetworkOutput
 
 
 class FeatureNetwork(nn.Module):
     """A network that knows its own feature maps; base of the 32x32 networks."""
 
-    def forward_features(self, images: Tensor, preact: bool = False) -> Features:
+    def forward_features(self, images: Tensor, preacts: bool = False) -> NetworkOutput:
         """Logits of ``images`` [B, C, H, W] with the maps and the pooled vector on the way.
 
         Args:
             images: [B, C, H, W], normalised.
-            preact: take the maps after f0 before their activation instead of after it.
+            preacts: the maps before their activation too; f0 is the same in both.
         """
         raise NotImplementedError
 
@@ -40,7 +29,24 @@ class FeatureNetwork(nn.Module):
         return self.forward_features(images).logits
 
 
-def features(model: nn.Module, images: Tensor, preact: bool = False) -> Features:
+class WithFeatures(nn.Module):
+    """A network that answers with its features: ``NetworkOutput`` in the place of logits.
+
+    Args:
+        network: whose features are wanted; its parameters are shared.
+        preacts: the maps before their activation too.
+    """
+
+    def __init__(self, network: nn.Module, preacts: bool) -> None:
+        super().__init__()
+        self.network, self.preacts = network, preacts
+
+    def forward(self, images: Tensor) -> NetworkOutput:
+        """Logits of ``images`` [B, C, H, W], with features."""
+        return features(self.network, images, self.preacts)
+
+
+def features(model: nn.Module, images: Tensor, preacts: bool = False) -> NetworkOutput:
     """Feature maps, pooled vector and logits of ``images`` from one forward pass.
 
     The 32x32 networks define their maps themselves. A timm model gives what its
@@ -50,24 +56,27 @@ def features(model: nn.Module, images: Tensor, preact: bool = False) -> Features
     Args:
         model: a network from ``load_model``, in any mode.
         images: [B, C, H, W], normalised.
-        preact: maps before their activation; only the 32x32 networks have them.
+        preacts: the maps before their activation too; only the 32x32 networks have them.
+
+    Returns:
+        Logits equal to ``model(images)``, with features.
 
     Raises:
         ConfigError: this network has no such features.
     """
     if isinstance(model, FeatureNetwork):
-        return model.forward_features(images, preact)
-    if preact:
+        return model.forward_features(images, preacts)
+    if preacts:
         raise ConfigError(
             f"pre-activation features: {type(model).__name__} has none, only the 32x32 networks "
-            "of kdbench.model.cifar do; ask for preact=False or choose one of those"
+            "of kdbench.model.cifar do; ask for preacts=False or choose one of those"
         )
     if hasattr(model, "forward_intermediates"):
         return _timm_features(model, images)
     return _convolutional_features(model, images)
 
 
-def _timm_features(model: Any, images: Tensor) -> Features:
+def _timm_features(model: Any, images: Tensor) -> NetworkOutput:
     final, maps = model.forward_intermediates(images)
     classifier = model.get_classifier()
     if isinstance(classifier, tuple):  # distilled transformers have two heads
@@ -75,10 +84,10 @@ def _timm_features(model: Any, images: Tensor) -> Features:
     inputs: list[Tensor] = []
     with classifier.register_forward_pre_hook(lambda _, args: inputs.append(args[0])):
         logits = model.forward_head(final)
-    return Features(tuple(maps), inputs[0].flatten(1), logits)
+    return NetworkOutput(logits, Features(tuple(maps), inputs[0].flatten(1)))
 
 
-def _convolutional_features(model: nn.Module, images: Tensor) -> Features:
+def _convolutional_features(model: nn.Module, images: Tensor) -> NetworkOutput:
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linears or _is_token_model(model):
         raise ConfigError(
@@ -100,7 +109,7 @@ def _convolutional_features(model: nn.Module, images: Tensor) -> Features:
             classifier.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
         )
         logits = model(images)
-    return Features(tuple(by_size.values()), inputs[0], logits)
+    return NetworkOutput(logits, Features(tuple(by_size.values()), inputs[0]))
 
 
 def _stages(model: nn.Module, classifier: nn.Linear) -> Iterator[nn.Module]:
@@ -117,3 +126,26 @@ def _is_token_model(model: nn.Module) -> bool:
     from torchvision.models import SwinTransformer, VisionTransformer
 
     return isinstance(model, SwinTransformer | VisionTransformer)
+
+
+@torch.no_grad()
+def example_output(
+    network: nn.Module, image_shape: tuple[int, int, int], preacts: bool
+) -> NetworkOutput:
+    """What a network shows of a batch, for the shapes alone; nothing of it is computed or moved.
+
+    Args:
+        network: in any mode; stays as it is, its running statistics too.
+        image_shape: (C, H, W).
+        preacts: the maps before their activation too.
+
+    Returns:
+        Tensors on the meta device, of two images.
+    """
+    probe = copy.deepcopy(network).to("meta").eval()
+    try:
+        return features(probe, torch.zeros(2, *image_shape, device="meta"), preacts)
+    except NotImplementedError:  # an operator that this device does not have
+        probe = copy.deepcopy(network).cpu().eval()
+        found = features(probe, torch.zeros(2, *image_shape), preacts)
+        return found.map(lambda tensor: tensor.to("meta"))

@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.fx.experimental.optimization import fuse
 
 from kdbench.errors import first_line
-from kdbench.model.features import FeatureNetwork
+from kdbench.model.features import FeatureNetwork, WithFeatures
 from kdbench.model.fused_norm import Kernel, NormReLU, is_fusible
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def fuse_norms(network: nn.Module, kernel: Kernel | None) -> nn.Module:
         The rewritten network, or the same one if it is not of this project: what depends on the
         mode of other networks would be fixed as it is now.
     """
-    if kernel is None or not isinstance(network, FeatureNetwork):
+    if kernel is None or not _is_own(network):
         return network
     try:
         traced = fx.symbolic_trace(network)
@@ -69,6 +69,13 @@ def fuse_norms(network: nn.Module, kernel: Kernel | None) -> nn.Module:
     traced.graph.lint()
     traced.recompile()
     return traced
+
+
+def _is_own(network: nn.Module) -> bool:
+    if isinstance(network, WithFeatures):
+        # Before an activation a norm may look at its mode, which a trace would fix as it is now.
+        return not network.preacts and isinstance(network.network, FeatureNetwork)
+    return isinstance(network, FeatureNetwork)
 
 
 def _norms(traced: fx.GraphModule) -> Iterator[fx.Node]:

@@ -2,11 +2,13 @@
 
 from torch import Tensor
 
+from kdbench.objective.base import DistillLoss
+from kdbench.outputs import Outputs
 from kdbench.temperature.base import Temperatures
-from kdbench.temperature.soften import scale_logits
+from kdbench.temperature.soften import scale_both
 
 
-class CKD:
+class CKD(DistillLoss):
     """Mean squared error between differences of two samples' logits, over all pairs of a batch.
 
     Rule: value = mean_b(scale_b) * mean_ij mean_c ((u_s,i - u_s,j) - (u_t,i - u_t,j))^2 with
@@ -16,32 +18,15 @@ class CKD:
     Source: Wilf et al., "Comparative Knowledge Distillation", WACV 2025: pairs of samples.
     Gradient: to the student's logits, and to whatever part of the temperatures and the scale a
         strategy leaves in the graph.
+    Range: >= 0; 0 where B = 1.
     Scale: as in ``MSE``; a common temperature and its square as scale cancel.
     Deviations: the mean over classes is that of public implementations; a squared norm is a weight
         K times as large. Pairs of a sample with itself are counted, as 0: a mean over the others
         alone is B / (B - 1) times as large. The paper's groups of samples are left out.
     """
 
-    def __call__(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        temperatures: Temperatures,
-    ) -> Tensor:
-        """Loss of the batch, the same for each sample.
-
-        Args:
-            teacher_logits: [B, K] float32.
-            student_logits: [B, K] float32.
-            targets: [B] int64, not used by this loss.
-            temperatures: of this batch.
-
-        Returns:
-            [B] the value, once for each sample, >= 0; 0 where B = 1.
-        """
-        teacher = scale_logits(teacher_logits, temperatures.teacher)
-        student = scale_logits(student_logits, temperatures.student)
+    def forward(self, outputs: Outputs, temperatures: Temperatures) -> Tensor:
+        teacher, student = scale_both(outputs, temperatures)
         error = student - teacher
         value = 2 * (error - error.mean(dim=0)).square().mean()
         return (temperatures.scale.mean() * value).expand(len(error))

@@ -2,13 +2,15 @@
 
 from torch import Tensor
 
+from kdbench.objective.base import DistillLoss
+from kdbench.outputs import Outputs
 from kdbench.temperature.base import Temperatures
-from kdbench.temperature.soften import soften
+from kdbench.temperature.soften import soften_both
 
 EPS = 1e-8  # of the released codes; it also gives a zero vector a cosine
 
 
-class CSKD:
+class CSKD(DistillLoss):
     """One minus the mean cosine between the teacher's and the student's class columns.
 
     Rule: value = mean_b(scale_b) * (1 - mean_c cos(p[:, c], q[:, c])), p = softmax(z_t / T_t),
@@ -18,31 +20,14 @@ class CSKD:
         authors' code is not known.
     Gradient: to the student's logits, and to whatever part of the temperatures and the scale a
         strategy leaves in the graph.
+    Range: [0, mean scale].
     Deviations: none in the loss. The release weights with the square of the mean temperature, here
         the strategy decides the scale. EPS joins the product of the norms, so equal columns leave
         a value of the order of 1e-8. With B = 1 every cosine is 1 and nothing is learnt.
     """
 
-    def __call__(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        temperatures: Temperatures,
-    ) -> Tensor:
-        """Loss of the batch, the same for each sample.
-
-        Args:
-            teacher_logits: [B, K] float32.
-            student_logits: [B, K] float32.
-            targets: [B] int64, not used by this loss.
-            temperatures: of this batch.
-
-        Returns:
-            [B] the value, once for each sample, in [0, mean scale].
-        """
-        p = soften(teacher_logits, temperatures.teacher).exp()
-        q = soften(student_logits, temperatures.student).exp()
+    def forward(self, outputs: Outputs, temperatures: Temperatures) -> Tensor:
+        p, q = (log_p.exp() for log_p in soften_both(outputs, temperatures))
         value = 1 - cosine(p, q, dim=0).mean()
         return (temperatures.scale.mean() * value).expand(len(q))
 

@@ -5,12 +5,14 @@ Two terms: how classes relate within a sample, and how samples relate within a c
 
 from torch import Tensor
 
+from kdbench.objective.base import DistillLoss
 from kdbench.objective.cskd import cosine
+from kdbench.outputs import Outputs
 from kdbench.temperature.base import Temperatures
-from kdbench.temperature.soften import soften
+from kdbench.temperature.soften import soften_both
 
 
-class Inter:
+class Inter(DistillLoss):
     """Inter-class relation: Pearson correlation between the two distributions of a sample.
 
     Rule: loss_b = scale_b * (1 - rho(p[b, :], q[b, :])), p = softmax(z_t / T_t),
@@ -20,34 +22,17 @@ class Inter:
     Gradient: to the student's logits, and to whatever part of the temperatures and the scale a
         strategy leaves in the graph. It grows as 1 over the spread of the student's row, up to
         1e8 for a row that is uniform, as in the release.
+    Range: [0, 2 scale] up to rounding.
     Deviations: none. A uniform row counts as uncorrelated; the 1e-8 beside the norms leaves a
         value of that order at equality.
     """
 
-    def __call__(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        temperatures: Temperatures,
-    ) -> Tensor:
-        """Loss of each sample.
-
-        Args:
-            teacher_logits: [B, K] float32.
-            student_logits: [B, K] float32.
-            targets: [B] int64, not used by this loss.
-            temperatures: of this batch.
-
-        Returns:
-            [B] in [0, 2 scale] up to rounding.
-        """
-        p = soften(teacher_logits, temperatures.teacher).exp()
-        q = soften(student_logits, temperatures.student).exp()
+    def forward(self, outputs: Outputs, temperatures: Temperatures) -> Tensor:
+        p, q = (log_p.exp() for log_p in soften_both(outputs, temperatures))
         return temperatures.scale * (1 - _pearson(p, q, dim=1))
 
 
-class Intra:
+class Intra(DistillLoss):
     """Intra-class relation: Pearson correlation, over the batch, between columns of a class.
 
     Rule: value = mean_b(scale_b) * (1 - mean_c rho(p[:, c], q[:, c])).
@@ -57,16 +42,8 @@ class Intra:
         with B = 1 it counts as 0, and the loss is the scale without a gradient.
     """
 
-    def __call__(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        temperatures: Temperatures,
-    ) -> Tensor:
-        """Loss of the batch, once for each sample: [B]. Arguments as ``Inter.__call__``."""
-        p = soften(teacher_logits, temperatures.teacher).exp()
-        q = soften(student_logits, temperatures.student).exp()
+    def forward(self, outputs: Outputs, temperatures: Temperatures) -> Tensor:
+        p, q = (log_p.exp() for log_p in soften_both(outputs, temperatures))
         value = 1 - _pearson(p, q, dim=0).mean()
         return (temperatures.scale.mean() * value).expand(len(q))
 

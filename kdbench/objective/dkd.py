@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdbench.objective.base import DistillLoss
+from kdbench.outputs import Outputs
 from kdbench.temperature.base import Temperatures
-from kdbench.temperature.soften import soften
+from kdbench.temperature.soften import soften_both
 
 
-class TCKD:
+class TCKD(DistillLoss):
     """Target-class term: KL divergence between the binary distributions "target or not".
 
     Rule: loss_b = scale_b * (p_y ln(p_y / q_y) + (1 - p_y) ln((1 - p_y) / (1 - q_y))), where
@@ -25,32 +27,15 @@ class TCKD:
         target probability that rounds to 1 leaves loss and gradient finite.
     """
 
-    needs_labels = True
+    needs = frozenset({"labels"})
 
-    def __call__(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        temperatures: Temperatures,
-    ) -> Tensor:
-        """Loss of each sample.
-
-        Args:
-            teacher_logits: [B, K] float32, K >= 2.
-            student_logits: [B, K] float32.
-            targets: [B] int64.
-            temperatures: of this batch.
-
-        Returns:
-            [B] scaled divergence, >= 0 up to rounding.
-        """
-        log_p = _target_or_not(soften(teacher_logits, temperatures.teacher), targets)
-        log_q = _target_or_not(soften(student_logits, temperatures.student), targets)
+    def forward(self, outputs: Outputs, temperatures: Temperatures) -> Tensor:
+        both = soften_both(outputs, temperatures)
+        log_p, log_q = (_target_or_not(each, outputs.targets) for each in both)
         return temperatures.scale * _divergence(log_p, log_q)
 
 
-class NCKD:
+class NCKD(DistillLoss):
     """Non-target term: KL divergence between the distributions over the K - 1 other classes.
 
     Rule: loss_b = scale_b * sum_{c != y} p'_c (ln p'_c - ln q'_c); p' and q' are the softened
@@ -62,18 +47,11 @@ class NCKD:
         K = 2 nothing is left to compare and the loss is 0.
     """
 
-    needs_labels = True
+    needs = frozenset({"labels"})
 
-    def __call__(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        temperatures: Temperatures,
-    ) -> Tensor:
-        """Loss of each sample: see ``TCKD.__call__``."""
-        log_p = without_target(soften(teacher_logits, temperatures.teacher), targets)
-        log_q = without_target(soften(student_logits, temperatures.student), targets)
+    def forward(self, outputs: Outputs, temperatures: Temperatures) -> Tensor:
+        both = soften_both(outputs, temperatures)
+        log_p, log_q = (without_target(each, outputs.targets) for each in both)
         return temperatures.scale * _divergence(log_p, log_q)
 
 

@@ -4,11 +4,16 @@ MLKD compares them by squared distance, the two-view form of CSKD by cosine; nei
 a power of the temperature, so ``Temperatures.scale`` is not used.
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
+from kdbench.objective.base import DistillLoss
 from kdbench.objective.cskd import cosine
+from kdbench.outputs import Outputs
 from kdbench.temperature.base import Temperatures
-from kdbench.temperature.soften import soften
+from kdbench.temperature.soften import soften_both
 
 
 def squared_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -21,20 +26,54 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
     return 1 - cosine(a, b, dim=1).mean()
 
 
+class _Product(torch.autograd.Function):
+    """a @ b whose gradient is computed as precisely where a loop calls backward in autocast."""
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return a @ b
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        (gradient,) = gradients
+        a, b = ctx.saved_tensors
+        with torch.autocast(gradient.device.type, enabled=False):
+            # In the order of operands that torch takes for transposed factors: the same bits.
+            of_a = (b @ gradient.T).T if _is_transposed(a) else gradient @ b.T
+            of_b = (gradient.T @ a).T if _is_transposed(b) else a.T @ gradient
+        return of_a, of_b
+
+
+def _is_transposed(matrix: Tensor) -> bool:
+    return matrix.stride() == (1, matrix.shape[0])
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """[N, M] matrix product of [N, K] and [K, M], without autocast in its backward pass too."""
+    return _Product.apply(a, b)
+
+
 MEASURES = {"squared": squared_distance, "cosine": cosine_distance}
 
 
-class Gram:
+class Gram(DistillLoss):
     """Distance between the relation matrices of teacher and student; a base for both directions.
 
     Gradient: to the student's logits, and to whatever part of the temperatures a strategy leaves
         in the graph.
+
+    Range: >= 0 up to rounding.
 
     Args:
         measure: "squared" or "cosine".
     """
 
     def __init__(self, measure: str) -> None:
+        super().__init__()
         if measure not in MEASURES:
             raise ValueError(f"measure={measure!r} must be one of {', '.join(MEASURES)}")
         self.distance = MEASURES[measure]
@@ -43,28 +82,10 @@ class Gram:
         """Symmetric matrix of inner products, from [B, K] probabilities."""
         raise NotImplementedError
 
-    def __call__(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        temperatures: Temperatures,
-    ) -> Tensor:
-        """Loss of the batch, the same for each sample.
-
-        Args:
-            teacher_logits: [B, K] float32.
-            student_logits: [B, K] float32.
-            targets: [B] int64, not used by this loss.
-            temperatures: of this batch; the scale is not used.
-
-        Returns:
-            [B] the value, once for each sample, >= 0 up to rounding.
-        """
-        p = soften(teacher_logits, temperatures.teacher).exp()
-        q = soften(student_logits, temperatures.student).exp()
+    def forward(self, outputs: Outputs, temperatures: Temperatures) -> Tensor:
+        p, q = (log_p.exp() for log_p in soften_both(outputs, temperatures))
         value = self.distance(self.relations(p), self.relations(q))
-        return value.expand(len(student_logits))
+        return value.expand(len(q))
 
 
 class BatchGram(Gram):
@@ -80,7 +101,7 @@ class BatchGram(Gram):
 
     def relations(self, probabilities: Tensor) -> Tensor:
         """[B, B] inner products of samples."""
-        return probabilities @ probabilities.T
+        return product(probabilities, probabilities.T)
 
 
 class ClassGram(Gram):
@@ -92,4 +113,4 @@ class ClassGram(Gram):
 
     def relations(self, probabilities: Tensor) -> Tensor:
         """[K, K] inner products of classes."""
-        return probabilities.T @ probabilities
+        return product(probabilities.T, probabilities)

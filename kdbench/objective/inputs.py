@@ -1,9 +1,12 @@
 """What an objective takes from other people's loops, and what it says of everything else."""
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 
 from kdbench.errors import NumericalError
+from kdbench.outputs import NetworkOutput, Outputs
 
 LOOK_EVERY = 100  # calls between two looks at values on an accelerator, which must be waited for
 
@@ -44,6 +47,45 @@ def check_targets(targets: Tensor, logits: Tensor, needs_labels: list[str]) -> N
         raise ValueError(
             f"targets must be int64 labels [{len(logits)}] or probabilities {tuple(logits.shape)}, "
             f"found {targets.dtype} {tuple(targets.shape)}"
+        )
+
+
+def check_features(outputs: Outputs, needs: Collection[str], readers: list[str]) -> None:
+    """Raises ValueError unless both networks show the features that are needed.
+
+    Args:
+        outputs: with a teacher.
+        needs: has "features", "preacts" or both.
+        readers: parts of the objective that need them.
+    """
+    assert outputs.teacher is not None
+    for name in ("teacher", "student"):
+        output: NetworkOutput = getattr(outputs, name)
+        if output.features is None:
+            raise ValueError(
+                f"{', '.join(readers)} need the {name}'s features, found None; take "
+                f"kdbench.model.features.features(model, images) for its output"
+            )
+        if "preacts" in needs and output.features.preacts is None:
+            raise ValueError(
+                f"{', '.join(readers)} need the {name}'s maps before their activation, found "
+                f"None; take kdbench.model.features.features(model, images, preacts=True)"
+            )
+
+
+def check_index(index: Tensor | None, logits: Tensor, readers: list[str]) -> None:
+    """Raises ValueError unless there is one position for each row of ``logits``.
+
+    Args:
+        index: [B] int64.
+        logits: [B, K].
+        readers: parts of the objective that need it.
+    """
+    if index is None or index.dtype != torch.int64 or index.shape != logits.shape[:1]:
+        found = "None" if index is None else f"{index.dtype} {tuple(index.shape)}"
+        raise ValueError(
+            f"{', '.join(readers)} need the index of each sample, int64 [{len(logits)}], found "
+            f"{found}; give Outputs(..., index=index)"
         )
 
 

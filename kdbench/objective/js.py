@@ -5,11 +5,13 @@ import math
 import torch
 from torch import Tensor
 
+from kdbench.objective.base import DistillLoss
+from kdbench.outputs import Outputs
 from kdbench.temperature.base import Temperatures
-from kdbench.temperature.soften import soften
+from kdbench.temperature.soften import soften_both
 
 
-class JS:
+class JS(DistillLoss):
     """Jensen-Shannon divergence between the softened teacher and the softened student.
 
     Rule: loss_b = scale_b * (KL(p, m) + KL(q, m)) / 2, m = (p + q) / 2, p = softmax(z_t / T_t),
@@ -19,29 +21,12 @@ class JS:
     Gradient: to the student's logits, and to whatever part of the temperatures and the scale a
         strategy leaves in the graph. It vanishes where the two distributions do not overlap: a
         student that is confident and wrong is hardly corrected.
+    Range: [0, scale ln 2] up to rounding.
     Deviations: none.
     """
 
-    def __call__(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        temperatures: Temperatures,
-    ) -> Tensor:
-        """Loss of each sample.
-
-        Args:
-            teacher_logits: [B, K] float32.
-            student_logits: [B, K] float32.
-            targets: [B] int64, not used by this loss.
-            temperatures: of this batch.
-
-        Returns:
-            [B] in [0, scale ln 2] up to rounding.
-        """
-        log_p = soften(teacher_logits, temperatures.teacher)
-        log_q = soften(student_logits, temperatures.student)
+    def forward(self, outputs: Outputs, temperatures: Temperatures) -> Tensor:
+        log_p, log_q = soften_both(outputs, temperatures)
         log_m = torch.logaddexp(log_p, log_q) - math.log(2)
         both = log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)
         return temperatures.scale * both.sum(dim=1) / 2

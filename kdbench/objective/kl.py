@@ -2,11 +2,13 @@
 
 from torch import Tensor
 
+from kdbench.objective.base import DistillLoss
+from kdbench.outputs import Outputs
 from kdbench.temperature.base import Temperatures
-from kdbench.temperature.soften import soften
+from kdbench.temperature.soften import soften_both
 
 
-class KL:
+class KL(DistillLoss):
     """KL divergence from the softened teacher to the softened student.
 
     Rule: loss_b = scale_b * sum_c p_bc (ln p_bc - ln q_bc), p = softmax(z_t / T_t),
@@ -15,26 +17,9 @@ class KL:
         tau^2 keeps the gradient's size independent of tau (section 2.1).
     Gradient: to the student's logits, and to whatever part of the temperatures and the scale a
         strategy leaves in the graph.
+    Range: >= 0 up to rounding.
     """
 
-    def __call__(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        temperatures: Temperatures,
-    ) -> Tensor:
-        """Loss of each sample.
-
-        Args:
-            teacher_logits: [B, K] float32.
-            student_logits: [B, K] float32.
-            targets: [B] int64, not used by this loss.
-            temperatures: of this batch.
-
-        Returns:
-            [B] scaled divergence, >= 0 up to rounding.
-        """
-        log_p = soften(teacher_logits, temperatures.teacher)
-        log_q = soften(student_logits, temperatures.student)
+    def forward(self, outputs: Outputs, temperatures: Temperatures) -> Tensor:
+        log_p, log_q = soften_both(outputs, temperatures)
         return temperatures.scale * (log_p.exp() * (log_p - log_q)).sum(dim=1)

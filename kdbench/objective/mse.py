@@ -2,11 +2,13 @@
 
 from torch import Tensor
 
+from kdbench.objective.base import DistillLoss
+from kdbench.outputs import Outputs
 from kdbench.temperature.base import Temperatures
-from kdbench.temperature.soften import scale_logits
+from kdbench.temperature.soften import scale_both
 
 
-class MSE:
+class MSE(DistillLoss):
     """Mean squared difference between the scaled logits of teacher and student.
 
     Rule: loss_b = scale_b * mean_c (u_t - u_s)^2 with u_t = z_t / T_t, u_s = z_s / T_s.
@@ -18,29 +20,12 @@ class MSE:
         student have different ones, or where the scale is not their product.
     Gradient: to the student's logits, and to whatever part of the temperatures and the scale a
         strategy leaves in the graph.
+    Range: >= 0.
     Deviations: the mean over classes is that of the released codes; the papers write a sum, which
         is a weight K times as large. A constant added to a row counts, unlike in all losses that
         go through a softmax.
     """
 
-    def __call__(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        temperatures: Temperatures,
-    ) -> Tensor:
-        """Loss of each sample.
-
-        Args:
-            teacher_logits: [B, K] float32.
-            student_logits: [B, K] float32.
-            targets: [B] int64, not used by this loss.
-            temperatures: of this batch.
-
-        Returns:
-            [B] scaled mean square, >= 0.
-        """
-        teacher = scale_logits(teacher_logits, temperatures.teacher)
-        student = scale_logits(student_logits, temperatures.student)
+    def forward(self, outputs: Outputs, temperatures: Temperatures) -> Tensor:
+        teacher, student = scale_both(outputs, temperatures)
         return temperatures.scale * (teacher - student).square().mean(dim=1)

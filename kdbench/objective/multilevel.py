@@ -4,16 +4,17 @@ from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from kdbench.objective.objective import DistillLoss
+from kdbench.objective.base import DistillLoss
+from kdbench.outputs import Outputs
 from kdbench.progress import START
 from kdbench.temperature.base import Temperatures, TemperatureStrategy
 from kdbench.temperature.logit_std import spread
 from kdbench.temperature.soften import soften
 
 
-class PredictionAugmentation:
+class PredictionAugmentation(DistillLoss):
     """A loss, summed over several temperatures.
 
     Rule: sum over T in {the temperature of the strategy, others} of loss at T.
@@ -25,31 +26,26 @@ class PredictionAugmentation:
         others: further strategies; they see the first step only, so schedules have no place here.
     """
 
+    others: nn.ModuleList
+
     def __init__(
         self, loss: DistillLoss, base: bool, others: Sequence[TemperatureStrategy]
     ) -> None:
         if not base and not others:
             raise ValueError("base is false and others is empty: there is no temperature to use")
-        self.loss, self.base, self.others = loss, base, tuple(others)
+        super().__init__()
+        self.loss, self.base, self.others = loss, base, nn.ModuleList(others)
 
-    def __call__(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        temperatures: Temperatures,
-    ) -> Tensor:
-        """[B] loss: see ``KL.__call__`` for the arguments."""
-        logits = (teacher_logits, student_logits, targets)
+    def forward(self, outputs: Outputs, temperatures: Temperatures) -> Tensor:
         every = [temperatures] if self.base else []
-        every += [strategy(*logits, START) for strategy in self.others]
-        return torch.stack([self.loss(*logits, one) for one in every]).sum(dim=0)
+        every += [strategy(outputs, START) for strategy in self.others]
+        return torch.stack([self.loss(outputs, one) for one in every]).sum(dim=0)
 
 
 Over = Literal["samples", "classes"]
 
 
-class MedianMask:
+class MedianMask(DistillLoss):
     """A loss, multiplied by the part of samples or classes that pass MLKD's confidence mask.
 
     Rule: over="samples": factor = mean_b [max_c p_bc <= median_b max_c p_bc]; over="classes":
@@ -67,22 +63,16 @@ class MedianMask:
     def __init__(self, loss: DistillLoss, over: Over, standardise: bool) -> None:
         if over not in get_args(Over):
             raise ValueError(f"over must be one of {', '.join(get_args(Over))}, found {over!r}")
+        super().__init__()
         self.loss, self.standardise = loss, standardise
         self.confidence: Callable[[Tensor], Tensor] = (
             (lambda p: p.amax(dim=1)) if over == "samples" else (lambda p: p.sum(dim=0))
         )
 
-    def __call__(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        temperatures: Temperatures,
-    ) -> Tensor:
-        """[B] loss: see ``KL.__call__`` for the arguments."""
-        value = self.loss(teacher_logits, student_logits, targets, temperatures)
-        seen = teacher_logits
+    def forward(self, outputs: Outputs, temperatures: Temperatures) -> Tensor:
+        value = self.loss(outputs, temperatures)
+        seen = outputs.logits[0]
         if self.standardise:  # the mean that a z-score subtracts is nothing to a softmax
-            seen = soften(teacher_logits, spread(teacher_logits, std_min=1e-6))
+            seen = soften(seen, spread(seen, std_min=1e-6))
         confidence = self.confidence(seen.softmax(dim=1))
         return value * (confidence <= confidence.quantile(0.5)).to(value.dtype).mean()

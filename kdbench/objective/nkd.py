@@ -6,12 +6,14 @@ the other one uses, so its YAML gives that term its own strategy.
 
 from torch import Tensor
 
+from kdbench.objective.base import DistillLoss
 from kdbench.objective.dkd import without_target
+from kdbench.outputs import Outputs
 from kdbench.temperature.base import Temperatures
-from kdbench.temperature.soften import soften
+from kdbench.temperature.soften import soften_both
 
 
-class NKDTarget:
+class NKDTarget(DistillLoss):
     """Soft cross-entropy of the target class.
 
     Rule: loss_b = -scale_b * p_y ln q_y, p = softmax(z_t / T_t), q = softmax(z_s / T_s).
@@ -22,33 +24,15 @@ class NKDTarget:
     Deviations: none. The loss is smallest at q_y = 1 and not at q_y = p_y, as published.
     """
 
-    needs_labels = True
+    needs = frozenset({"labels"})
 
-    def __call__(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        temperatures: Temperatures,
-    ) -> Tensor:
-        """Loss of each sample.
-
-        Args:
-            teacher_logits: [B, K] float32.
-            student_logits: [B, K] float32.
-            targets: [B] int64.
-            temperatures: of this batch.
-
-        Returns:
-            [B] scaled cross-entropy, >= 0.
-        """
-        target = targets[:, None]
-        log_p = soften(teacher_logits, temperatures.teacher).gather(1, target)
-        log_q = soften(student_logits, temperatures.student).gather(1, target)
+    def forward(self, outputs: Outputs, temperatures: Temperatures) -> Tensor:
+        target = outputs.targets[:, None]
+        log_p, log_q = (each.gather(1, target) for each in soften_both(outputs, temperatures))
         return -temperatures.scale * (log_p.exp() * log_q).squeeze(1)
 
 
-class NKDNonTarget:
+class NKDNonTarget(DistillLoss):
     """Cross-entropy between the distributions over the K - 1 other classes.
 
     Rule: loss_b = -scale_b * sum_{c != y} p'_c ln q'_c; p' and q' are the softened distributions
@@ -58,16 +42,9 @@ class NKDNonTarget:
     Deviations: none. At equality the loss is scale times the teacher's entropy, not 0.
     """
 
-    needs_labels = True
+    needs = frozenset({"labels"})
 
-    def __call__(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        temperatures: Temperatures,
-    ) -> Tensor:
-        """Loss of each sample: see ``NKDTarget.__call__``; K >= 2."""
-        log_p = without_target(soften(teacher_logits, temperatures.teacher), targets)
-        log_q = without_target(soften(student_logits, temperatures.student), targets)
+    def forward(self, outputs: Outputs, temperatures: Temperatures) -> Tensor:
+        both = soften_both(outputs, temperatures)
+        log_p, log_q = (without_target(each, outputs.targets) for each in both)
         return -temperatures.scale * (log_p.exp() * log_q).sum(dim=1)

@@ -3,29 +3,35 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, get_args
+from typing import cast
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.objective.inputs import check_finite, check_logits, check_targets
+from kdbench.objective.base import DistillLoss
+from kdbench.objective.inputs import (
+    check_features,
+    check_finite,
+    check_index,
+    check_logits,
+    check_targets,
+)
 from kdbench.objective.ranks import Ranks, count_ranks
 from kdbench.objective.watch import LearningWatch
+from kdbench.outputs import FEATURES, WEAK, Outputs
 from kdbench.progress import START, Progress
 from kdbench.temperature.base import Temperatures, TemperatureStrategy
+from kdbench.temperature.part import (
+    Part,
+    find_parts,
+    full_precision,
+    require_registered,
+    union_of_needs,
+)
 
-DistillLoss = Callable[[Tensor, Tensor, Tensor, Temperatures], Tensor]
 Ramp = Callable[[Progress], float]
-View = Literal["weak", "strong"]
-
-
-class StrongView(NamedTuple):
-    """Logits [B, K] of the strongly augmented view of a batch (MLKD, CSKD)."""
-
-    teacher_logits: Tensor
-    student_logits: Tensor
 
 
 @dataclass(frozen=True)
@@ -36,40 +42,46 @@ class LossTerms:
         terms: name of each term -> [B] float32, already weighted and ramped.
         temperatures: what the objective's strategy decided for this batch; None where nothing is
             distilled.
+        task: names of the terms that learn the labels; every other one distils.
     """
 
     terms: Mapping[str, Tensor]
     temperatures: Temperatures | None = field(default=None)
+    task: frozenset[str] = frozenset({"ce"})
 
     def total(self) -> Tensor:
         """Mean over the batch of the sum over the terms: the only reduction."""
         return torch.stack(tuple(self.terms.values())).sum(dim=0).mean()
 
 
-@dataclass(frozen=True)
-class Term:
+class Term(nn.Module):
     """One weighted summand of an objective.
 
-    Attributes:
-        loss: maps (teacher_logits, student_logits, targets, temperatures) to [B].
+    Args:
+        loss: of each sample.
         weight: factor, >= 0.
         ramp: factor on the weight as a function of progress; None is 1 throughout.
         strategy: temperatures of this term alone; None takes the objective's.
-        view: which logits it sees: those of the usual augmentation, or of the strong one.
+        view: name of the view that it reads: "weak" is the usual augmentation.
     """
 
-    loss: DistillLoss
-    weight: float
-    ramp: Ramp | None = None
-    strategy: TemperatureStrategy | None = None
-    view: View = "weak"
-
-    def __post_init__(self) -> None:
-        _require_weight("weight", self.weight)
-        if self.view not in get_args(View):
+    def __init__(
+        self,
+        loss: DistillLoss,
+        weight: float,
+        ramp: Ramp | None = None,
+        strategy: TemperatureStrategy | None = None,
+        view: str = WEAK,
+    ) -> None:
+        super().__init__()
+        _require_weight("weight", weight)
+        if not isinstance(loss, DistillLoss):
             raise ValueError(
-                f"view must be one of {', '.join(get_args(View))}, found {self.view!r}"
+                f"loss must be a DistillLoss (kdbench.objective.base), found "
+                f"{type(loss).__name__}; a loss is a module, so that all that it learns is trained"
             )
+        self.loss, self.weight, self.ramp = loss, weight, ramp
+        self.strategy, self.view = strategy, view
 
     def weight_at(self, progress: Progress) -> float:
         """Weight at this point of training."""
@@ -85,8 +97,12 @@ class Objective(nn.Module):
         terms: name -> Term; empty for training from scratch.
         temperature: strategy of every term that has none of its own.
         ce_ramp: factor on ``ce_weight`` as a function of progress; None is 1 throughout.
-        strong_ce_weight: weight of the cross-entropy on the strong view.
-        share_temperatures: whether terms on the strong view take the temperatures of the weak one.
+        ce_views: weights of the cross-entropy on further views, by name.
+        share_temperatures: whether terms on further views take the temperatures of the weak one.
+
+    Attributes:
+        needs: what its parts read beside logits and targets, see ``kdbench.outputs.NEEDS``.
+        views: names of the views that it reads, "weak" first.
     """
 
     def __init__(
@@ -96,12 +112,13 @@ class Objective(nn.Module):
         terms: Mapping[str, Term],
         temperature: TemperatureStrategy | None,
         ce_ramp: Ramp | None = None,
-        strong_ce_weight: float = 0.0,
+        ce_views: Mapping[str, float] | None = None,
         share_temperatures: bool = False,
     ) -> None:
         super().__init__()
         _require_weight("ce_weight", ce_weight)
-        _require_weight("strong_ce_weight", strong_ce_weight)
+        for view, weight in (ce_views or {}).items():
+            _require_weight(f"ce_views.{view}", weight)
         if ce_weight == 0 and not any(term.weight for term in terms.values()):
             raise ValueError(
                 f"nothing to optimise: ce_weight is 0 and so is the weight of every term "
@@ -110,15 +127,18 @@ class Objective(nn.Module):
         if temperature is None and any(term.strategy is None for term in terms.values()):
             raise ValueError(f"terms {', '.join(terms)} need a temperature strategy")
         self.name, self.ce_weight, self.ce_ramp = name, ce_weight, ce_ramp
-        self.strong_ce_weight, self.share_temperatures = strong_ce_weight, share_temperatures
-        self.terms = dict(terms)
+        self.ce_views = {view: weight for view, weight in (ce_views or {}).items() if weight}
+        self.share_temperatures = share_temperatures
         self.temperature = temperature
+        self.terms = _module_dict(terms)
         self._watch, self._looks = LearningWatch(), 0
         self._ranks: Ranks | None = None
-        # Registered by term, so that state and device moves reach them.
-        self.term_strategies = nn.ModuleDict(
-            {name: term.strategy for name, term in terms.items() if term.strategy is not None}
-        )
+        waiting = {type(p).__name__ for p in find_parts(self) if type(p).adapt != Part.adapt}
+        self._is_adapted, self._waiting = False, sorted(waiting)
+        require_registered(self)
+        self.needs = union_of_needs(find_parts(self))
+        others = {*self.ce_views, *(term.view for term in terms.values())} - {WEAK}
+        self.views = (WEAK, *sorted(others))
 
     @property
     def needs_teacher(self) -> bool:
@@ -126,34 +146,74 @@ class Objective(nn.Module):
         return len(self.terms) > 0
 
     @property
-    def needs_strong_view(self) -> bool:
-        """Whether batches need a second, strongly augmented view."""
-        return self.strong_ce_weight > 0 or any(t.view == "strong" for t in self.terms.values())
-
-    @property
-    def strategies(self) -> list[TemperatureStrategy]:
-        """The objective's strategy and those of single terms."""
-        candidates = [self.temperature, *(term.strategy for term in self.terms.values())]
-        return [strategy for strategy in candidates if strategy is not None]
-
-    @property
     def learns(self) -> bool:
-        """Whether any strategy learns: through the optimizer, or by itself in ``observe``."""
-        parameters = (p for strategy in self.strategies for p in strategy.parameters())
-        return any(parameter.requires_grad for parameter in parameters)
+        """Whether any part learns: through the optimizer, or by itself in ``observe``."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    @property
+    def waits_for_shapes(self) -> bool:
+        """Whether ``adapt`` must be called before this objective can be used."""
+        return bool(self._waiting)
+
+    def adapt(self, outputs: Outputs, num_samples: int) -> None:
+        """Lets losses build what depends on the shapes of features.
+
+        Called once, before the optimizer gets ``param_groups()``; only needed for objectives whose
+        parts ask for it.
+
+        Args:
+            outputs: of an example batch; only shapes count.
+            num_samples: N, size of the full train split.
+
+        Raises:
+            RuntimeError: it was called before.
+        """
+        if self._is_adapted:
+            raise RuntimeError("objective.adapt() was called before; its losses are built already")
+        for part in find_parts(self):
+            part.adapt(outputs, num_samples)
+        self._is_adapted, self._waiting = True, []
+        require_registered(self)
 
     def param_groups(self) -> list[dict]:
-        """Optimizer groups of all strategies that learn; empty where none does."""
-        return [group for strategy in self.strategies for group in strategy.param_groups()]
+        """Optimizer groups of all that learns; empty where nothing does.
 
-    def observe(self, student_logits: Tensor, targets: Tensor, progress: Progress) -> None:
-        """Feedback after the optimizer step, for strategies that learn from it.
+        Learned temperatures have no weight decay unless their YAML states one; what a loss learns
+        has that of the optimizer.
+
+        Raises:
+            ValueError: a parameter is in no group, or in two.
+            RuntimeError: ``adapt`` is still to be called.
+        """
+        self._require_adapted()
+        parts = find_parts(self)
+        groups = [group for part in parts for group in part.param_groups()]
+        own = {id(p) for part in parts if part.trains_itself for p in part.own_parameters()}
+        grouped = [id(p) for group in groups for p in group["params"]]
+        for name, parameter in self.named_parameters():
+            wanted = int(parameter.requires_grad and id(parameter) not in own)
+            if grouped.count(id(parameter)) != wanted:
+                raise ValueError(
+                    f"the parameter {name} of the objective is in {grouped.count(id(parameter))} "
+                    f"optimizer groups, it should be in {wanted}; look at param_groups() of its "
+                    f"owner, or set requires_grad=False where nothing is to be learned"
+                )
+        return groups
+
+    def observe(self, outputs: Outputs, progress: Progress) -> None:
+        """Feedback after the optimizer step, for parts that learn from it.
 
         On several ranks (see ``distribute``), this is also where they agree.
+
+        Args:
+            outputs: those of the step; gradients are left aside.
+            progress: position in training, that of the step.
         """
         self._watch.observed += 1
-        for strategy in self.strategies:
-            strategy.observe(_widen(student_logits), targets, progress)
+        seen = outputs.detach().widen()
+        with full_precision(seen):
+            for view, part in self._parts_by_view():
+                part.observe(seen.view(view), progress)
         if self._ranks is not None and self.learns:
             self._ranks.average(self)
 
@@ -183,126 +243,154 @@ class Objective(nn.Module):
         student_logits: Tensor,
         targets: Tensor,
         progress: Progress | None = None,
-        strong: StrongView | None = None,
     ) -> LossTerms:
+        """Losses of one batch of one view, for objectives that read no features.
+
+        Args:
+            teacher_logits: [B, K]; None only for an objective without terms.
+            student_logits: [B, K].
+            targets: [B] int64; or [B, K] probabilities, for losses that need no labels.
+            progress: see ``forward``, which raises the same errors.
+        """
+        return self(Outputs.from_logits(teacher_logits, student_logits, targets), progress)
+
+    def forward(self, outputs: Outputs, progress: Progress | None = None) -> LossTerms:
         """Losses of one batch; usable in any training loop, under autocast too.
 
         Args:
-            teacher_logits: [B, K], finite, K >= 2, B >= 1; None only for an objective without
-                terms.
-            student_logits: [B, K].
-            targets: [B] int64; or [B, K] probabilities, for losses that need no labels.
+            outputs: of both networks, in any precision; finite, K >= 2, B >= 1.
             progress: position in training; None stands for the first step, which is right for
                 objectives without ramps and strategies without schedules.
-            strong: logits of the strongly augmented view, for objectives that need it.
 
         Raises:
             ValueError: arguments that do not fit each other or this objective.
             NumericalError: teacher logits that are not finite.
-            RuntimeError: several ranks, something that learns, and nobody who keeps it the same.
+            RuntimeError: several ranks, something that learns, and nobody who keeps it the same;
+                or losses that wait for ``adapt``.
         """
-        device = student_logits.device.type
-        if torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):
-                return self._losses(teacher_logits, student_logits, targets, progress, strong)
-        return self._losses(teacher_logits, student_logits, targets, progress, strong)
+        with full_precision(outputs):
+            return self._losses(self._views_of(outputs), progress or START)
 
-    forward = from_logits
-
-    def _losses(
-        self,
-        teacher_logits: Tensor | None,
-        student_logits: Tensor,
-        targets: Tensor,
-        progress: Progress | None,
-        strong: StrongView | None,
-    ) -> LossTerms:
-        progress = progress or START
-        check_logits("student_logits", student_logits)
-        needs_labels = self._needs_labels() if targets.is_floating_point() else []
-        check_targets(targets, student_logits, needs_labels)
-        if self.needs_strong_view and strong is None:
-            raise ValueError(f"objective {self.name!r} needs the logits of a strong view")
-        student_logits = _widen(student_logits)
+    def _losses(self, views: Mapping[str, Outputs], progress: Progress) -> LossTerms:
         ce_weight = self.ce_weight * (self.ce_ramp(progress) if self.ce_ramp else 1.0)
-        losses = {"ce": ce_weight * F.cross_entropy(student_logits, targets, reduction="none")}
-        if self.strong_ce_weight and strong is not None:
-            ce = F.cross_entropy(_widen(strong.student_logits), targets, reduction="none")
-            losses["ce_strong"] = self.strong_ce_weight * ce
+        losses = {"ce": ce_weight * _cross_entropy(views[WEAK])}
+        for view, weight in self.ce_views.items():
+            losses[f"ce_{view}"] = weight * _cross_entropy(views[view])
+        task = frozenset(losses)
         if not self.needs_teacher:
-            return LossTerms(losses)
-        if teacher_logits is None:
-            raise ValueError(f"objective {self.name!r} needs teacher_logits, found None")
-        if self.training and torch.is_grad_enabled() and student_logits.requires_grad:
+            return LossTerms(losses, task=task)
+        if self.training and torch.is_grad_enabled() and views[WEAK].student.logits.requires_grad:
             self._look_after_learning()
-        views = {"weak": self._prepare(teacher_logits, student_logits, targets)}
-        if strong is not None:
-            views["strong"] = self._prepare(*strong, targets)
         shared = self._shared_temperatures(views, progress)
         for name, term in self.terms.items():
-            logits = views[term.view]
-            own = term.strategy(*logits, progress) if term.strategy else shared[term.view]
-            losses[name] = term.weight_at(progress) * term.loss(*logits, own)
-        return LossTerms(losses, shared.get("weak"))
+            outputs = views[term.view]
+            own = term.strategy(outputs, progress) if term.strategy else shared[term.view]
+            losses[name] = term.weight_at(progress) * term.loss(outputs, own)
+        return LossTerms(losses, shared.get(WEAK), task)
 
-    def _needs_labels(self) -> list[str]:
-        """Names of losses and strategies that read the targets as classes."""
-        losses = {
-            name
-            for name, term in self.terms.items()
-            for loss in (term.loss, getattr(term.loss, "loss", None))
-            if getattr(loss, "needs_labels", False)
-        }
-        modules = (module for strategy in self.strategies for module in strategy.modules())
-        return sorted(losses | {type(m).__name__ for m in modules if _reads_labels(m)})
+    def _shared_temperatures(
+        self, views: Mapping[str, Outputs], progress: Progress
+    ) -> dict[str, Temperatures]:
+        """The strategy's answer for each view; the weak one last, as that is what it observes."""
+        if self.temperature is None:
+            return {}
+        read = {term.view for term in self.terms.values() if term.strategy is None} - {WEAK}
+        if self.share_temperatures:
+            return dict.fromkeys((*read, WEAK), self.temperature(views[WEAK], progress))
+        return {view: self.temperature(views[view], progress) for view in (*sorted(read), WEAK)}
+
+    def _views_of(self, outputs: Outputs) -> dict[str, Outputs]:
+        """Each view by itself, checked, in float32 or wider, the teacher's without gradient."""
+        self._require_adapted()
+        found = {}
+        for name in self.views:
+            if name != WEAK and name not in (outputs.views or {}):
+                raise ValueError(f"objective {self.name!r} needs the outputs of a {name} view")
+            view = outputs.view(name)._replace(views=None)
+            self._check_view(view)
+            found[name] = _freeze_teacher(view.widen())
+        return found
+
+    def _check_view(self, outputs: Outputs) -> None:
+        student = outputs.student.logits
+        check_logits("student_logits", student)
+        readers = self._readers("labels") if outputs.targets.is_floating_point() else []
+        check_targets(outputs.targets, student, readers)
+        if not self.needs_teacher:
+            return
+        if outputs.teacher is None:
+            raise ValueError(f"objective {self.name!r} needs teacher_logits, found None")
+        teacher = outputs.teacher.logits
+        # Without it, a teacher with one output would broadcast silently into a plausible loss.
+        if teacher.shape != student.shape:
+            raise ValueError(
+                f"teacher_logits {tuple(teacher.shape)} and student_logits "
+                f"{tuple(student.shape)} must have the same shape [B, K]"
+            )
+        if self.needs & FEATURES:
+            check_features(outputs, self.needs, self._readers(*FEATURES))
+        if "index" in self.needs:
+            check_index(outputs.index, student, self._readers("index"))
+        if not torch.compiler.is_compiling():
+            check_finite("teacher_logits", teacher, self._looks)
+            self._looks += 1
+
+    def _readers(self, *needs: str) -> list[str]:
+        """Names of the terms whose losses, and of the strategies, that need one of these."""
+        found = set()
+        for name, term in self.terms.items():
+            if any(part.needs & set(needs) for part in find_parts(term.loss)):
+                found.add(name)
+        strategies = (p for p in find_parts(self) if isinstance(p, TemperatureStrategy))
+        return sorted(found | {type(p).__name__ for p in strategies if p.needs & set(needs)})
+
+    def _parts_by_view(self) -> list[tuple[str, Part]]:
+        """Each part once, with the view that it reads."""
+        roots = [(WEAK, self.temperature)] if self.temperature is not None else []
+        found: dict[Part, str] = {}
+        for view, root in [*roots, *((term.view, term) for term in self.terms.values())]:
+            for part in find_parts(root):
+                found.setdefault(part, view)
+        return [(view, part) for part, view in found.items()]
+
+    def _require_adapted(self) -> None:
+        if self._waiting:
+            raise RuntimeError(
+                f"{', '.join(self._waiting)} of objective {self.name!r} wait for the shapes of "
+                f"features: call objective.adapt(outputs, num_samples) once, before "
+                f"objective.param_groups()"
+            )
 
     def _look_after_learning(self) -> None:
         """Says so where something should learn, and cannot or would drift apart."""
         if not self.learns:
             return
-        self._watch.called(self.strategies)
+        self._watch.called(find_parts(self))
         if self._ranks is None and count_ranks() > 1:
             raise RuntimeError(
-                f"objective {self.name!r} learns temperatures, and {count_ranks()} ranks would "
-                f"learn different ones. Call objective.distribute() once on every rank, and "
+                f"objective {self.name!r} learns, and {count_ranks()} ranks would learn "
+                f"different things. Call objective.distribute() once on every rank, and "
                 f"objective.observe(...) after each step; or objective.distribute(average=False) "
                 f"where each rank trains its own student or DistributedDataParallel wraps the "
                 f"objective"
             )
 
-    def _prepare(
-        self, teacher_logits: Tensor, student_logits: Tensor, targets: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        # Without it, a teacher with one output would broadcast silently into a plausible loss.
-        if teacher_logits.shape != student_logits.shape:
-            raise ValueError(
-                f"teacher_logits {tuple(teacher_logits.shape)} and student_logits "
-                f"{tuple(student_logits.shape)} must have the same shape [B, K]"
-            )
-        if not torch.compiler.is_compiling():
-            check_finite("teacher_logits", teacher_logits, self._looks)
-            self._looks += 1
-        return _widen(teacher_logits.detach()), _widen(student_logits), targets
 
-    def _shared_temperatures(
-        self, views: Mapping[str, tuple[Tensor, Tensor, Tensor]], progress: Progress
-    ) -> dict[str, Temperatures]:
-        """The strategy's answer for each view; the weak one last, as that is what it observes."""
-        if self.temperature is None:
-            return {}
-        asked = {term.view for term in self.terms.values() if term.strategy is None} | {"weak"}
-        if self.share_temperatures:
-            weak = self.temperature(*views["weak"], progress)
-            return dict.fromkeys(asked, weak)
-        return {view: self.temperature(*views[view], progress) for view in sorted(asked)}
+def _cross_entropy(outputs: Outputs) -> Tensor:
+    return F.cross_entropy(outputs.student.logits, outputs.targets, reduction="none")
 
 
-def _reads_labels(module: nn.Module) -> bool:
-    return bool(getattr(module, "needs_labels", False))
+def _freeze_teacher(outputs: Outputs) -> Outputs:
+    if outputs.teacher is None:
+        return outputs
+    return outputs._replace(teacher=outputs.teacher.map(Tensor.detach))
 
 
-def _widen(logits: Tensor) -> Tensor:
-    return logits if logits.dtype.itemsize >= 4 else logits.float()
+def _module_dict(terms: Mapping[str, Term]) -> Mapping[str, Term]:
+    try:
+        return cast(Mapping[str, Term], nn.ModuleDict(terms))
+    except KeyError as error:
+        raise ValueError(f"a term cannot have this name: {error.args[0]}; rename it") from error
 
 
 def _require_weight(name: str, value: float) -> None:

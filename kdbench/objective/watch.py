@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kdbench.temperature.base import TemperatureStrategy
+from kdbench.temperature.part import Part
 
 CALLS = 50  # training calls after which a look is taken; a gradient may be accumulated for some
 
@@ -29,38 +29,37 @@ class LearningWatch:
         self.calls = self.observed = 0
         self._seen: list[_Seen] = []
 
-    def called(self, strategies: Sequence[TemperatureStrategy]) -> None:
+    def called(self, parts: Sequence[Part]) -> None:
         """A training batch has been asked for; only the first ``CALLS`` are counted."""
         if self.calls >= CALLS or torch.compiler.is_compiling():
             return
         if self.calls == 0:
             self._seen = [
                 _Seen(parameter, parameter._version, parameter.detach().clone())
-                for strategy in strategies
-                if not strategy.trains_itself
-                for parameter in strategy.parameters()
-                if parameter.requires_grad
+                for part in parts
+                if not part.trains_itself
+                for parameter in part.own_parameters()
             ]
         self.calls += 1
         if self.calls == CALLS:
-            self._judge(strategies)
+            self._judge(parts)
             self._seen = []
 
-    def _judge(self, strategies: Sequence[TemperatureStrategy]) -> None:
+    def _judge(self, parts: Sequence[Part]) -> None:
         if self._seen and not any(map(_has_moved, self._seen)):
             self._warn(
                 "its parameters have not changed. Give objective.param_groups() to the optimizer: "
                 "SGD([{'params': student.parameters()}, *objective.param_groups()], lr=...)"
             )
-        if self.observed == 0 and any(strategy.trains_itself for strategy in strategies):
+        if self.observed == 0 and any(part.trains_itself for part in parts):
             self._warn(
-                "it learns from objective.observe(student_logits.detach(), targets, progress), "
+                "it learns from objective.observe(outputs, progress), "
                 "which was never called; call it after each optimizer step"
             )
 
     def _warn(self, reason: str) -> None:
         warnings.warn(
-            f"the temperature has learned nothing in {CALLS} training batches: {reason}",
+            f"the objective has learned nothing in {CALLS} training batches: {reason}",
             stacklevel=5,
         )
 

@@ -17,6 +17,7 @@ from kdbench.config.identity import (
     stable_config,
     teacher_config,
     trains_teacher,
+    views_of,
 )
 from kdbench.errors import ConfigError
 
@@ -94,7 +95,7 @@ def _chain(config: PlainConfig) -> Iterator[tuple[PlainConfig, PlainConfig]]:
 
 def _price_alone(config: PlainConfig, speed_of: SpeedOf) -> Cost:
     trained, evaluated = _images(config)
-    views, epochs = 2 if _needs_strong_view(config) else 1, config["run"]["epochs"]
+    views, epochs = 1 + len(views_of(config["objective"])), config["run"]["epochs"]
     student = speed_of(config["student"])
     macs = epochs * student.macs * (3 * views * trained + evaluated)
     student_hours = macs / student.train / 3600
@@ -119,13 +120,6 @@ def _images(config: PlainConfig) -> tuple[int, int]:
         return train, test
     held_out = round(train * dataset["val_fraction"])
     return train - held_out, held_out
-
-
-def _needs_strong_view(config: PlainConfig) -> bool:
-    """What ``Objective.needs_strong_view`` says, read from the config."""
-    objective = config["objective"]
-    terms = objective["terms"].values()
-    return objective.get("strong_ce_weight", 0) > 0 or any(t.get("view") == "strong" for t in terms)
 
 
 def _audience(config: PlainConfig) -> str:

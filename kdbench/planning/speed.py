@@ -101,7 +101,7 @@ def measure(network: Node, config: Mapping[str, Any], compute: Compute) -> Speed
     images = torch.randn(count, channels, size, size, device=compute.device)
     targets = torch.randint(network["num_classes"], (count,), device=compute.device)
     batch = Batch(images, targets, index=targets, view=None)
-    step = time_work(lambda: learner.train_step(batch, None, None, START), compute)
+    step = time_work(lambda: learner.train_step(batch, {}, START), compute)
     answer = time_work(lambda: teacher(images), compute)
     return Speed(macs, train=3 * macs * count / step, ask=macs * count / answer)
 

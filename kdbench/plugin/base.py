@@ -1,11 +1,12 @@
 """Plugins: what is neither a temperature nor a loss, such as another update rule."""
 
-from torch import Tensor, nn
+from torch import nn
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from kdbench.data.base import Batch
 from kdbench.objective.objective import LossTerms
+from kdbench.outputs import Outputs
 from kdbench.progress import Progress
 
 
@@ -24,8 +25,8 @@ class Plugin(nn.Module):
         """
         return batch
 
-    def observe(self, student_logits: Tensor, batch: Batch, progress: Progress) -> None:
-        """Called after every optimizer step with detached logits; nothing by default."""
+    def observe(self, outputs: Outputs, progress: Progress) -> None:
+        """Called after every optimizer step with its outputs, detached; nothing by default."""
 
     def update(self, terms: LossTerms, optimizer: Optimizer, scaler: GradScaler) -> None:
         """One optimizer step from the named, per-sample losses.

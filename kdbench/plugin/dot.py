@@ -12,8 +12,6 @@ from kdbench.errors import ConfigError
 from kdbench.objective.objective import LossTerms
 from kdbench.plugin.base import Plugin
 
-TASK = ("ce", "ce_strong")  # the terms of the labels; every other term distils
-
 
 class DOT(Plugin):
     """Two momentum buffers: distillation keeps its direction longer than the task.
@@ -39,15 +37,15 @@ class DOT(Plugin):
         self.delta = delta
 
     def update(self, terms: LossTerms, optimizer: Optimizer, scaler: GradScaler) -> None:
-        """See ``Plugin.update``; differentiates twice through the student.
+        """Differentiates twice through the student.
 
         Raises:
             ConfigError: the optimizer is not plain SGD, its momentum does not go with delta, the
                 precision is fp16, or nothing is distilled.
         """
         self._refuse(terms, optimizer, scaler)
-        task = {name: loss for name, loss in terms.terms.items() if name in TASK}
-        distillation = {name: loss for name, loss in terms.terms.items() if name not in TASK}
+        task = {name: loss for name, loss in terms.terms.items() if name in terms.task}
+        distillation = {name: loss for name, loss in terms.terms.items() if name not in terms.task}
         ce = _gradients(LossTerms(task), optimizer, keep_graph=True)
         kd = _gradients(LossTerms(distillation), optimizer, keep_graph=False)
         for group in optimizer.param_groups:
@@ -69,7 +67,7 @@ class DOT(Plugin):
                 "plugin=dot differentiates two losses and cannot scale them for "
                 "run.precision=fp16; use run.precision=bf16 or fp32"
             )
-        if not terms.terms.keys() - set(TASK):
+        if not terms.terms.keys() - terms.task:
             raise ConfigError(
                 "plugin=dot needs a distillation term beside ce, found none in the objective; "
                 "use an objective that distils, or plugin=none"

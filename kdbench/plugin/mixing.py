@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench.data.base import Batch
+from kdbench.outputs import Outputs
 from kdbench.plugin.base import Plugin
 from kdbench.progress import Progress
 
@@ -52,7 +53,7 @@ class Mixing(Plugin):
         self._entropy, self._count, self._score = (torch.zeros(0) for _ in range(3))
 
     def prepare(self, batch: Batch, progress: Progress) -> Batch:
-        """See ``Plugin.prepare``; the batch itself before the first ranking."""
+        """The batch itself before the first ranking."""
         if progress.epoch % self.every == 0 and progress.epoch > max(self._ranked, 0):
             self._ranked = progress.epoch
             factor = (self._count / self.count_scale) ** self.power
@@ -72,10 +73,11 @@ class Mixing(Plugin):
         )
         return batch._replace(images=images, view=None)
 
-    def observe(self, student_logits: Tensor, batch: Batch, progress: Progress) -> None:
+    def observe(self, outputs: Outputs, progress: Progress) -> None:
         """Adds the student's entropy on each sample of the batch."""
-        log_q = F.log_softmax(student_logits, dim=1)
-        entropy, index = -(log_q.exp() * log_q).sum(dim=1).cpu(), batch.index.cpu()
+        assert outputs.index is not None
+        log_q = F.log_softmax(outputs.student.logits, dim=1)
+        entropy, index = -(log_q.exp() * log_q).sum(dim=1).cpu(), outputs.index.cpu()
         missing = int(index.max()) + 1 - len(self._count)
         if missing > 0:
             self._entropy, self._count = (

@@ -2,7 +2,7 @@
 
 import logging
 from functools import partial
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,34 @@ from kdbench.data.base import Batch, DataModule
 from kdbench.data.sanity import is_near_chance
 from kdbench.errors import CheckpointError
 from kdbench.model.compute import Compute
+from kdbench.model.features import WithFeatures
+from kdbench.objective.objective import Objective
+from kdbench.outputs import FEATURES, WEAK, NetworkOutput
 from kdbench.teacher.answers import AnswerFiles, ask_split
 from kdbench.teacher.memo import Memo
 
 log = logging.getLogger(__name__)
+
+
+class Query(NamedTuple):
+    """What a teacher is asked about a batch.
+
+    Attributes:
+        view: name of the view.
+        features: "features" and "preacts", as far as they are needed; empty for logits alone.
+    """
+
+    view: str = WEAK
+    features: frozenset[str] = frozenset()
+
+
+WEAK_LOGITS = Query()
+
+
+def queries_of(objective: Objective) -> tuple[Query, ...]:
+    """What an objective reads of a network, one query for each view."""
+    features = objective.needs & FEATURES
+    return tuple(Query(view, features) for view in objective.views)
 
 
 class Teacher(nn.Module):
@@ -32,7 +56,10 @@ class Teacher(nn.Module):
 
     def __init__(self, network: nn.Module, compute: Compute, digest: str) -> None:
         super().__init__()
-        self.network = compute.place(compute.fold(network.requires_grad_(False).eval()))
+        network = network.requires_grad_(False).eval()
+        self.network = compute.place(compute.fold(network))
+        self._original = (network,)  # not a child: it stays where it is until features are needed
+        self._with_features: dict[bool, nn.Module] = {}
         self.compute, self.digest = compute, digest
         self.memo: Memo | None = None
         self.files: AnswerFiles | None = None
@@ -50,11 +77,26 @@ class Teacher(nn.Module):
         return self.compute.forward(self.network, images)
 
     @torch.no_grad()
-    def answer(self, batch: Batch) -> Tensor:
-        """[B, K] float32 logits of a batch's images, from the memo where it has them."""
-        if self.memo is None or batch.view is None:
-            return self(batch.images)
-        return self.memo.answer(batch.images, batch.index, batch.view, ask=self)
+    def answer(self, batch: Batch, query: Query = WEAK_LOGITS) -> NetworkOutput:
+        """The output for one view of a batch; weak logits come from the memo where it has them."""
+        images = batch.images_of(query.view)
+        if query.features:
+            network = self._show_features("preacts" in query.features)
+            return self.compute.forward_features(network, images)
+        if self.memo is None or batch.view is None or query.view != WEAK:
+            return NetworkOutput(self(images))
+        return NetworkOutput(self.memo.answer(images, batch.index, batch.view, ask=self))
+
+    @property
+    def original(self) -> nn.Module:
+        """The network as it was given, nothing folded."""
+        return self._original[0]
+
+    def _show_features(self, preacts: bool) -> nn.Module:
+        if preacts not in self._with_features:
+            network = self.compute.fold(WithFeatures(self.original, preacts).eval())
+            self._with_features[preacts] = self.compute.place(network)
+        return self._with_features[preacts]
 
     def memo_report(self) -> dict[str, Any] | None:
         """What the memo was good for, for the record and in the log; None without one."""

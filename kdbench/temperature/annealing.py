@@ -1,7 +1,6 @@
 """The falling temperature of Annealing-KD: the teacher's logits grow step by step."""
 
-from torch import Tensor
-
+from kdbench.outputs import Outputs
 from kdbench.progress import Progress
 from kdbench.temperature.base import (
     Temperatures,
@@ -35,11 +34,8 @@ class Annealing(TemperatureStrategy):
         require_fraction(until=until)
         self.tau_max, self.until = tau_max, until
 
-    def forward(
-        self, teacher_logits: Tensor, student_logits: Tensor, targets: Tensor, progress: Progress
-    ) -> Temperatures:
-        """See ``TemperatureStrategy.forward``."""
-        one = uniform(1.0, like=teacher_logits)
+    def forward(self, outputs: Outputs, progress: Progress) -> Temperatures:
+        one = uniform(1.0, like=outputs.logits[0])
         return one._replace(teacher=one.teacher / self.scale_at(progress))
 
     def scale_at(self, progress: Progress) -> float:

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kdbench.outputs import Outputs
 from kdbench.progress import Progress
 from kdbench.temperature.base import Temperatures, TemperatureStrategy, require_positive
 from kdbench.temperature.logit_std import spread
@@ -49,19 +50,13 @@ class ATKD(TemperatureStrategy):
             raise ValueError(f"mode must be one of {', '.join(PEAKS)}, found {mode!r}")
         self.mode, self.eps, self.tau_min, self.std_min = mode, eps, tau_min, std_min
 
-    def forward(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        progress: Progress,
-    ) -> Temperatures:
-        """See ``TemperatureStrategy.forward``."""
-        teacher_std = spread(teacher_logits, self.std_min) + self.eps
-        student_std = spread(student_logits, self.std_min) + self.eps
+    def forward(self, outputs: Outputs, progress: Progress) -> Temperatures:
+        teacher, student = outputs.logits
+        teacher_std = spread(teacher, self.std_min) + self.eps
+        student_std = spread(student, self.std_min) + self.eps
         with torch.no_grad():
-            teacher_z = (teacher_logits - teacher_logits.mean(dim=1, keepdim=True)) / teacher_std
-            student_z = (student_logits - student_logits.mean(dim=1, keepdim=True)) / student_std
+            teacher_z = (teacher - teacher.mean(dim=1, keepdim=True)) / teacher_std
+            student_z = (student - student.mean(dim=1, keepdim=True)) / student_std
             peak = PEAKS[self.mode](teacher_z, student_z).amax(dim=1, keepdim=True)
             base = (FACTOR * peak).clamp(min=self.tau_min)
         return Temperatures(base * teacher_std, base * student_std, base.square().squeeze(1))

@@ -1,18 +1,20 @@
 """The temperature seam: read this first.
 
-A strategy sees the logits of a batch and how far training is, and answers with three tensors. Three
-and not two, because "temperature, then times tau squared" cannot express logit standardisation
-(scale = base tau squared), TTM (scale 1), WTTM (scale = power sum) or DTKD (scale = T_t x T_s).
+A strategy sees what both networks answer to a batch and how far training is, and decides three
+tensors. Three and not two, because "temperature, then times tau squared" cannot express logit
+standardisation (scale = base tau squared), TTM (scale 1), WTTM (scale = power sum) or DTKD
+(scale = T_t x T_s).
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from kdbench.outputs import Outputs
 from kdbench.progress import Progress
+from kdbench.temperature.part import Part
 
 # Beyond, float32 is at its end: a divergence times tau^2 is nothing but rounding, or 0.
 TAU_MIN, TAU_MAX = 1e-3, 1e3
@@ -32,7 +34,7 @@ class Temperatures(NamedTuple):
     scale: Tensor
 
 
-class TemperatureStrategy(nn.Module):
+class TemperatureStrategy(Part):
     """Decides the temperatures of a batch. Subclasses implement ``forward``.
 
     A strategy that learns is an ordinary module: its parameters reach the optimizer through
@@ -40,48 +42,20 @@ class TemperatureStrategy(nn.Module):
     from the step overrides ``observe``.
 
     Attributes:
-        trains_itself: whether it steps its own parameters in ``observe``; the run's optimizer must
-            then leave them alone.
-        needs_labels: whether it reads the targets as classes, and cannot do with probabilities.
+        weight_decay: 0 unless its YAML states another value: decay would pull a temperature
+            towards a value that nobody chose.
     """
 
-    trains_itself = False
-    needs_labels = False
+    weight_decay = 0.0
 
-    def forward(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        progress: Progress,
-    ) -> Temperatures:
+    def forward(self, outputs: Outputs, progress: Progress) -> Temperatures:
         """Temperatures of one batch.
 
         Args:
-            teacher_logits: [B, K] float32, without gradient.
-            student_logits: [B, K] float32, with gradient.
-            targets: [B] int64 labels.
+            outputs: of one view; logits [B, K] float32 or wider, the teacher's without gradient.
             progress: position in training.
         """
         raise NotImplementedError
-
-    def param_groups(self) -> list[dict]:
-        """Optimizer groups of the strategy's own parameters.
-
-        Weight decay would pull a temperature towards a value that nobody chose, so it is off
-        unless a strategy states another value in its YAML.
-        """
-        if self.trains_itself:
-            return []
-        params = [p for p in self.parameters() if p.requires_grad]
-        return [{"params": params, "weight_decay": 0.0}] if params else []
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """As any module, but for ``half()`` and ``bfloat16()``: temperatures stay in float32."""
-        return super()._apply(lambda tensor: _keep_wide(tensor, fn(tensor)), recurse)
-
-    def observe(self, student_logits: Tensor, targets: Tensor, progress: Progress) -> None:
-        """Called by the learner after every optimizer step; nothing by default."""
 
 
 class Schedule(TemperatureStrategy):
@@ -95,15 +69,8 @@ class Schedule(TemperatureStrategy):
         """Temperature at this point of training, > 0."""
         raise NotImplementedError
 
-    def forward(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        progress: Progress,
-    ) -> Temperatures:
-        """See ``TemperatureStrategy.forward``."""
-        return uniform(self.tau_at(progress), like=teacher_logits)
+    def forward(self, outputs: Outputs, progress: Progress) -> Temperatures:
+        return uniform(self.tau_at(progress), like=outputs.logits[0])
 
 
 def uniform(tau: float, like: Tensor) -> Temperatures:
@@ -120,12 +87,6 @@ def uniform(tau: float, like: Tensor) -> Temperatures:
 def dtype_of(module: nn.Module, like: Tensor) -> torch.dtype:
     """The type that a module computes in; that of ``like`` where it has no parameters."""
     return next((parameter.dtype for parameter in module.parameters()), like.dtype)
-
-
-def _keep_wide(before: Tensor, after: Tensor) -> Tensor:
-    if after.is_floating_point() and after.dtype.itemsize < 4:
-        return before.to(after.device)
-    return after
 
 
 def require_positive(**values: float) -> None:

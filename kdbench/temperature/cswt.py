@@ -2,8 +2,8 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
+from kdbench.outputs import Outputs
 from kdbench.progress import Progress
 from kdbench.temperature.base import (
     Temperatures,
@@ -38,15 +38,8 @@ class CSWT(TemperatureStrategy):
         self.low, self.high, self.eps, self.span_min = low, high, eps, span_min
 
     @torch.no_grad()
-    def forward(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        progress: Progress,
-    ) -> Temperatures:
-        """See ``TemperatureStrategy.forward``."""
-        p, q = F.softmax(teacher_logits, dim=1), F.softmax(student_logits, dim=1)
+    def forward(self, outputs: Outputs, progress: Progress) -> Temperatures:
+        p, q = (F.softmax(logits, dim=1) for logits in outputs.logits)
         norms = p.norm(dim=1, keepdim=True) * q.norm(dim=1, keepdim=True)
         similarity = (p * q).sum(dim=1, keepdim=True) / (norms + self.eps)
         worst, best = similarity.aminmax()

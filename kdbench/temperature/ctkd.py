@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from kdbench.outputs import Outputs
 from kdbench.progress import Progress
 from kdbench.temperature.base import (
     Temperatures,
@@ -67,19 +68,9 @@ class CTKD(TemperatureStrategy):
             nn.init.constant_(last.bias, theta_init)
             self.network = nn.Sequential(nn.Linear(2 * num_classes, hidden), nn.ReLU(), last)
 
-    def param_groups(self) -> list[dict]:
-        """One group: the optimizer's learning rate, this strategy's weight decay."""
-        return [{"params": list(self.parameters()), "weight_decay": self.weight_decay}]
-
-    def forward(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        progress: Progress,
-    ) -> Temperatures:
-        """See ``TemperatureStrategy.forward``."""
-        theta = self._theta(teacher_logits, student_logits.detach()).to(student_logits.dtype)
+    def forward(self, outputs: Outputs, progress: Progress) -> Temperatures:
+        teacher, student = outputs.logits
+        theta = self._theta(teacher, student.detach()).to(student.dtype)
         theta = reverse_gradient(theta, self.strength_at(progress.epoch))
         temperature = self.tau_min + self.tau_range * theta.sigmoid()
         return Temperatures(temperature, temperature, temperature.square().squeeze(1))

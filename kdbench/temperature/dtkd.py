@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from kdbench.outputs import Outputs
 from kdbench.progress import Progress
 from kdbench.temperature.base import (
     Temperatures,
@@ -38,16 +39,8 @@ class DTKD(TemperatureStrategy):
             raise ValueError(f"tau_min must be below tau, found tau_min={tau_min} and tau={tau}")
         self.tau, self.tau_min = tau, tau_min
 
-    def forward(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        progress: Progress,
-    ) -> Temperatures:
-        """See ``TemperatureStrategy.forward``."""
-        teacher_max = teacher_logits.max(dim=1, keepdim=True).values
-        student_max = student_logits.max(dim=1, keepdim=True).values
+    def forward(self, outputs: Outputs, progress: Progress) -> Temperatures:
+        teacher_max, student_max = (z.max(dim=1, keepdim=True).values for z in outputs.logits)
         bound = self.tau - self.tau_min
         delta = (self.tau * imbalance(teacher_max, student_max)).clamp(-bound, bound)
         teacher, student = self.tau + delta, self.tau - delta

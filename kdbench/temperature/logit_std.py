@@ -5,6 +5,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from kdbench.outputs import Outputs
 from kdbench.progress import Progress
 from kdbench.temperature.base import Temperatures, TemperatureStrategy, require_positive
 from kdbench.temperature.constant import Constant
@@ -42,28 +43,12 @@ class LogitStandardization(TemperatureStrategy):
         self.std_min = std_min
         self.eps, self.correction = (eps, 1) if form == "code" else (0.0, 0)
 
-    def forward(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        progress: Progress,
-    ) -> Temperatures:
-        """See ``TemperatureStrategy.forward``."""
-        base = self.base(teacher_logits, student_logits, targets, progress)
+    def forward(self, outputs: Outputs, progress: Progress) -> Temperatures:
+        base = self.base(outputs, progress)
         teacher, student = (
-            spread(logits, self.std_min, self.correction) + self.eps
-            for logits in (teacher_logits, student_logits)
+            spread(logits, self.std_min, self.correction) + self.eps for logits in outputs.logits
         )
         return Temperatures(base.teacher * teacher, base.student * student, base.scale)
-
-    def param_groups(self) -> list[dict]:
-        """Those of a strategy in the place of tau."""
-        return self.base.param_groups()
-
-    def observe(self, student_logits: Tensor, targets: Tensor, progress: Progress) -> None:
-        """Feedback for a strategy in the place of tau."""
-        self.base.observe(student_logits, targets, progress)
 
 
 def spread(logits: Tensor, std_min: float, correction: int = 1) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdbench.outputs import Outputs
 from kdbench.progress import Progress
 from kdbench.temperature.base import (
     Temperatures,
@@ -59,53 +60,42 @@ class Meta(TemperatureStrategy):
         self.log_tau = nn.Parameter(torch.tensor([teacher_init, student_init]).log())
         self.bounds = math.log(tau_min), math.log(tau_max)
         self.inner_lr, self.meta_lr = inner_lr, meta_lr
-        self._teacher_logits: Tensor | None = None  # of the batch that a step is taken on
+        self._sees_training = False  # whether the last batch was one that a step is taken on
 
-    def forward(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        progress: Progress,
-    ) -> Temperatures:
-        """See ``TemperatureStrategy.forward``."""
-        if student_logits.requires_grad:
-            self._teacher_logits = teacher_logits
-        tau = self.log_tau.detach().exp().to(student_logits.dtype)
-        teacher, student = tau.expand(len(student_logits), 2).split(1, dim=1)
+    def forward(self, outputs: Outputs, progress: Progress) -> Temperatures:
+        logits = outputs.student.logits
+        self._sees_training = self._sees_training or logits.requires_grad
+        tau = self.log_tau.detach().exp().to(logits.dtype)
+        teacher, student = tau.expand(len(logits), 2).split(1, dim=1)
         return Temperatures(teacher, student, (teacher * student).squeeze(1))
 
-    def observe(self, student_logits: Tensor, targets: Tensor, progress: Progress) -> None:
+    def observe(self, outputs: Outputs, progress: Progress) -> None:
         """One step of the two temperatures."""
-        if self._teacher_logits is None:
+        if not self._sees_training:
             return
+        self._sees_training = False
         with torch.enable_grad():
-            logits = (self._teacher_logits, student_logits, targets)
-            ce = look_ahead(*logits, self.log_tau.exp(), self.inner_lr)
+            ce = look_ahead(outputs, self.log_tau.exp(), self.inner_lr)
             (gradient,) = torch.autograd.grad(ce, self.log_tau)
         with torch.no_grad():
             self.log_tau.sub_(self.meta_lr * gradient).clamp_(*self.bounds)
-        self._teacher_logits = None
 
 
-def look_ahead(
-    teacher_logits: Tensor, student_logits: Tensor, targets: Tensor, tau: Tensor, step: float
-) -> Tensor:
+def look_ahead(outputs: Outputs, tau: Tensor, step: float) -> Tensor:
     """Cross-entropy after the logits themselves took one step of distillation.
 
     Args:
-        teacher_logits: [B, K].
-        student_logits: [B, K].
-        targets: [B] int64.
+        outputs: of the batch.
         tau: [2] temperatures of teacher and student.
         step: learning rate of that step.
 
     Returns:
         Scalar, differentiable with respect to ``tau``.
     """
+    teacher_logits, student_logits = outputs.logits
     logits = student_logits.detach().requires_grad_()
     teacher, student = tau.expand(len(logits), 2).split(1, dim=1)
     log_p, log_q = soften(teacher_logits, teacher), soften(logits, student)
     inner = (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
     (gradient,) = torch.autograd.grad(inner, logits, create_graph=True)
-    return F.cross_entropy(logits - step * gradient, targets)
+    return F.cross_entropy(logits - step * gradient, outputs.targets)

@@ -1,7 +1,6 @@
 """Temperatures proportional to the standard deviation of each row of logits."""
 
-from torch import Tensor
-
+from kdbench.outputs import Outputs
 from kdbench.progress import Progress
 from kdbench.temperature.base import (
     Temperatures,
@@ -31,14 +30,6 @@ class NormKD(TemperatureStrategy):
         require_positive(std_min=std_min)
         self.tau, self.std_min = tau, std_min
 
-    def forward(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        progress: Progress,
-    ) -> Temperatures:
-        """See ``TemperatureStrategy.forward``."""
-        teacher = self.tau * spread(teacher_logits, self.std_min)
-        student = self.tau * spread(student_logits, self.std_min)
+    def forward(self, outputs: Outputs, progress: Progress) -> Temperatures:
+        teacher, student = (self.tau * spread(logits, self.std_min) for logits in outputs.logits)
         return Temperatures(teacher, student, teacher.square().squeeze(1))

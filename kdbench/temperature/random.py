@@ -3,8 +3,8 @@
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
 
+from kdbench.outputs import Outputs
 from kdbench.progress import Progress
 from kdbench.temperature.base import Temperatures, TemperatureStrategy, require_temperature
 
@@ -34,15 +34,8 @@ class Random(TemperatureStrategy):
             raise ValueError(f"per must be one of {', '.join(get_args(Per))}, found {per!r}")
         self.low, self.high, self.per = low, high, per
 
-    def forward(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        progress: Progress,
-    ) -> Temperatures:
-        """See ``TemperatureStrategy.forward``."""
-        drawn = torch.rand_like(teacher_logits[:, :1])
+    def forward(self, outputs: Outputs, progress: Progress) -> Temperatures:
+        drawn = torch.rand_like(outputs.logits[0][:, :1])
         if self.per == "batch":
             drawn = drawn[:1].expand_as(drawn)
         temperature = self.low + (self.high - self.low) * drawn

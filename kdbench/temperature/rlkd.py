@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from kdbench.outputs import Outputs
 from kdbench.progress import Progress
 from kdbench.temperature.base import (
     Temperatures,
@@ -67,7 +68,7 @@ class RLKD(TemperatureStrategy):
     """
 
     trains_itself = True
-    needs_labels = True
+    needs = frozenset({"labels"})
     accuracy: Tensor  # of the batch before
 
     def __init__(
@@ -106,26 +107,20 @@ class RLKD(TemperatureStrategy):
         self._taken: Decisions | None = None  # on this batch
         self._pending: Decisions | None = None  # on the batch before, until its reward is known
 
-    def forward(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        progress: Progress,
-    ) -> Temperatures:
-        """See ``TemperatureStrategy.forward``."""
+    def forward(self, outputs: Outputs, progress: Progress) -> Temperatures:
         if self.epoch_at(progress) < self.policy_from:
-            return uniform(self.warmup_tau, like=student_logits)
-        states = states_of(teacher_logits, student_logits.detach(), self.margin)
+            return uniform(self.warmup_tau, like=outputs.student.logits)
+        teacher, student = outputs.logits
+        states = states_of(teacher, student.detach(), self.margin)
         taken = self.agent.decide(states.to(dtype_of(self.agent, states.float())))
-        if student_logits.requires_grad:
+        if student.requires_grad:
             self._taken = taken
-        temperature = self.temperature_of(taken.actions.to(student_logits.dtype))
+        temperature = self.temperature_of(taken.actions.to(student.dtype))
         return Temperatures(temperature, temperature, temperature.square().squeeze(1))
 
-    def observe(self, student_logits: Tensor, targets: Tensor, progress: Progress) -> None:
+    def observe(self, outputs: Outputs, progress: Progress) -> None:
         """Pays the batch before with the change of accuracy since; this one waits for its turn."""
-        accuracy = (student_logits.argmax(dim=1) == targets).float().mean()
+        accuracy = (outputs.student.logits.argmax(dim=1) == outputs.targets).float().mean()
         learns = self.learns_at(progress)
         if learns and self._pending is not None:
             gain = self.gain_at(self.epoch_at(progress))

@@ -3,6 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdbench.outputs import Outputs
+from kdbench.temperature.base import Temperatures
+
 
 def soften(logits: Tensor, temperature: Tensor) -> Tensor:
     """Log-probabilities of softened logits.
@@ -18,10 +21,17 @@ def soften(logits: Tensor, temperature: Tensor) -> Tensor:
 
 
 def scale_logits(logits: Tensor, temperature: Tensor) -> Tensor:
-    """[B, K] logits / temperature, for losses without a softmax.
+    """[B, K] logits / temperature, for losses without a softmax."""
+    return logits / temperature
 
-    In float32 or wider whatever comes in: with high temperatures a loss is a small difference of
-    large sums, and half precision loses it.
-    """
-    wide = logits if logits.dtype.itemsize >= 4 else logits.float()
-    return wide / temperature
+
+def soften_both(outputs: Outputs, temperatures: Temperatures) -> tuple[Tensor, Tensor]:
+    """[B, K] log-probabilities of the teacher and of the student, each at its temperature."""
+    teacher, student = outputs.logits
+    return soften(teacher, temperatures.teacher), soften(student, temperatures.student)
+
+
+def scale_both(outputs: Outputs, temperatures: Temperatures) -> tuple[Tensor, Tensor]:
+    """[B, K] logits of the teacher and of the student, each divided by its temperature."""
+    teacher, student = outputs.logits
+    return scale_logits(teacher, temperatures.teacher), scale_logits(student, temperatures.student)

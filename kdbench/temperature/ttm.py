@@ -1,8 +1,8 @@
 """A power transform of the teacher alone."""
 
 import torch
-from torch import Tensor
 
+from kdbench.outputs import Outputs
 from kdbench.progress import Progress
 from kdbench.temperature.base import (
     Temperatures,
@@ -31,13 +31,6 @@ class TTM(TemperatureStrategy):
         require_fraction(exponent=exponent)
         self.exponent = exponent
 
-    def forward(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        progress: Progress,
-    ) -> Temperatures:
-        """See ``TemperatureStrategy.forward``."""
-        one = torch.ones_like(teacher_logits[:, :1])
+    def forward(self, outputs: Outputs, progress: Progress) -> Temperatures:
+        one = torch.ones_like(outputs.logits[0][:, :1])
         return Temperatures(torch.full_like(one, 1 / self.exponent), one, one.squeeze(1))

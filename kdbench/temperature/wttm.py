@@ -1,8 +1,8 @@
 """A power transform of the teacher, with more weight on smoother teachers."""
 
 import torch.nn.functional as F
-from torch import Tensor
 
+from kdbench.outputs import Outputs
 from kdbench.progress import Progress
 from kdbench.temperature.base import Temperatures
 from kdbench.temperature.ttm import TTM
@@ -22,14 +22,7 @@ class WTTM(TTM):
         not underflow.
     """
 
-    def forward(
-        self,
-        teacher_logits: Tensor,
-        student_logits: Tensor,
-        targets: Tensor,
-        progress: Progress,
-    ) -> Temperatures:
-        """See ``TemperatureStrategy.forward``."""
-        unweighted = super().forward(teacher_logits, student_logits, targets, progress)
-        powers = self.exponent * F.log_softmax(teacher_logits, dim=1)
+    def forward(self, outputs: Outputs, progress: Progress) -> Temperatures:
+        unweighted = super().forward(outputs, progress)
+        powers = self.exponent * F.log_softmax(outputs.logits[0], dim=1)
         return unweighted._replace(scale=powers.logsumexp(dim=1).exp())

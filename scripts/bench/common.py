@@ -135,7 +135,7 @@ def save_teacher(
 def make_trainer(teacher: Teacher | None, cfgs: Sequence[DictConfig], bench: Bench) -> Trainer:
     lead = cfgs[0]
     folder = Path(lead.paths.outputs) / "bench"
-    runs = [prepare_run(cfg, folder, "bench", teacher, bench.compute) for cfg in cfgs]
+    runs = [prepare_run(cfg, folder, "bench", teacher, bench.data, bench.compute) for cfg in cfgs]
     return Trainer(
         teacher,
         runs,

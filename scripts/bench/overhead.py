@@ -158,9 +158,11 @@ class ShortEpochs:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._data, name)
 
-    def train_batches(self, epoch: int, start: int = 0, strong: bool = False) -> Iterator[Batch]:
+    def train_batches(
+        self, epoch: int, start: int = 0, views: Sequence[str] = ()
+    ) -> Iterator[Batch]:
         """The first batches of an epoch."""
-        batches = self._data.train_batches(epoch, start, strong)
+        batches = self._data.train_batches(epoch, start, views)
         return islice(batches, self.steps_per_epoch - start)
 
 

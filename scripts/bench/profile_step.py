@@ -159,7 +159,7 @@ def mark(work: Work) -> None:
     work.batches = named_batches(work.batches)
     for run in work.trainer.runs if work.trainer else ():
         learner = run.learner
-        learner.objective.from_logits = named(learner.objective.from_logits)
+        learner.objective.forward = named(learner.objective.forward)
         learner.guard.watch = named(learner.guard.watch)
         learner.meter.update = named(learner.meter.update)
 

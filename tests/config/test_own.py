@@ -51,8 +51,8 @@ def test_the_commands_of_the_documentation_train(kdbench, mine):
     settings = [record.config["temperature"] for record in records]
     own = [s for s in settings if s["_target_"] == "mine.Sure"]
     assert {s["hot"] for s in own} == {6, 7, 8}
-    assert all(s.keys() == {"_target_", "cool", "hot"} for s in own)
-    assert {record.temperature for record in records} == {"mine", "constant"}
+    assert all(s.keys() - {"name"} == {"_target_", "cool", "hot"} for s in own)
+    assert {record.temperature for record in records} == {"mine", "sure", "constant"}
 
 
 def test_without_permission_nothing_of_the_folder_is_imported(kdbench, mine):

@@ -64,7 +64,8 @@ def test_features_and_logits_in_float64(case, preact):
         found = model.double().forward_features(images(dtype=torch.float64), preact)
     model.float()
     kind = "preact" if preact else "feature"
-    maps = [*found.maps, found.pooled]
+    shown = found.features
+    maps = [*(shown.preacts if preact else shown.maps), shown.pooled]
     assert [list(m.shape) for m in maps] == [s for _, s in expected[f"expected_{kind}_shapes"]]
     means = expected[f"expected_{kind}_means_float64"]
     sizes = expected[f"expected_{kind}_absmeans_float64"]

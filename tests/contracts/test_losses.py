@@ -17,6 +17,7 @@ from kdbench.objective.kl import KL
 from kdbench.objective.mse import MSE
 from kdbench.objective.nkd import NKDNonTarget, NKDTarget
 from kdbench.temperature.base import Temperatures, uniform
+from tests.helpers.outputs import of
 
 PER_SAMPLE = {
     "kl": KL(),
@@ -60,12 +61,13 @@ def draw(seed, classes, batch):
 @pytest.mark.parametrize("loss", PER_SAMPLE.values(), ids=PER_SAMPLE)
 @shapes
 def test_a_sample_does_not_depend_on_its_batch(loss, seed, classes, batch):
-    inputs = *logits, temperatures = draw(seed, classes, batch)
-    found = loss(*inputs)
+    *logits, temperatures = draw(seed, classes, batch)
+    found = loss(of(*logits), temperatures)
     assert found.shape == (batch,)
     for b in range(batch):
         alone = loss(
-            *(x[b : b + 1] for x in logits), Temperatures(*(t[b : b + 1] for t in temperatures))
+            of(*(x[b : b + 1] for x in logits)),
+            Temperatures(*(t[b : b + 1] for t in temperatures)),
         )
         torch.testing.assert_close(found[b : b + 1], alone)
 
@@ -74,11 +76,11 @@ def test_a_sample_does_not_depend_on_its_batch(loss, seed, classes, batch):
 @shapes
 def test_a_loss_of_the_batch_is_spread_over_it(loss, seed, classes, batch):
     teacher, student, targets, temperatures = draw(seed, classes, batch)
-    found = loss(teacher, student, targets, temperatures)
+    found = loss(of(teacher, student, targets), temperatures)
     assert found.shape == (batch,)
     assert (found == found[0]).all()
     mean_scale = temperatures.scale.mean().expand(batch)
-    same = loss(teacher, student, targets, temperatures._replace(scale=mean_scale))
+    same = loss(of(teacher, student, targets), temperatures._replace(scale=mean_scale))
     torch.testing.assert_close(found, same)
 
 
@@ -86,15 +88,17 @@ def test_a_loss_of_the_batch_is_spread_over_it(loss, seed, classes, batch):
 @shapes
 def test_names_and_order_do_not_matter(loss, seed, classes, batch):
     teacher, student, targets, temperatures = draw(seed, classes, batch)
-    found = loss(teacher, student, targets, temperatures)
+    found = loss(of(teacher, student, targets), temperatures)
     order = torch.randperm(classes, generator=torch.Generator().manual_seed(seed))
     renamed = order.argsort()[targets]
     torch.testing.assert_close(
-        loss(teacher[:, order], student[:, order], renamed, temperatures), found
+        loss(of(teacher[:, order], student[:, order], renamed), temperatures),
+        found,
     )
     turned = Temperatures(*(t.flip(0) for t in temperatures))
     torch.testing.assert_close(
-        loss(teacher.flip(0), student.flip(0), targets.flip(0), turned), found.flip(0)
+        loss(of(teacher.flip(0), student.flip(0), targets.flip(0)), turned),
+        found.flip(0),
     )
 
 
@@ -102,8 +106,8 @@ def test_names_and_order_do_not_matter(loss, seed, classes, batch):
 @shapes
 def test_a_constant_added_to_a_row_does_not_count(name, seed, classes, batch):
     teacher, student, targets, temperatures = draw(seed, classes, batch)
-    found = EVERY[name](teacher, student, targets, temperatures)
-    shifted = EVERY[name](teacher + 5, student - 7, targets, temperatures)
+    found = EVERY[name](of(teacher, student, targets), temperatures)
+    shifted = EVERY[name](of(teacher + 5, student - 7, targets), temperatures)
     torch.testing.assert_close(shifted, found)
 
 
@@ -115,7 +119,7 @@ def test_nothing_to_learn_at_equality(name, seed, classes, batch):
     teacher, _, targets, temperatures = draw(seed, classes, batch)
     temperatures = temperatures._replace(student=temperatures.teacher)
     student = teacher.clone().requires_grad_()
-    found = EVERY[name](teacher, student, targets, temperatures)
+    found = EVERY[name](of(teacher, student, targets), temperatures)
     found.mean().backward()
     assert found.abs().max() < 1e-9
     assert student.grad.abs().max() < 1e-9
@@ -128,7 +132,7 @@ def test_next_to_nothing_to_learn_at_equality(name, set_a3):
     # The 1e-8 beside the norms keeps a cosine a little below 1.
     teacher, _, targets = set_a3
     student = teacher.clone().requires_grad_()
-    found = EVERY[name](teacher, student, targets, uniform(1.0, like=teacher))
+    found = EVERY[name](of(teacher, student, targets), uniform(1.0, like=teacher))
     found.mean().backward()
     assert found.abs().max() < 1e-6
     assert student.grad.abs().max() < 1e-6
@@ -138,11 +142,11 @@ def test_next_to_nothing_to_learn_at_equality(name, set_a3):
 def test_gradient_numerically(loss):
     teacher, student, targets, temperatures = draw(seed=3, classes=5, batch=4)
 
-    def of(student, *temperatures):
-        return loss(teacher, student, targets, Temperatures(*temperatures))
+    def value(student, *temperatures):
+        return loss(of(teacher, student, targets), Temperatures(*temperatures))
 
     inputs = [x.clone().requires_grad_() for x in (student, *temperatures)]
-    assert torch.autograd.gradcheck(of, inputs)
+    assert torch.autograd.gradcheck(value, inputs)
 
 
 @every_loss
@@ -153,8 +157,11 @@ def test_half_precision_logits_keep_a_precise_loss(loss, dtype, tau, size):
     generator = torch.Generator().manual_seed(2)
     teacher, student = size * torch.randn(2, 64, 100, generator=generator).clamp(-3.3, 3.3)
     teacher, student, targets = teacher.to(dtype), student.to(dtype), torch.arange(64)
-    found = loss(teacher, student, targets, uniform(tau, like=teacher.float()))
-    exact = loss(teacher.double(), student.double(), targets, uniform(tau, like=teacher.double()))
+    found = loss(of(teacher, student, targets), uniform(tau, like=teacher.float()))
+    exact = loss(
+        of(teacher.double(), student.double(), targets),
+        uniform(tau, like=teacher.double()),
+    )
     assert found.dtype == torch.float32
     # A sum that cancels keeps the resolution of its parts, which the scale tau^2 magnifies.
     torch.testing.assert_close(found.double(), exact, rtol=1e-2, atol=1e-6 * max(tau**2, 1))
@@ -169,8 +176,9 @@ def test_gradients_in_float32_are_precise(loss, tau, size):
     gradients = []
     for dtype in (torch.float32, torch.float64):
         leaf = student.to(dtype).requires_grad_()
-        arguments = (teacher.to(dtype), leaf, torch.arange(64), uniform(tau, like=leaf.detach()))
-        gradients += torch.autograd.grad(loss(*arguments).mean(), leaf)
+        outputs = of(teacher.to(dtype), leaf, torch.arange(64))
+        found = loss(outputs, uniform(tau, like=leaf.detach()))
+        gradients += torch.autograd.grad(found.mean(), leaf)
     found, exact = gradients
     assert (found - exact).norm() < 1e-3 * exact.norm()
 
@@ -203,7 +211,10 @@ def test_extreme_logits_keep_loss_and_gradient_finite(loss, of_teacher, of_stude
     for batch, classes, tau in itertools.product([1, 2, 3], [2, 5], [0.5, 1.0, 6.0]):
         teacher = extreme_logits(of_teacher, batch, classes)
         student = extreme_logits(of_student, batch, classes).requires_grad_()
-        found = loss(teacher, student, torch.arange(batch) % classes, uniform(tau, like=teacher))
+        found = loss(
+            of(teacher, student, torch.arange(batch) % classes),
+            uniform(tau, like=teacher),
+        )
         found.mean().backward()
         assert found.isfinite().all()
         assert student.grad.isfinite().all()

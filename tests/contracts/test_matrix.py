@@ -7,8 +7,8 @@ from torch import nn
 from kdbench.config.build import build_objective, build_optimizer
 from kdbench.config.check import find_problems
 from kdbench.config.compose import CONF, compose_config
-from kdbench.objective.objective import StrongView
 from kdbench.progress import Progress
+from tests.helpers.outputs import of
 
 STRATEGIES = sorted(path.stem for path in (CONF / "temperature").glob("*.yaml"))
 OBJECTIVES = sorted(p.stem for p in (CONF / "objective").glob("*.yaml") if p.stem != "ce")
@@ -38,16 +38,16 @@ def test_two_steps(objective, strategy):
     before = student.weight.clone()
     for step in range(2):
         progress = Progress(step=step, total_steps=2, epoch=step, total_epochs=2)
-        strong = StrongView(teacher(images + 0.1), student(images + 0.1))
-        logits = student(images)
-        terms = built.from_logits(teacher(images), logits, targets, progress, strong)
+        strong = of(teacher(images + 0.1), student(images + 0.1), targets)
+        outputs = of(teacher(images), student(images), targets)._replace(views={"strong": strong})
+        terms = built(outputs, progress)
         assert all(loss.shape == (8,) for loss in terms.terms.values())
         assert all(loss.isfinite().all() for loss in terms.terms.values())
         optimizer.zero_grad()
         terms.total().backward()
         assert student.weight.grad.isfinite().all()
         optimizer.step()
-        built.observe(logits.detach(), targets, progress)
+        built.observe(outputs, progress)
     assert not torch.equal(student.weight, before)
 
 
@@ -62,9 +62,9 @@ def test_the_scale_counts(objective, strategy):
     for term in built.terms.values():
         torch.manual_seed(0)
         progress = Progress(0, 1, 0, 1)
-        found = (term.strategy or built.temperature)(*logits, progress)
+        found = (term.strategy or built.temperature)(of(*logits), progress)
         once, twice = (
-            term.loss(*logits, found._replace(scale=factor * found.scale)) for factor in (1, 2)
+            term.loss(of(*logits), found._replace(scale=factor * found.scale)) for factor in (1, 2)
         )
         if "multilevel" in type(term.loss).__module__:
             continue  # sums over further temperatures, whose scale is their own

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kdbench import Progress, load_objective
+from kdbench import Outputs, Progress, load_objective
 
 CE = 0.9864575418  # of the golden inputs "set A"
 T = 15.6211715726  # where CTKD's temperature starts
@@ -81,8 +81,9 @@ def test_logit_standardisation_hands_feedback_on(set_a):
     assert objective.param_groups() == []  # it trains itself
     before = objective.state_dict()["temperature.base.log_tau"].clone()
     teacher, student, targets = set_a
-    objective.from_logits(teacher, student.requires_grad_(), targets, LATE)
-    objective.observe(student.detach(), targets, LATE)
+    outputs = Outputs.from_logits(teacher, student.requires_grad_(), targets)
+    objective(outputs, LATE)
+    objective.observe(outputs, LATE)
     assert (objective.state_dict()["temperature.base.log_tau"] != before).all()
 
 

@@ -114,7 +114,7 @@ def test_no_false_alarm(optimizer_class, options):
 
 
 def test_public_names_are_seen():
-    assert {"Progress", "load_model", "load_objective", "load_run"} <= set(dir(kdbench))
+    assert {"Outputs", "Progress", "load_model", "load_objective", "load_run"} <= set(dir(kdbench))
     assert all(callable(getattr(kdbench, name)) for name in kdbench.__all__)
 
 

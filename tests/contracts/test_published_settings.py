@@ -301,7 +301,7 @@ IMAGENET = {
         **FOR_120_EPOCHS,
     },
     **{("mlkd", pair): {
-        TAU: 1, CE: 0.5, "objective.strong_ce_weight": 0.5, **dict.fromkeys(LEVELS, 0.5),
+        TAU: 1, CE: 0.5, "objective.ce_views.strong": 0.5, **dict.fromkeys(LEVELS, 0.5),
         BATCH: 512, LR: lr, EPOCHS: 100, DROPS: [0.3, 0.6, 0.9],
     } for pair, lr in ((RN18, 0.1), (MNV1, 0.2))},
     ("scratch", RN18): {CE: 1, **BY_MDISTILLER},

@@ -14,7 +14,7 @@ from tests.helpers.paths import ROOT
 
 # From the ground up. A room is a folder of the package, or a file beside them.
 FLOORS = (
-    ("errors", "progress", "digest", "machine", "fault", "words", "columns"),
+    ("errors", "outputs", "progress", "digest", "machine", "fault", "words", "columns"),
     ("files", "temperature"),
     ("objective", "model", "data", "records", "drawing"),
     ("teacher", "plugin", "config", "tracker"),

@@ -41,7 +41,8 @@ class Side:
     def step(self, batch, number):
         self.learner.meter.reset()
         progress = Progress(number, 15_000, 0, 240)
-        self.learner.train_step(batch, self.teacher.answer(batch), None, progress)
+        teacher = {query: self.teacher.answer(batch, query) for query in self.learner.queries}
+        self.learner.train_step(batch, teacher, progress)
         return self.learner.meter.loss()
 
     def weights(self):

@@ -6,6 +6,7 @@ import torch
 from kdbench.config.build import build
 from kdbench.config.compose import CONF, compose_config
 from kdbench.progress import Progress
+from tests.helpers.outputs import of
 
 STRATEGIES = sorted(path.stem for path in (CONF / "temperature").glob("*.yaml"))
 PROGRESS = [Progress(step, 100, step // 10, 10) for step in (0, 37, 62, 99)]
@@ -32,7 +33,10 @@ def logits(kind, batch=4, classes=10):
 def test_shapes_and_ranges(strategy, kind, batch):
     student = logits(kind, batch).requires_grad_()
     for progress in PROGRESS:
-        found = strategy(logits("normal", batch), student, torch.zeros(batch).long(), progress)
+        found = strategy(
+            of(logits("normal", batch), student, torch.zeros(batch).long()),
+            progress,
+        )
         assert found.teacher.shape == found.student.shape == (batch, 1)
         assert found.scale.shape == (batch,)
         for tensor in found:
@@ -44,7 +48,7 @@ def test_shapes_and_ranges(strategy, kind, batch):
 
 def test_same_inputs_same_temperatures(strategy):
     student = logits("normal")
-    arguments = (logits("huge"), student, torch.zeros(4).long(), PROGRESS[1])
+    arguments = (of(logits("huge"), student, torch.zeros(4).long()), PROGRESS[1])
     before = student.clone()
     torch.manual_seed(0)  # strategies that sample draw from the global generator
     first = strategy(*arguments)

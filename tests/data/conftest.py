@@ -18,7 +18,7 @@ def make_dataset():
 
     def make(stem, view="fixmatch", **changes):
         strong = _construct(CONF / "view" / f"{view}.yaml")
-        changes = {"strong_augmentation": strong, **changes}
+        changes = {"views": {"strong": strong}, **changes}
         return _construct(CONF / "dataset" / f"{stem}.yaml", **changes)
 
     return make

@@ -73,7 +73,7 @@ def test_large_batches_are_processed_in_blocks(monkeypatch):
 
 @pytest.mark.parametrize(("key", "value"), [("num_ops", -1), ("cutout", 1.5), ("cutout", -0.1)])
 def test_wrong_values_are_refused(key, value):
-    with pytest.raises(ConfigError, match=rf"dataset\.strong_augmentation\.{key}={value} must be"):
+    with pytest.raises(ConfigError, match=rf"dataset\.views\.strong\.{key}={value} must be"):
         FixMatch(**{"num_ops": 2, "cutout": 0.5, "own_crop": True, key: value})
 
 

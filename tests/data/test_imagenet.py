@@ -206,20 +206,22 @@ def test_a_flat_folder_of_real_photographs(shared, make_dataset, open_dataset):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_strong_views_have_their_own_crop(open_photos, workers):
     whole = FixMatch(num_ops=0, cutout=0.0, own_crop=True)
-    own = open_photos(workers=workers, strong_augmentation=whole)
-    batches = list(own.train_batches(0, strong=True))
+    own = open_photos(workers=workers, views={"strong": whole})
+    batches = list(own.train_batches(0, views=["strong"]))
     assert _same(batches, open_photos().train_batches(0))
     assert not any(
-        torch.equal(x, y) for b in batches for x, y in zip(b.images, b.strong, strict=True)
+        torch.equal(x, y) for b in batches for x, y in zip(b.images, b.views["strong"], strict=True)
     )
-    shared = open_photos(strong_augmentation=replace(whole, own_crop=False))
-    assert all(torch.equal(b.images, b.strong) for b in shared.train_batches(0, strong=True))
+    shared = open_photos(views={"strong": replace(whole, own_crop=False)})
+    assert all(
+        torch.equal(b.images, b.views["strong"]) for b in shared.train_batches(0, views=["strong"])
+    )
 
 
 def test_strong_views_do_not_depend_on_workers_or_batches(open_photos):
     def views(**changes):
-        batches = open_photos(**changes).train_batches(0, strong=True)
-        return {int(i): s for b in batches for i, s in zip(b.index, b.strong, strict=True)}
+        batches = open_photos(**changes).train_batches(0, views=["strong"])
+        return {int(i): s for b in batches for i, s in zip(b.index, b.views["strong"], strict=True)}
 
     first, second = views(), views(workers=2, batch_size=7)
     assert all(torch.equal(first[i], second[i]) for i in first)

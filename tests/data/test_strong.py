@@ -43,20 +43,20 @@ def test_it_changes_images_but_not_shape_or_type(augment, channels):
 def test_the_second_view_changes_nothing_else(make_dataset, open_dataset, view):
     sizes = {"train_size": 40, "test_size": 8, "batch_size": 16}
     data = open_dataset(make_dataset("fake", view, **sizes))
-    plain, double = list(data.train_batches(0)), list(data.train_batches(0, strong=True))
-    assert all(batch.strong is None for batch in plain)
+    plain, double = list(data.train_batches(0)), list(data.train_batches(0, views=["strong"]))
+    assert all(batch.views is None for batch in plain)
     for one, two in zip(plain, double, strict=True):
         assert torch.equal(one.images, two.images)
         assert torch.equal(one.index, two.index)
-        assert two.strong.shape == two.images.shape
-        assert two.strong.dtype == torch.float32
-    later = next(iter(data.train_batches(0, start=1, strong=True)))
-    assert torch.equal(later.strong, double[1].strong)
+        assert two.views["strong"].shape == two.images.shape
+        assert two.views["strong"].dtype == torch.float32
+    later = next(iter(data.train_batches(0, start=1, views=["strong"])))
+    assert torch.equal(later.views["strong"], double[1].views["strong"])
 
 
 def _strong_by_sample(data):
-    batches = data.train_batches(0, strong=True)
-    return {int(i): s for b in batches for i, s in zip(b.index, b.strong, strict=True)}
+    batches = data.train_batches(0, views=["strong"])
+    return {int(i): s for b in batches for i, s in zip(b.index, b.views["strong"], strict=True)}
 
 
 def test_strong_views_do_not_depend_on_the_batch(make_dataset, open_dataset, monkeypatch):
@@ -79,9 +79,9 @@ def test_crop_and_flip_are_independent_of_or_shared_with_the_weak_view(
     make_dataset, open_dataset, own
 ):
     same = FixMatch(num_ops=0, cutout=0.0, own_crop=own)
-    data = open_dataset(make_dataset("fake", train_size=64, test_size=8, strong_augmentation=same))
-    batch = next(iter(data.train_batches(0, strong=True)))
-    equal = (batch.images == batch.strong).flatten(1).all(1)
+    data = open_dataset(make_dataset("fake", train_size=64, test_size=8, views={"strong": same}))
+    batch = next(iter(data.train_batches(0, views=["strong"])))
+    equal = (batch.images == batch.views["strong"]).flatten(1).all(1)
     assert equal.float().mean() < 0.1 if own else equal.all()
 
 
@@ -97,4 +97,4 @@ def test_crop_and_flip_are_independent_of_or_shared_with_the_weak_view(
 )
 def test_the_released_view_is_the_default_and_can_be_replaced(overrides, expected):
     cfg = compose_checked(overrides)
-    assert build(cfg.dataset.strong_augmentation) == VIEWS[expected]
+    assert build(cfg.dataset.views.strong) == VIEWS[expected]

@@ -6,6 +6,7 @@ from scipy.stats import entropy, pearsonr
 
 from kdbench.engine.metrics import TrainMeter, calibration_error, evaluate_logits
 from kdbench.objective.objective import LossTerms
+from kdbench.outputs import Outputs
 from kdbench.temperature.base import Temperatures
 
 
@@ -60,22 +61,19 @@ def batch(seed, size):
     }
     logits = torch.rand(size, 3, generator=generator)
     targets = torch.randint(3, (size,), generator=generator)
-    return (
-        LossTerms(terms, Temperatures(temperature, 2 * temperature, temperature[:, 0])),
-        logits,
-        targets,
-    )
+    temperatures = Temperatures(temperature, 2 * temperature, temperature[:, 0])
+    return LossTerms(terms, temperatures), Outputs.from_logits(None, logits, targets)
 
 
 def test_train_meter_weighs_samples_and_not_batches():
     meter, batches = TrainMeter(), [batch(seed, size) for seed, size in enumerate([8, 8, 3])]
-    for terms, logits, targets in batches:
-        meter.update(terms, logits, targets)
+    for each in batches:
+        meter.update(*each)
     found = meter.compute()
     everything = {name: torch.cat([b[0].terms[name] for b in batches]) for name in ("ce", "kd")}
     assert found["train/kd"] == pytest.approx(everything["kd"].mean().item())
     assert found["train/loss"] == pytest.approx(sum(v.mean().item() for v in everything.values()))
-    hits = torch.cat([b[1].argmax(1) == b[2] for b in batches]).double()
+    hits = torch.cat([b[1].student.logits.argmax(1) == b[1].targets for b in batches]).double()
     assert found["train/top1"] == pytest.approx(100 * hits.mean().item())
     temperature = torch.cat([b[0].temperatures.student for b in batches]).double()
     assert found["temperature/student_mean"] == pytest.approx(temperature.mean().item())

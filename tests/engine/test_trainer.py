@@ -208,10 +208,10 @@ def test_strict_reads_the_test_set_once_and_chooses_without_it(tmp_path, monkeyp
 
 def explode_at(step):
     """A KL that is NaN from one step on, for the run whose temperature is 2."""
-    call = KL.__call__
+    call = KL.forward
 
-    def exploding(self, teacher_logits, student_logits, targets, temperatures):
-        loss = call(self, teacher_logits, student_logits, targets, temperatures)
+    def exploding(self, outputs, temperatures):
+        loss = call(self, outputs, temperatures)
         exploding.calls += temperatures.teacher[0, 0].item() == 2
         is_it = temperatures.teacher[0, 0].item() == 2 and exploding.calls > step
         return loss * float("nan") if is_it else loss
@@ -223,7 +223,7 @@ def explode_at(step):
 def test_a_run_that_diverges_is_dropped_and_the_others_go_on(tmp_path, monkeypatch):
     jobs = [job(tmp_path, f"tau{tau}", f"temperature.tau={tau}") for tau in (1, 2, 4)]
     train_jobs([job(tmp_path, "alone", "temperature.tau=4")])
-    monkeypatch.setattr(KL, "__call__", explode_at(step=7))
+    monkeypatch.setattr(KL, "forward", explode_at(step=7))
     outcomes = train_jobs(jobs)
     assert [o.record.status for o in outcomes] == ["done", "failed", "done"]
     assert isinstance(outcomes[1].error, NumericalError)
@@ -240,7 +240,7 @@ def test_a_decoder_that_dies_during_a_step_is_no_runs_own_failure(tmp_path, monk
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
     jobs = [job(tmp_path, f"tau{tau}", f"temperature.tau={tau}") for tau in (1, 2)]
-    monkeypatch.setattr(KL, "__call__", die)
+    monkeypatch.setattr(KL, "forward", die)
     with pytest.raises(RuntimeError) as caught:
         train_jobs(jobs)
     assert known_error(caught.value).exit_code == 6
@@ -256,7 +256,7 @@ def test_a_single_run_that_diverges_raises_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Trainer, "train_step", lambda self, *a: steps.append(a) or train_step(self, *a)
     )
-    monkeypatch.setattr(KL, "__call__", explode_at(step=0))
+    monkeypatch.setattr(KL, "forward", explode_at(step=0))
     with pytest.raises(NumericalError, match="kd not finite at step 0"):
         train_job(job(tmp_path, "run", "temperature.tau=2").cfg, tmp_path / "run")
     assert read_record(tmp_path / "run").status == "failed"

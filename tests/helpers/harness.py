@@ -25,6 +25,13 @@ STATEFUL = [
     "student.arch=net",
     "temperature._target_=tests.helpers.stateful.Moody",
 ]
+HINT = [
+    *TINY,
+    "+objective.terms.hint._target_=kdbench.objective.objective.Term",
+    "+objective.terms.hint.loss._target_=tests.helpers.stateful.Hint",
+    "+objective.terms.hint.loss.momentum=0.5",
+    "+objective.terms.hint.weight=0.1",
+]
 
 
 def context():

@@ -6,6 +6,7 @@ from kdbench.objective.kl import KL
 from kdbench.objective.objective import Objective, Term
 from kdbench.progress import Progress
 from kdbench.temperature.base import Temperatures
+from tests.helpers.outputs import of
 
 
 def at_epoch(epoch):
@@ -15,12 +16,12 @@ def at_epoch(epoch):
 
 def decide(strategy, teacher, student, progress=None):
     targets = torch.zeros(len(student), dtype=torch.long)
-    return strategy(teacher, student, targets, progress or at_epoch(0))
+    return strategy(of(teacher, student, targets), progress or at_epoch(0))
 
 
 def kd(teacher, student, temperatures):
     """[B] scaled KL divergence."""
-    return KL()(teacher, student, None, temperatures)
+    return KL()(of(teacher, student, None), temperatures)
 
 
 def kd_gradient(strategy, teacher, student, detach=False):

@@ -272,10 +272,10 @@ def test_what_does_not_fit_beside_the_others_is_handed_back(tmp_path, monkeypatc
     members = make_members(tmp_path, "method=scratch", "method=scratch optim.lr=0.01")
     train_step = Learner.train_step
 
-    def step(self, batch, teacher_logits, teacher_strong, progress):
+    def step(self, batch, teacher, progress):
         if self.lr < 0.02 and progress.step == 7:
             torch.empty(1 << 60, dtype=torch.uint8)  # what the allocator says, it says itself
-        train_step(self, batch, teacher_logits, teacher_strong, progress)
+        train_step(self, batch, teacher, progress)
 
     monkeypatch.setattr(Learner, "train_step", step)
     first, second = train_in_worker(tmp_path, members)

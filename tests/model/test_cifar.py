@@ -72,33 +72,34 @@ def test_preact_leaves_the_logits_and_the_stem_alone(arch):
         )
         torch.testing.assert_close(model(images(size=16)), after.logits, rtol=0, atol=0)
     torch.testing.assert_close(after.logits, before.logits)
-    torch.testing.assert_close(after.maps[0], before.maps[0])
-    torch.testing.assert_close(after.pooled, before.pooled)
+    for one, other in zip(after.features.maps, before.features.maps, strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(before.features.preacts[0], before.features.maps[0])
+    torch.testing.assert_close(after.features.pooled, before.features.pooled)
+    assert after.features.preacts is None
 
 
 @pytest.mark.parametrize("arch", ["resnet20", "resnet18", "resnet50", "vgg8", "shufflenetv1"])
 def test_maps_are_the_relu_of_the_preact_maps(arch):
     model = build(arch).eval()
     with torch.no_grad():
-        after, before = (
-            model.forward_features(images(size=16), preact) for preact in (False, True)
-        )
-    for x, y in zip(after.maps, before.maps, strict=True):
+        found = model.forward_features(images(size=16), preacts=True).features
+    for x, y in zip(found.maps, found.preacts, strict=True):
         torch.testing.assert_close(x, F.relu(y))
-    assert min(x.min() for x in before.maps[1:]) < 0
+    assert min(x.min() for x in found.preacts[1:]) < 0
 
 
 def test_wrn_preact_in_training_is_what_the_next_norm_makes_of_the_map():
     model = build("wrn_16_2").train()
-    after, before = (model.forward_features(images(4, size=16), preact) for preact in (False, True))
-    torch.testing.assert_close(before.maps[1], model.block2.entry_norm(after.maps[1]))
-    torch.testing.assert_close(before.maps[3], model.bn1(after.maps[3]))
+    found = model.forward_features(images(4, size=16), preacts=True).features
+    torch.testing.assert_close(found.preacts[1], model.block2.entry_norm(found.maps[1]))
+    torch.testing.assert_close(found.preacts[3], model.bn1(found.maps[3]))
 
 
 def test_vgg_halves_a_fourth_time_at_64_pixels_only():
     model = build("vgg8").eval()
     sizes = {
-        size: [m.shape[-1] for m in model.forward_features(images(size=size)).maps]
+        size: [m.shape[-1] for m in model.forward_features(images(size=size)).features.maps]
         for size in (32, 64)
     }
     assert sizes == {32: [32, 16, 8, 4, 4], 64: [64, 32, 16, 8, 4]}

@@ -5,6 +5,7 @@ from kdbench.config.build import build_objective
 from kdbench.config.compose import compose_config
 from kdbench.objective.cskd import CSKD, cosine
 from kdbench.temperature.base import Temperatures, uniform
+from tests.helpers.outputs import of
 
 
 @pytest.mark.parametrize(("inputs", "golden"), [("set_a", 0.7247076974), ("set_a3", 0.8236809415)])
@@ -25,7 +26,8 @@ def test_golden_value_at_the_temperatures_of_cswt(inputs, taus, golden, request)
     tau = torch.tensor(taus, dtype=torch.float64)
     scale = tau.mean().square().expand(len(tau))
     found = CSKD()(
-        *request.getfixturevalue(inputs), Temperatures(tau[:, None], tau[:, None], scale)
+        of(*request.getfixturevalue(inputs)),
+        Temperatures(tau[:, None], tau[:, None], scale),
     )
     assert 2 * found.mean().item() == pytest.approx(golden, abs=1e-9)
 
@@ -33,14 +35,14 @@ def test_golden_value_at_the_temperatures_of_cswt(inputs, taus, golden, request)
 def test_the_value_lies_between_its_bounds():
     generator = torch.Generator().manual_seed(0)
     teacher, student = 5 * torch.randn(2, 16, 10, generator=generator).double()
-    found = CSKD()(teacher, student, None, uniform(4.0, like=teacher))
+    found = CSKD()(of(teacher, student, None), uniform(4.0, like=teacher))
     assert (found > 0).all()
     assert (found < 16).all()
 
 
 def test_one_sample_teaches_nothing(set_a):
     teacher, student = set_a[0][:1], set_a[1][:1].clone().requires_grad_()
-    loss = CSKD()(teacher, student, None, uniform(4.0, like=teacher))
+    loss = CSKD()(of(teacher, student, None), uniform(4.0, like=teacher))
     loss.sum().backward()
     assert loss.item() < 1e-5
     assert student.grad.abs().max() < 1e-5

@@ -7,6 +7,7 @@ from kdbench.config.build import build_objective
 from kdbench.config.compose import compose_config
 from kdbench.objective.dist import Inter, Intra
 from kdbench.temperature.base import uniform
+from tests.helpers.outputs import of
 
 GOLDEN = [
     ("set_a", 1.0, 0.2845540263, 0.5000044910),
@@ -20,8 +21,8 @@ GOLDEN = [
 def test_golden_values(inputs, tau, inter, intra, request):
     inputs = request.getfixturevalue(inputs)
     temperatures = uniform(tau, like=inputs[0])
-    assert Inter()(*inputs, temperatures).mean().item() == pytest.approx(inter, abs=1e-9)
-    assert Intra()(*inputs, temperatures).mean().item() == pytest.approx(intra, abs=1e-9)
+    assert Inter()(of(*inputs), temperatures).mean().item() == pytest.approx(inter, abs=1e-9)
+    assert Intra()(of(*inputs), temperatures).mean().item() == pytest.approx(intra, abs=1e-9)
 
 
 def test_golden_total_of_the_objective(set_a3):
@@ -34,7 +35,7 @@ def test_golden_total_of_the_objective(set_a3):
 
 def test_correlations_are_those_of_scipy():
     teacher, student = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(0)).double()
-    arguments = (teacher, student, torch.zeros(6).long(), uniform(1.0, like=teacher))
+    arguments = (of(teacher, student, torch.zeros(6).long()), uniform(1.0, like=teacher))
     p, q = teacher.softmax(1).numpy(), student.softmax(1).numpy()
     rows = [pearsonr(a, b).statistic for a, b in zip(p, q, strict=True)]
     columns = [pearsonr(a, b).statistic for a, b in zip(p.T, q.T, strict=True)]
@@ -44,7 +45,7 @@ def test_correlations_are_those_of_scipy():
 
 def test_one_sample_has_no_relation_to_others(set_a):
     teacher, student = set_a[0][:1], set_a[1][:1].clone().requires_grad_()
-    loss = Intra()(teacher, student, set_a[2][:1], uniform(4.0, like=teacher))
+    loss = Intra()(of(teacher, student, set_a[2][:1]), uniform(4.0, like=teacher))
     loss.sum().backward()
     assert loss.tolist() == [16.0]
     assert not student.grad.any()
@@ -52,5 +53,5 @@ def test_one_sample_has_no_relation_to_others(set_a):
 
 def test_a_uniform_row_is_uncorrelated(set_a):
     flat = torch.zeros_like(set_a[1])
-    loss = Inter()(set_a[0], flat, set_a[2], uniform(1.0, like=flat))
+    loss = Inter()(of(set_a[0], flat, set_a[2]), uniform(1.0, like=flat))
     torch.testing.assert_close(loss, torch.ones_like(loss))

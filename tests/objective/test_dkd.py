@@ -9,10 +9,11 @@ from kdbench.objective.dkd import NCKD, TCKD
 from kdbench.objective.kl import KL
 from kdbench.progress import Progress
 from kdbench.temperature.base import Temperatures, uniform
+from tests.helpers.outputs import of
 
 
 def parts(inputs, temperatures):
-    return [loss(*inputs, temperatures).mean().item() for loss in (TCKD(), NCKD())]
+    return [loss(of(*inputs), temperatures).mean().item() for loss in (TCKD(), NCKD())]
 
 
 def test_golden_values_of_set_a(set_a):
@@ -48,7 +49,7 @@ def test_golden_value_with_the_temperatures_of_normkd(set_a):
 
 def test_golden_target_probabilities(set_a):
     temperatures = uniform(4.0, like=set_a[0])
-    kl, tckd, nckd = (loss(*set_a, temperatures) for loss in (KL(), TCKD(), NCKD()))
+    kl, tckd, nckd = (loss(of(*set_a), temperatures) for loss in (KL(), TCKD(), NCKD()))
     p_target = 1 - (kl - tckd) / nckd
     assert p_target.tolist() == pytest.approx([0.4596151413, 0.3751518892], abs=1e-9)
 
@@ -77,7 +78,7 @@ def test_the_parts_make_up_the_divergence(tau, seed, classes, batch):
     teacher, student = 3 * torch.randn(2, batch, classes, generator=generator).double()
     targets = torch.randint(classes, (batch,), generator=generator)
     temperatures = uniform(tau, like=teacher)
-    arguments = (teacher, student, targets, temperatures)
+    arguments = (of(teacher, student, targets), temperatures)
     p_target = (teacher / tau).softmax(1).gather(1, targets[:, None]).squeeze(1)
     tckd, nckd = TCKD()(*arguments), NCKD()(*arguments)
     torch.testing.assert_close(tckd + (1 - p_target) * nckd, KL()(*arguments))
@@ -86,7 +87,7 @@ def test_the_parts_make_up_the_divergence(tau, seed, classes, batch):
 
 def test_two_classes_leave_nothing_beside_the_target(set_a):
     teacher, student = (x[:, :2].clone().requires_grad_() for x in set_a[:2])
-    loss = NCKD()(teacher, student, set_a[2], uniform(4.0, like=teacher))
+    loss = NCKD()(of(teacher, student, set_a[2]), uniform(4.0, like=teacher))
     loss.sum().backward()
     assert loss.tolist() == [0.0, 0.0]
     assert not student.grad.any()
@@ -95,7 +96,7 @@ def test_two_classes_leave_nothing_beside_the_target(set_a):
 def test_the_target_logit_is_outside_of_the_non_target_term(set_a):
     teacher, student, targets = set_a
     student.requires_grad_()
-    NCKD()(teacher, student, targets, uniform(4.0, like=teacher)).sum().backward()
+    NCKD()(of(teacher, student, targets), uniform(4.0, like=teacher)).sum().backward()
     assert student.grad.gather(1, targets[:, None]).abs().max() < 1e-15
     assert student.grad.abs().max() > 0.01
 
@@ -104,7 +105,7 @@ def test_the_target_logit_is_outside_of_the_non_target_term(set_a):
 def test_a_certain_teacher_still_corrects_a_student(gap):
     # ln(1 - q_y) is minus the gap to the only other class, long after q_y has rounded to 1.
     teacher, student = torch.zeros(1, 2), torch.tensor([[gap, 0.0]], requires_grad=True)
-    loss = TCKD()(teacher, student, torch.tensor([0]), uniform(1.0, like=teacher))
+    loss = TCKD()(of(teacher, student, torch.tensor([0])), uniform(1.0, like=teacher))
     loss.sum().backward()
     assert loss.item() == pytest.approx(0.5 * gap - torch.tensor(2.0).log().item(), rel=1e-5)
     torch.testing.assert_close(student.grad, torch.tensor([[0.5, -0.5]]))

@@ -3,10 +3,11 @@ import torch
 
 from kdbench.objective.gram import BatchGram, ClassGram
 from kdbench.temperature.base import uniform
+from tests.helpers.outputs import of
 
 
 def value(loss, inputs, tau):
-    return loss(*inputs, uniform(tau, like=inputs[0])).mean().item()
+    return loss(of(*inputs), uniform(tau, like=inputs[0])).mean().item()
 
 
 @pytest.mark.parametrize(
@@ -40,8 +41,8 @@ def test_golden_values_of_cskd(inputs, of_classes, of_batch, request):
 def test_the_scale_is_not_used(set_a, loss):
     temperatures = uniform(4.0, like=set_a[0])
     unscaled = temperatures._replace(scale=torch.ones(2, dtype=torch.float64))
-    found = loss("squared")(*set_a, temperatures)
-    assert torch.equal(found, loss("squared")(*set_a, unscaled))
+    found = loss("squared")(of(*set_a), temperatures)
+    assert torch.equal(found, loss("squared")(of(*set_a), unscaled))
 
 
 def test_an_unknown_measure_is_refused():

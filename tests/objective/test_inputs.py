@@ -9,6 +9,7 @@ from kdbench import Progress
 from kdbench.config.build import build_objective
 from kdbench.config.compose import compose_config
 from kdbench.errors import NumericalError
+from tests.helpers.outputs import of
 
 INSTANCE = ("temperature.mode=instance", "temperature.num_classes=4")
 compose_once = cache(lambda *overrides: compose_config(overrides))
@@ -73,9 +74,10 @@ def test_networks_inside_work_in_any_precision(method, own, cast, dtype):
     teacher, student, targets = batch()
     student = student.detach().to(dtype).requires_grad_()
     for _ in range(3):
-        terms = objective.from_logits(teacher.to(dtype), student, targets, late)
+        outputs = of(teacher.to(dtype), student, targets)
+        terms = objective(outputs, late)
         terms.total().backward()
-        objective.observe(student.detach(), targets, late)
+        objective.observe(outputs, late)
     assert terms.total().isfinite()
     assert student.grad.isfinite().all()
     wide = torch.float64 if cast == "double" else torch.float32
@@ -103,8 +105,9 @@ def test_losses_of_labels_refuse_mixed_targets(method):
 def test_other_losses_take_them(method):
     teacher, student, targets = batch()
     objective = load_objective(method)
-    terms = objective.from_logits(teacher, student, mixed(targets))
-    objective.observe(student.detach(), mixed(targets), Progress(0, 1, 0, 1))
+    outputs = of(teacher, student, mixed(targets))
+    terms = objective(outputs)
+    objective.observe(outputs, Progress(0, 1, 0, 1))
     expected = torch.nn.functional.cross_entropy(student, mixed(targets))
     torch.testing.assert_close(terms.terms["ce"].mean() / objective.ce_weight, expected)
 

@@ -8,10 +8,14 @@ from scipy.spatial.distance import jensenshannon
 from kdbench.objective.js import JS
 from kdbench.objective.kl import KL
 from kdbench.temperature.base import uniform
+from tests.helpers.outputs import of
 
 
 def js(teacher, student, tau):
-    return JS()(teacher, student, torch.zeros(len(teacher)).long(), uniform(tau, like=teacher))
+    return JS()(
+        of(teacher, student, torch.zeros(len(teacher)).long()),
+        uniform(tau, like=teacher),
+    )
 
 
 @settings(deadline=None, derandomize=True)
@@ -42,7 +46,7 @@ def test_near_the_teacher_it_is_a_quarter_of_kl():
     generator = torch.Generator().manual_seed(0)
     teacher, noise = torch.randn(2, 5, 10, generator=generator).double()
     temperatures = uniform(2.0, like=teacher)
-    divergence = KL()(teacher, teacher + 1e-3 * noise, None, temperatures)
+    divergence = KL()(of(teacher, teacher + 1e-3 * noise, None), temperatures)
     torch.testing.assert_close(
         js(teacher, teacher + 1e-3 * noise, 2.0), divergence / 4, rtol=1e-2, atol=0
     )

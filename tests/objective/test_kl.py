@@ -8,11 +8,15 @@ from hypothesis import strategies as st
 
 from kdbench.objective.kl import KL
 from kdbench.temperature.base import Temperatures, uniform
+from tests.helpers.outputs import of
 from tests.helpers.paths import ROOT
 
 
 def kl(teacher, student, tau):
-    return KL()(teacher, student, torch.zeros(len(teacher)).long(), uniform(tau, like=teacher))
+    return KL()(
+        of(teacher, student, torch.zeros(len(teacher)).long()),
+        uniform(tau, like=teacher),
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,7 +68,10 @@ def test_gradient_numerically():
     temperatures = torch.full((3, 1), 2.5).double()
 
     def loss(student, teacher_tau, student_tau, scale):
-        return KL()(teacher, student, None, Temperatures(teacher_tau, student_tau, scale))
+        return KL()(
+            of(teacher, student, None),
+            Temperatures(teacher_tau, student_tau, scale),
+        )
 
     inputs = [student, temperatures, temperatures * 1.3, temperatures[:, 0] ** 2]
     assert torch.autograd.gradcheck(loss, [i.clone().requires_grad_() for i in inputs])

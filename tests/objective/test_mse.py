@@ -6,6 +6,7 @@ from kdbench.config.compose import compose_config
 from kdbench.objective.mse import MSE
 from kdbench.temperature.base import Temperatures, uniform
 from kdbench.temperature.soften import scale_logits
+from tests.helpers.outputs import of
 
 
 @pytest.mark.parametrize(
@@ -15,25 +16,25 @@ from kdbench.temperature.soften import scale_logits
 def test_golden_values_of_annealing_distillation(set_a, phi, golden):
     ones = torch.ones(2, dtype=torch.float64)
     temperatures = Temperatures(ones[:, None] / phi, ones[:, None], ones)
-    assert MSE()(*set_a, temperatures).mean().item() == pytest.approx(golden, abs=1e-9)
+    assert MSE()(of(*set_a), temperatures).mean().item() == pytest.approx(golden, abs=1e-9)
 
 
 @pytest.mark.parametrize("tau", [0.5, 1.0, 4.0, 100.0])
 def test_a_common_temperature_and_its_scale_cancel(set_a, tau):
-    found = MSE()(*set_a, uniform(tau, like=set_a[0]))
+    found = MSE()(of(*set_a), uniform(tau, like=set_a[0]))
     torch.testing.assert_close(found, F.mse_loss(*set_a[:2], reduction="none").mean(1))
 
 
 def test_gradient_is_the_difference(set_a):
     teacher, student, targets = set_a
     student.requires_grad_()
-    MSE()(teacher, student, targets, uniform(4.0, like=teacher)).sum().backward()
+    MSE()(of(teacher, student, targets), uniform(4.0, like=teacher)).sum().backward()
     torch.testing.assert_close(student.grad, (student - teacher).detach() / 2)  # 2 of 4 classes
 
 
 def test_a_shift_counts(set_a):
     teacher, _, targets = set_a
-    found = MSE()(teacher, teacher + 3, targets, uniform(4.0, like=teacher))
+    found = MSE()(of(teacher, teacher + 3, targets), uniform(4.0, like=teacher))
     torch.testing.assert_close(found, torch.full_like(found, 9.0))
 
 

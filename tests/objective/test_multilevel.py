@@ -5,9 +5,9 @@ from kdbench.config.build import build_objective
 from kdbench.config.compose import compose_config
 from kdbench.objective.kl import KL
 from kdbench.objective.multilevel import MedianMask, PredictionAugmentation
-from kdbench.objective.objective import StrongView
 from kdbench.temperature.base import uniform
 from kdbench.temperature.constant import Constant
+from tests.helpers.outputs import of
 
 
 @pytest.fixture
@@ -15,11 +15,17 @@ def strong(set_a):
     teacher = [[-0.5, 0.4, 0.0, 0.1], [0.3, -0.6, 0.2, 0.0]]
     student = [[0.3, -0.2, 0.1, 0.0], [-0.4, 0.2, 0.0, 0.1]]
     shifts = (torch.tensor(shift, dtype=torch.float64) for shift in (teacher, student))
-    return StrongView(*(z + shift for z, shift in zip(set_a[:2], shifts, strict=True)))
+    logits = (z + shift for z, shift in zip(set_a[:2], shifts, strict=True))
+    return of(*logits, set_a[2])
+
+
+def both(set_a, strong):
+    """Outputs of two views."""
+    return of(*set_a)._replace(views={"strong": strong})
 
 
 def test_golden_total_of_the_released_loss(set_a, strong):
-    terms = build_objective(compose_config(["method=mlkd"])).from_logits(*set_a, strong=strong)
+    terms = build_objective(compose_config(["method=mlkd"]))(both(set_a, strong))
     found = {name: loss.mean().item() for name, loss in terms.terms.items()}
     assert found["ce"] + found["ce_strong"] == pytest.approx(0.1790969049, abs=1e-9)
     instance = sum(loss for name, loss in found.items() if name.startswith("instance"))
@@ -32,7 +38,7 @@ def test_golden_total_of_the_released_loss(set_a, strong):
 def test_golden_sum_over_the_five_temperatures(set_a):
     others = [Constant(tau) for tau in (2.0, 3.0, 5.0, 6.0)]
     loss = PredictionAugmentation(KL(), base=True, others=others)
-    value = loss(*set_a, uniform(4.0, like=set_a[0])).mean().item()
+    value = loss(of(*set_a), uniform(4.0, like=set_a[0])).mean().item()
     assert value == pytest.approx(2.8207757860, abs=1e-9)
 
 
@@ -40,36 +46,37 @@ def test_the_mask_is_a_factor(set_a):
     temperatures = uniform(4.0, like=set_a[0])
     for over in ("samples", "classes"):
         for standardise in (False, True):
-            masked = MedianMask(KL(), over, standardise)(*set_a, temperatures)
-            torch.testing.assert_close(masked, 0.5 * KL()(*set_a, temperatures))
+            masked = MedianMask(KL(), over, standardise)(of(*set_a), temperatures)
+            torch.testing.assert_close(masked, 0.5 * KL()(of(*set_a), temperatures))
 
 
 @pytest.mark.parametrize("method", ["mlkd", "mlkd_logit_std", "mlkd_atkd"])
 def test_every_level_has_a_gradient_on_both_views(set_a, strong, method):
     teacher, student, targets = set_a
     student.requires_grad_()
-    view = StrongView(strong.teacher_logits, strong.student_logits.clone().requires_grad_())
+    leaf = strong.student.logits.clone().requires_grad_()
+    view = of(strong.teacher.logits, leaf, targets)
     objective = build_objective(compose_config([f"method={method}"]))
-    assert objective.needs_strong_view
-    objective.from_logits(teacher, student, targets, strong=view).total().backward()
+    assert objective.views == ("weak", "strong")
+    objective(both((teacher, student, targets), view)).total().backward()
     assert student.grad.isfinite().all()
     assert (student.grad.abs().sum(1) > 0).all()
-    assert (view.student_logits.grad.abs().sum(1) > 0).all()
+    assert (leaf.grad.abs().sum(1) > 0).all()
 
 
 def test_the_temperature_of_atkd_is_that_of_each_view(set_a, strong):
     objective = build_objective(compose_config(["method=mlkd_atkd"]))
     seen = []
     forward = objective.temperature.forward
-    objective.temperature.forward = lambda *a: seen.append(a[0]) or forward(*a)
-    objective.from_logits(*set_a, strong=strong)
+    objective.temperature.forward = lambda *a: seen.append(a[0].logits[0]) or forward(*a)
+    objective(both(set_a, strong))
     assert len(seen) == 2
-    assert torch.equal(seen[0], strong.teacher_logits)
+    assert torch.equal(seen[0], strong.teacher.logits)
     assert torch.equal(seen[1], set_a[0])  # the last one, which observe() refers to
 
 
 def test_a_missing_view_is_said(set_a):
-    with pytest.raises(ValueError, match="needs the logits of a strong view"):
+    with pytest.raises(ValueError, match="needs the outputs of a strong view"):
         build_objective(compose_config(["method=mlkd"])).from_logits(*set_a)
 
 
@@ -82,7 +89,7 @@ def test_impossible_values_are_refused():
 
 def test_golden_total_of_the_two_view_form_of_cskd(set_a, strong):
     objective = build_objective(compose_config(["method=cskd_two_view"]))
-    terms = objective.from_logits(*set_a, strong=strong)
+    terms = objective(both(set_a, strong))
     found = {name: loss.mean().item() for name, loss in terms.terms.items()}
     assert found["ce"] + found["ce_strong"] == pytest.approx(1.7909690494, abs=1e-9)
     assert found["cskd"] + found["cskd_strong"] == pytest.approx(1.6157028815, abs=1e-9)

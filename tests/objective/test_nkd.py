@@ -7,12 +7,13 @@ from kdbench.config.compose import compose_config
 from kdbench.objective.dkd import NCKD
 from kdbench.objective.nkd import NKDNonTarget, NKDTarget
 from kdbench.temperature.base import uniform
+from tests.helpers.outputs import of
 
 CE = 0.9864575418
 
 
 def value(loss, inputs, tau):
-    return loss(*inputs, uniform(tau, like=inputs[0])).mean().item()
+    return loss(of(*inputs), uniform(tau, like=inputs[0])).mean().item()
 
 
 def test_golden_values_of_set_a(set_a):
@@ -42,7 +43,7 @@ def test_the_weight_in_the_file_is_that_of_cifar():
 def test_a_teacher_sure_of_the_target_leaves_cross_entropy(set_a):
     teacher, student, targets = set_a
     sure = 200 * F.one_hot(targets, 4).double()
-    found = NKDTarget()(sure, student, targets, uniform(1.0, like=teacher))
+    found = NKDTarget()(of(sure, student, targets), uniform(1.0, like=teacher))
     torch.testing.assert_close(found, F.cross_entropy(student, targets, reduction="none"))
 
 
@@ -51,7 +52,7 @@ def test_the_non_target_part_teaches_what_that_of_dkd_teaches(set_a):
     gradients = []
     for loss in (NKDNonTarget(), NCKD()):
         leaf = student.clone().requires_grad_()
-        loss(teacher, leaf, targets, uniform(3.0, like=teacher)).sum().backward()
+        loss(of(teacher, leaf, targets), uniform(3.0, like=teacher)).sum().backward()
         gradients.append(leaf.grad)
     torch.testing.assert_close(*gradients)
 
@@ -59,7 +60,7 @@ def test_the_non_target_part_teaches_what_that_of_dkd_teaches(set_a):
 def test_the_non_target_part_is_an_entropy_at_equality(set_a):
     teacher, _, targets = set_a
     leaf = teacher.clone().requires_grad_()
-    loss = NKDNonTarget()(teacher, leaf, targets, uniform(1.0, like=teacher))
+    loss = NKDNonTarget()(of(teacher, leaf, targets), uniform(1.0, like=teacher))
     loss.sum().backward()
     others = torch.stack(
         [row[torch.arange(4) != y] for row, y in zip(teacher, targets, strict=True)]

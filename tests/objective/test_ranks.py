@@ -9,6 +9,7 @@ import torch.distributed as dist
 from kdbench import Progress, load_objective
 from kdbench.objective import objective as objective_module
 from tests.helpers.harness import context
+from tests.helpers.outputs import of
 
 STEPS, BATCH, CLASSES = 12, 8, 10
 
@@ -38,9 +39,10 @@ def train(rank, ranks, folder, method):
         progress = Progress(step, STEPS, step, STEPS)
         logits = student(images[own])
         optimizer.zero_grad()
-        objective.from_logits(teacher[own], logits, targets, progress).total().backward()
+        outputs = of(teacher[own], logits, targets)
+        objective(outputs, progress).total().backward()
         optimizer.step()
-        objective.observe(logits.detach(), targets, progress)
+        objective.observe(outputs, progress)
     learned = {name: value.detach() for name, value in objective.named_parameters()}
     torch.save(learned, f"{folder}/{ranks}-{rank}.pt")
     dist.destroy_process_group()

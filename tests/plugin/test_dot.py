@@ -146,11 +146,9 @@ def test_labels_of_the_strong_view_are_task():
     params = make_params()
     optimizer = make_sgd(params)
     terms = losses(params, 0).terms
-    DOT(DELTA).update(
-        LossTerms({"ce": terms["tckd"], "ce_strong": terms["nckd"], "kd": terms["ce"]}),
-        optimizer,
-        OFF,
-    )
+    named = {"ce": terms["tckd"], "ce_strong": terms["nckd"], "kd": terms["ce"]}
+    task = frozenset({"ce", "ce_strong"})
+    DOT(DELTA).update(LossTerms(named, task=task), optimizer, OFF)
     assert [set(optimizer.state[p]) for p in params[1:]] == [{"kd_buffer"}, {"ce_buffer"}]
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from kdbench.data.base import Batch
+from kdbench.outputs import Outputs
 from kdbench.plugin.mixing import Mixing
 from kdbench.progress import Progress
 from tests.helpers.harness import STATEFUL, result, run
@@ -30,7 +31,8 @@ def informed():
     """A plugin that has seen one epoch in which sample i was the surer the smaller i."""
     plugin, given = Mixing(**VALUES), batch()
     sharpness = 20.0 - given.index
-    plugin.observe(torch.stack([sharpness, torch.zeros(20)], dim=1), given, at(0))
+    logits = torch.stack([sharpness, torch.zeros(20)], dim=1)
+    plugin.observe(Outputs.from_logits(None, logits, given.targets, given.index), at(0))
     return plugin, given
 
 

@@ -20,6 +20,7 @@ from kdbench.engine.run import train_jobs
 from kdbench.errors import ConfigError, ResourceError
 from kdbench.model.compute import choose_compute
 from kdbench.model.load import load_model
+from kdbench.outputs import NetworkOutput
 from kdbench.teacher.memo import Memo, MemoIdentity, MemoryStore
 from kdbench.teacher.memo_file import HEADER_BYTES, FileStore
 from kdbench.teacher.teacher import Teacher
@@ -108,11 +109,11 @@ def test_remembered_logits_of_a_real_network_agree_with_fresh_ones(tmp_path, mod
 
     for part in (slice(0, 7), slice(3, 33)):  # the second is known in part
         teacher.answer(batch(part))
-    first = teacher.answer(batch(slice(0, 60)))
+    first = teacher.answer(batch(slice(0, 60))).logits
     fresh = teacher(images)
     assert (first - fresh).abs().max() <= 1e-5 * fresh.abs().max()
-    assert torch.equal(teacher.answer(batch(slice(0, 60))), first)
-    assert teacher.answer(batch(slice(0, 60))).is_contiguous()
+    assert torch.equal(teacher.answer(batch(slice(0, 60))).logits, first)
+    assert teacher.answer(batch(slice(0, 60))).logits.is_contiguous()
 
 
 def test_batches_without_numbered_views_go_past_it():
@@ -120,7 +121,7 @@ def test_batches_without_numbered_views_go_past_it():
     teacher = Teacher(network, choose_compute("cpu", "fp32", True), "t")
     teacher.memo = Memo(MemoryStore(replace(SMALL, num_classes=4), CPU), 4)
     index = torch.arange(3)
-    assert torch.equal(teacher.answer(Batch(images, index, index, None)), images.flatten(1))
+    assert torch.equal(teacher.answer(Batch(images, index, index, None)).logits, images.flatten(1))
     assert teacher.memo_report()["asked"] == 0
 
 
@@ -366,7 +367,7 @@ def test_off_is_the_plain_network(tmp_path, one_thread, monkeypatch):
     off = train(tmp_path, "off", "teacher.memo=off")
     assert off.teacher_memo is None
     assert not (tmp_path / "cache" / "memo").exists()
-    monkeypatch.setattr(Teacher, "answer", lambda self, batch: self(batch.images))
+    monkeypatch.setattr(Teacher, "answer", lambda self, batch, _: NetworkOutput(self(batch.images)))
     plain = train(tmp_path, "plain")
     assert plain.weights_digest == off.weights_digest
     assert plain.metrics_digest == off.metrics_digest

@@ -4,6 +4,7 @@ import torch
 from kdbench.objective.mse import MSE
 from kdbench.progress import Progress
 from kdbench.temperature.annealing import Annealing
+from tests.helpers.outputs import of
 
 
 def at(epoch, total):
@@ -24,8 +25,8 @@ def test_the_published_staircase():
 )
 def test_golden_losses_of_set_a(set_a, tau_max, epoch, golden):
     strategy = Annealing(tau_max=tau_max, until=1.0)
-    temperatures = strategy(*set_a, at(epoch, tau_max))
-    assert MSE()(*set_a, temperatures).mean().item() == pytest.approx(golden, abs=1e-9)
+    temperatures = strategy(of(*set_a), at(epoch, tau_max))
+    assert MSE()(of(*set_a), temperatures).mean().item() == pytest.approx(golden, abs=1e-9)
 
 
 def test_short_runs_reach_the_teacher():
@@ -34,7 +35,7 @@ def test_short_runs_reach_the_teacher():
 
 
 def test_without_steps_it_is_logit_regression():
-    found = Annealing(tau_max=1, until=1.0)(torch.ones(2, 3), torch.ones(2, 3), None, at(0, 5))
+    found = Annealing(tau_max=1, until=1.0)(of(torch.ones(2, 3), torch.ones(2, 3), None), at(0, 5))
     assert all((tensor == 1).all() for tensor in found)
 
 

@@ -8,6 +8,7 @@ from kdbench.objective.kl import KL
 from kdbench.progress import Progress
 from kdbench.temperature.base import Temperatures
 from kdbench.temperature.meta import Meta, look_ahead
+from tests.helpers.outputs import of
 
 PROGRESS = Progress(0, 10, 0, 1)
 
@@ -19,8 +20,8 @@ def make(**values):
 
 def take_step(strategy, teacher, student, targets):
     student = student.detach().requires_grad_()
-    found = strategy(teacher, student, targets, PROGRESS)
-    strategy.observe(student.detach(), targets, PROGRESS)
+    found = strategy(of(teacher, student, targets), PROGRESS)
+    strategy.observe(of(teacher, student.detach(), targets), PROGRESS)
     return found
 
 
@@ -32,10 +33,10 @@ def test_golden(set_a):
     teacher, student, targets = set_a
     pair = torch.tensor([[3.0], [2.0]], dtype=torch.float64).expand(2, 2)[..., None]
     temperatures = Temperatures(*pair, torch.ones(2, dtype=torch.float64))
-    inner = KL()(teacher, student, targets, temperatures).mean()
+    inner = KL()(of(teacher, student, targets), temperatures).mean()
     assert inner.item() == pytest.approx(0.0445067261, abs=1e-9)
     tau = torch.tensor([3.0, 2.0], dtype=torch.float64, requires_grad=True)
-    ce = look_ahead(teacher, student, targets, tau, step=1.0)
+    ce = look_ahead(of(teacher, student, targets), tau, step=1.0)
     assert ce.item() == pytest.approx(0.9564469608, abs=1e-9)
     (gradient,) = torch.autograd.grad(ce, tau)
     assert gradient.tolist() == pytest.approx([0.0107749199, 0.0157203915], abs=1e-9)
@@ -43,7 +44,7 @@ def test_golden(set_a):
 
 def test_gradient_is_that_of_finite_differences(set_a):
     tau = torch.tensor([2.5, 4.0], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda tau: look_ahead(*set_a, tau, step=0.7), tau)
+    assert torch.autograd.gradcheck(lambda tau: look_ahead(of(*set_a), tau, step=0.7), tau)
 
 
 def test_a_step_follows_the_gradient_in_the_logarithms(set_a):
@@ -62,7 +63,7 @@ def test_steps_lower_the_cross_entropy_after_the_look_ahead(seed):
     reached = []
     for _ in range(5):
         tau = strategy.log_tau.detach().exp()
-        reached.append(look_ahead(teacher, student, targets, tau, step=5.0).item())
+        reached.append(look_ahead(of(teacher, student, targets), tau, step=5.0).item())
         take_step(strategy, teacher, student, targets)
     assert reached == sorted(reached, reverse=True)
     assert reached[0] > reached[-1]
@@ -79,8 +80,8 @@ def test_temperatures_are_the_same_for_all_samples_and_carry_no_gradient(set_a):
 def test_batches_without_gradient_are_not_learned_from(set_a):
     teacher, student, targets = set_a
     strategy = make()
-    strategy(teacher, student, targets, PROGRESS)
-    strategy.observe(student, targets, PROGRESS)
+    strategy(of(teacher, student, targets), PROGRESS)
+    strategy.observe(of(teacher, student, targets), PROGRESS)
     assert tau_of(strategy) == pytest.approx([3.0, 2.0])
 
 

@@ -12,6 +12,7 @@ from kdbench.objective.kl import KL
 from kdbench.progress import Progress
 from kdbench.temperature.base import Temperatures
 from kdbench.temperature.rlkd import Decisions, discounted_sums, redistribute, states_of
+from tests.helpers.outputs import of
 
 
 def make(*overrides, seed=0):
@@ -34,8 +35,8 @@ def batch(seed, size=8, classes=5):
 
 def take_step(strategy, epoch, seed, **shape):
     teacher, student, targets = batch(seed, **shape)
-    found = strategy(teacher, student, targets, at(epoch))
-    strategy.observe(student.detach(), targets, at(epoch))
+    found = strategy(of(teacher, student, targets), at(epoch))
+    strategy.observe(of(teacher, student.detach(), targets), at(epoch))
     return found
 
 
@@ -52,12 +53,12 @@ def test_golden_temperatures_and_losses(set_a):
     _, student, targets = set_a
     tau = make().temperature_of(torch.tensor([[0.1], [-0.3]], dtype=torch.float64))
     assert tau.squeeze().tolist() == golden([5.2497918748, 4.2555748319])
-    kl = KL()(*set_a, shared(*tau.squeeze().tolist())).mean()
+    kl = KL()(of(*set_a), shared(*tau.squeeze().tolist())).mean()
     assert kl.item() == golden(0.5728021355)
     ce = F.cross_entropy(student, targets)
     assert (0.1 * ce + 0.9 * kl).item() == golden(0.6141676762)
-    assert KL()(*set_a, shared(5, 3)).mean().item() == golden(0.5562662292)
-    dkd = TCKD()(*set_a, shared(5, 3)) + 8 * NCKD()(*set_a, shared(5, 3))
+    assert KL()(of(*set_a), shared(5, 3)).mean().item() == golden(0.5562662292)
+    dkd = TCKD()(of(*set_a), shared(5, 3)) + 8 * NCKD()(of(*set_a), shared(5, 3))
     assert dkd.mean().item() == golden(1.6371309064)
 
 
@@ -92,7 +93,7 @@ def test_the_schedule_of_240_epochs_is_stretched_to_others(total, first, learnin
     strategy = make()
     epochs = range(1, total + 1)
     assert [epoch for epoch in epochs if strategy.learns_at(at(epoch, total))] == learning
-    temperatures = [strategy(*batch(0), at(epoch, total)).teacher for epoch in epochs]
+    temperatures = [strategy(of(*batch(0)), at(epoch, total)).teacher for epoch in epochs]
     assert [bool((tau == 4).all()) for tau in temperatures] == [epoch < first for epoch in epochs]
     assert strategy.epoch_at(at(total, total)) == 240
 
@@ -117,7 +118,7 @@ def test_temperatures_stay_in_their_range_and_carry_no_gradient():
 def test_constant_before_the_policy_and_sampled_from_then_on():
     strategy = make()
     assert (take_step(strategy, 19, seed=0).teacher == 4).all()
-    arguments = (*batch(0), at(20))
+    arguments = (of(*batch(0)), at(20))
     assert not torch.equal(strategy(*arguments).teacher, strategy(*arguments).teacher)
     strategy.eval()
     assert torch.equal(strategy(*arguments).teacher, strategy(*arguments).teacher)
@@ -168,9 +169,9 @@ def test_batches_without_gradient_are_not_learned_from():
     waiting = strategy.get_extra_state()
     teacher, student, targets = batch(1)
     with torch.no_grad():
-        strategy(teacher, student * 1, targets, at(20))
+        strategy(of(teacher, student * 1, targets), at(20))
     assert torch.equal(strategy.get_extra_state(), waiting)
-    strategy.observe(student.detach(), targets, at(20))
+    strategy.observe(of(teacher, student.detach(), targets), at(20))
     assert strategy.get_extra_state().shape == (0, 6)
 
 
@@ -277,8 +278,8 @@ def test_degenerate_batches_leave_everything_finite(size, logits):
     strategy = make()
     rows = logits.expand(size, 5).clone().requires_grad_()
     for _ in range(3):
-        found = strategy(rows.detach(), rows, torch.zeros(size).long(), at(20))
-        strategy.observe(rows.detach(), torch.zeros(size).long(), at(20))
+        found = strategy(of(rows.detach(), rows, torch.zeros(size).long()), at(20))
+        strategy.observe(of(rows.detach(), rows.detach(), torch.zeros(size).long()), at(20))
         assert all(tensor.isfinite().all() for tensor in found)
     assert all(p.isfinite().all() for p in strategy.parameters())
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdbench.outputs import Features
+
 
 class Block(nn.Module):
     """A residual unit that ends in an activation and can stop before it."""
@@ -23,23 +25,38 @@ class Block(nn.Module):
 
 
 def run_stages(
-    x: Tensor, stages: Iterable[nn.Sequential], preact: bool
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Send ``x`` through the stages; returns the last output and the map of every stage.
+    x: Tensor, stages: Iterable[nn.Sequential], preacts: bool
+) -> tuple[Tensor, list[Tensor], list[Tensor] | None]:
+    """Send ``x`` through the stages.
 
     Args:
         x: [B, C, H, W], output of the stem.
         stages: sequences of modules whose last one is a ``Block``.
-        preact: take each map before the last activation of its stage.
+        preacts: keep each map before the last activation of its stage too.
+
+    Returns:
+        The last output, the map of every stage, and the same before the activation (None unless
+        wanted).
     """
-    maps = []
+    maps: list[Tensor] = []
+    if not preacts:
+        for stage in stages:
+            maps.append(x := stage(x))
+        return x, maps, None
+    before = []
     for stage in stages:
-        if preact:
-            x, feature_map = _run_stage_preact(x, stage)
-        else:
-            x = feature_map = stage(x)
-        maps.append(feature_map)
-    return x, tuple(maps)
+        x, raw = _run_stage_preact(x, stage)
+        maps.append(x)
+        before.append(raw)
+    return x, maps, before
+
+
+def show_features(
+    stem: Tensor, maps: list[Tensor], before: list[Tensor] | None, pooled: Tensor
+) -> Features:
+    """Features with the stem's output as the first map, before and after activations."""
+    preacts = None if before is None else (stem, *before)
+    return Features((stem, *maps), pooled, preacts)
 
 
 def _run_stage_preact(x: Tensor, stage: nn.Sequential) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,8 @@ from kdbench.model.cifar.base import (
     init_classifier,
     init_convolutions,
 )
-from kdbench.model.features import FeatureNetwork, Features
+from kdbench.model.features import FeatureNetwork
+from kdbench.outputs import Features, NetworkOutput
 
 # expansion, channels (half of the paper's), blocks, stride of the first block
 LAYOUT = (
@@ -56,7 +57,7 @@ class MobileNetV2(FeatureNetwork):
     """Stem with stride 2, seven stages, head of 1280 channels.
 
     Features: f0 after the stem, f1 to f4 after the stages in FEATURE_STAGES. These have no
-    activation, so ``preact`` gives the same maps.
+    activation, so ``preacts`` are the same maps.
     """
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
@@ -74,7 +75,7 @@ class MobileNetV2(FeatureNetwork):
         init_convolutions(self)
         init_classifier(linear)
 
-    def forward_features(self, images: Tensor, preact: bool = False) -> Features:
+    def forward_features(self, images: Tensor, preacts: bool = False) -> NetworkOutput:
         """See ``FeatureNetwork.forward_features``."""
         x = self.conv1(images)
         maps = [x]
@@ -83,7 +84,8 @@ class MobileNetV2(FeatureNetwork):
             if index in FEATURE_STAGES:
                 maps.append(x)
         pooled = global_average(self.conv2(x))
-        return Features(tuple(maps), pooled, self.classifier(pooled))
+        found = Features(tuple(maps), pooled, tuple(maps) if preacts else None)
+        return NetworkOutput(self.classifier(pooled), found)
 
 
 def _stage(

@@ -15,8 +15,10 @@ from kdbench.model.cifar.base import (
     init_convolutions,
     projection,
     run_stages,
+    show_features,
 )
-from kdbench.model.features import FeatureNetwork, Features
+from kdbench.model.features import FeatureNetwork
+from kdbench.outputs import NetworkOutput
 
 NARROW = (16, 16, 32, 64)
 WIDE = (32, 64, 128, 256)
@@ -42,7 +44,7 @@ class BasicBlock(Block):
 class ResNet(FeatureNetwork):
     """Stem and three stages of ``num_blocks`` basic blocks at full, half and quarter size.
 
-    Features: f0 after the stem, f1 to f3 after the stages (preact: sums before their last ReLU).
+    Features: f0 after the stem, f1 to f3 after the stages (preacts: sums before their last ReLU).
     """
 
     def __init__(
@@ -58,12 +60,12 @@ class ResNet(FeatureNetwork):
         self.fc = nn.Linear(third, num_classes)
         init_convolutions(self)
 
-    def forward_features(self, images: Tensor, preact: bool = False) -> Features:
+    def forward_features(self, images: Tensor, preacts: bool = False) -> NetworkOutput:
         """See ``FeatureNetwork.forward_features``."""
         stem = F.relu(self.bn1(self.conv1(images)), inplace=True)
-        x, maps = run_stages(stem, (self.layer1, self.layer2, self.layer3), preact)
+        x, maps, before = run_stages(stem, (self.layer1, self.layer2, self.layer3), preacts)
         pooled = global_average(x)
-        return Features((stem, *maps), pooled, self.fc(pooled))
+        return NetworkOutput(self.fc(pooled), show_features(stem, maps, before, pooled))
 
 
 def _stage(num_blocks: int, in_channels: int, channels: int, stride: int) -> nn.Sequential:

@@ -15,8 +15,10 @@ from kdbench.model.cifar.base import (
     init_convolutions,
     projection,
     run_stages,
+    show_features,
 )
-from kdbench.model.features import FeatureNetwork, Features
+from kdbench.model.features import FeatureNetwork
+from kdbench.outputs import NetworkOutput
 
 
 class BasicBlock(Block):
@@ -63,7 +65,7 @@ class Bottleneck(Block):
 class ResNet(FeatureNetwork):
     """Stem of 64 channels and four stages at full, half, quarter and eighth size.
 
-    Features: f0 after the stem, f1 to f4 after the stages (preact: sums before their last ReLU).
+    Features: f0 after the stem, f1 to f4 after the stages (preacts: sums before their last ReLU).
     """
 
     def __init__(
@@ -85,13 +87,13 @@ class ResNet(FeatureNetwork):
         self.linear = nn.Linear(out * 512, num_classes)
         init_convolutions(self)
 
-    def forward_features(self, images: Tensor, preact: bool = False) -> Features:
+    def forward_features(self, images: Tensor, preacts: bool = False) -> NetworkOutput:
         """See ``FeatureNetwork.forward_features``."""
         stem = F.relu(self.bn1(self.conv1(images)), inplace=True)
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
-        x, maps = run_stages(stem, stages, preact)
+        x, maps, before = run_stages(stem, stages, preacts)
         pooled = global_average(x)
-        return Features((stem, *maps), pooled, self.linear(pooled))
+        return NetworkOutput(self.linear(pooled), show_features(stem, maps, before, pooled))
 
 
 def _stage(

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.model.cifar.base import Block, conv1x1, global_average, run_stages
-from kdbench.model.features import FeatureNetwork, Features
+from kdbench.model.cifar.base import Block, conv1x1, global_average, run_stages, show_features
+from kdbench.model.features import FeatureNetwork
+from kdbench.outputs import NetworkOutput
 
 GROUPS = 3
 STEM = 24
@@ -49,7 +50,7 @@ class Unit(Block):
 class ShuffleNetV1(FeatureNetwork):
     """Stem at full size and three stages at half, quarter and eighth size.
 
-    Features: f0 after the stem, f1 to f3 after the stages (preact: before their last ReLU).
+    Features: f0 after the stem, f1 to f3 after the stages (preacts: before their last ReLU).
     """
 
     def __init__(self, num_classes: int, in_channels: int) -> None:
@@ -61,12 +62,12 @@ class ShuffleNetV1(FeatureNetwork):
         self.layer3 = _stage(4, 480, 960)
         self.linear = nn.Linear(960, num_classes)
 
-    def forward_features(self, images: Tensor, preact: bool = False) -> Features:
+    def forward_features(self, images: Tensor, preacts: bool = False) -> NetworkOutput:
         """See ``FeatureNetwork.forward_features``."""
         stem = F.relu(self.bn1(self.conv1(images)), inplace=True)
-        x, maps = run_stages(stem, (self.layer1, self.layer2, self.layer3), preact)
+        x, maps, before = run_stages(stem, (self.layer1, self.layer2, self.layer3), preacts)
         pooled = global_average(x)
-        return Features((stem, *maps), pooled, self.linear(pooled))
+        return NetworkOutput(self.linear(pooled), show_features(stem, maps, before, pooled))
 
 
 def _stage(num_units: int, in_channels: int, channels: int) -> nn.Sequential:

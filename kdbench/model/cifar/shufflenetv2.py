@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.model.cifar.base import Block, conv1x1, global_average, run_stages
-from kdbench.model.features import FeatureNetwork, Features
+from kdbench.model.cifar.base import Block, conv1x1, global_average, run_stages, show_features
+from kdbench.model.features import FeatureNetwork
+from kdbench.outputs import NetworkOutput
 
 
 class SplitBlock(Block):
@@ -70,7 +71,7 @@ class DownBlock(SplitBlock):
 class ShuffleNetV2(FeatureNetwork):
     """Stem at full size, stages at half, quarter and eighth size, head of 1024 channels.
 
-    Features: f0 after the stem, f1 to f3 after the stages (preact: before the last ReLU and the
+    Features: f0 after the stem, f1 to f3 after the stages (preacts: before the last ReLU and the
     shuffle of their last block).
     """
 
@@ -85,13 +86,13 @@ class ShuffleNetV2(FeatureNetwork):
         self.bn2 = nn.BatchNorm2d(1024)
         self.linear = nn.Linear(1024, num_classes)
 
-    def forward_features(self, images: Tensor, preact: bool = False) -> Features:
+    def forward_features(self, images: Tensor, preacts: bool = False) -> NetworkOutput:
         """See ``FeatureNetwork.forward_features``."""
         stem = F.relu(self.bn1(self.conv1(images)), inplace=True)
-        x, maps = run_stages(stem, (self.layer1, self.layer2, self.layer3), preact)
+        x, maps, before = run_stages(stem, (self.layer1, self.layer2, self.layer3), preacts)
         head = F.relu(self.bn2(self.conv2(x)), inplace=True)
         pooled = global_average(head)
-        return Features((stem, *maps), pooled, self.linear(pooled))
+        return NetworkOutput(self.linear(pooled), show_features(stem, maps, before, pooled))
 
 
 def _stage(num_blocks: int, in_channels: int, channels: int) -> nn.Sequential:

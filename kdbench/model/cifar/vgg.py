@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from kdbench.model.cifar.base import global_average, init_classifier, init_convolutions
-from kdbench.model.features import FeatureNetwork, Features
+from kdbench.model.features import FeatureNetwork
+from kdbench.outputs import Features, NetworkOutput
 
 CHANNELS = (64, 128, 256, 512, 512)
 
@@ -17,7 +18,7 @@ CHANNELS = (64, 128, 256, 512, 512)
 class VGG(FeatureNetwork):
     """Five blocks of 3x3 convolutions with bias, BN and ReLU.
 
-    Features: f0 to f4 after the blocks (preact: f1 to f4 before the last ReLU of their block).
+    Features: f0 to f4 after the blocks (preacts: f1 to f4 before the last ReLU of their block).
     """
 
     def __init__(
@@ -31,16 +32,18 @@ class VGG(FeatureNetwork):
         init_convolutions(self)
         init_classifier(self.classifier)
 
-    def forward_features(self, images: Tensor, preact: bool = False) -> Features:
+    def forward_features(self, images: Tensor, preacts: bool = False) -> NetworkOutput:
         """See ``FeatureNetwork.forward_features``."""
         x = F.relu(self.block0(images), inplace=True)
-        maps = [x]
+        maps, before = [x], [x]
         for index, block in enumerate((self.block1, self.block2, self.block3, self.block4)):
-            before = block(F.max_pool2d(x, 2) if index < 3 else _pool_large(x, images.shape[2]))
-            x = F.relu(before, inplace=not preact)
-            maps.append(before if preact else x)
+            raw = block(F.max_pool2d(x, 2) if index < 3 else _pool_large(x, images.shape[2]))
+            x = F.relu(raw, inplace=not preacts)
+            maps.append(x)
+            before.append(raw)
         pooled = global_average(x)
-        return Features(tuple(maps), pooled, self.classifier(pooled))
+        found = Features(tuple(maps), pooled, tuple(before) if preacts else None)
+        return NetworkOutput(self.classifier(pooled), found)
 
 
 # A leaf of a trace, which knows no sizes and could not decide.

@@ -7,8 +7,15 @@ are those of the distillation zoos (RepDistiller, mdistiller).
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.model.cifar.base import conv1x1, conv3x3, global_average, init_convolutions
-from kdbench.model.features import FeatureNetwork, Features
+from kdbench.model.cifar.base import (
+    conv1x1,
+    conv3x3,
+    global_average,
+    init_convolutions,
+    show_features,
+)
+from kdbench.model.features import FeatureNetwork
+from kdbench.outputs import NetworkOutput
 
 
 class PreactBlock(nn.Module):
@@ -53,7 +60,7 @@ class Stage(nn.Module):
 class WideResNet(FeatureNetwork):
     """Stem of 16 channels and three stages of 16, 32 and 64 times ``width`` channels.
 
-    Features: f0 the stem's output, f1 to f3 the raw outputs of the stages (preact: after the BN
+    Features: f0 the stem's output, f1 to f3 the raw outputs of the stages (preacts: after the BN
     that comes next).
     """
 
@@ -68,18 +75,18 @@ class WideResNet(FeatureNetwork):
         init_convolutions(self)
         nn.init.zeros_(self.fc.bias)
 
-    def forward_features(self, images: Tensor, preact: bool = False) -> Features:
+    def forward_features(self, images: Tensor, preacts: bool = False) -> NetworkOutput:
         """See ``FeatureNetwork.forward_features``."""
         stem = self.conv1(images)
         f1 = self.block1(stem)
         f2 = self.block2(f1)
         f3 = self.block3(f2)
         pooled = global_average(F.relu(self.bn1(f3), inplace=True))
-        maps: tuple[Tensor, ...] = (f1, f2, f3)
-        if preact:
+        maps, before = [f1, f2, f3], None
+        if preacts:
             norms = (self.block2.entry_norm, self.block3.entry_norm, self.bn1)
-            maps = tuple(_look_through(norm, x) for norm, x in zip(norms, maps, strict=True))
-        return Features((stem, *maps), pooled, self.fc(pooled))
+            before = [_look_through(norm, x) for norm, x in zip(norms, maps, strict=True)]
+        return NetworkOutput(self.fc(pooled), show_features(stem, maps, before, pooled))
 
 
 def _look_through(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from kdbench.config.compose import compose_config
 from kdbench.engine.metrics import TrainMeter
 from kdbench.model.compute import Compute
 from kdbench.objective.objective import LossTerms
+from kdbench.outputs import Outputs
 from kdbench.temperature.base import Temperatures
 from scripts.bench import overhead as bench_overhead
 from scripts.bench import scaling as bench_scaling
@@ -146,7 +147,7 @@ def test_an_epoch_is_cut_and_the_rest_of_the_data_is_as_it_was():
     class Data:
         steps_per_epoch, num_train = 5, 10
 
-        def train_batches(self, epoch, start, strong):
+        def train_batches(self, epoch, start, views):
             yield from range(start, 5)
 
     data = ShortEpochs(Data(), 3)
@@ -159,7 +160,7 @@ def test_an_epoch_is_cut_and_the_rest_of_the_data_is_as_it_was():
 def test_a_filled_meter_has_the_temperatures_of_a_whole_epoch():
     meter, tau = TrainMeter(), torch.tensor([[1.0], [2.0], [3.0]])
     terms = LossTerms({"ce": torch.ones(3)}, Temperatures(tau, tau, torch.ones(3)))
-    meter.update(terms, torch.eye(3), torch.arange(3))
+    meter.update(terms, Outputs.from_logits(None, torch.eye(3), torch.arange(3)))
     before = meter.compute()
     bench_overhead.fill(meter, 10, torch.device("cpu"))
     assert len(meter.state_dict()["student/all"]) == 10
