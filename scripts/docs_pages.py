@@ -260,17 +260,15 @@ def targets(node: Any) -> Iterator[str]:
 
 def show_terms(node: Mapping[str, Any]) -> str:
     """The sum that an objective is."""
-    weights = [(f"`{name}`", term) for name, term in node["terms"].items()]
-    rows = []
-    for key, view in (("ce_weight", "weak"), ("strong_ce_weight", "strong")):
-        if node.get(key):
-            rows.append(("cross-entropy", f"{node[key]:g}", "", view, ""))
-    for name, term in weights:
+    views = {"weak": node["ce_weight"], "strong": node.get("strong_ce_weight", 0)}
+    views |= node.get("ce_views", {})
+    rows = [("cross-entropy", f"{weight:g}", "", v, "") for v, weight in views.items() if weight]
+    for name, term in node["terms"].items():
         names = [target.rpartition(".")[2] for target in targets(term["loss"])]
         chain = " of ".join(f"[{loss}](#{loss.lower()})" for loss in loss_chain(names))
         own = term.get("strategy") or {}
         strategy = own.get(_TARGET, "").rpartition(".")[2]
-        rows.append((name, f"{term['weight']:g}", chain, term.get("view", "weak"), strategy))
+        rows.append((f"`{name}`", f"{term['weight']:g}", chain, term.get("view", "weak"), strategy))
     return table(("term", "weight", "loss", "view", "strategy of its own"), rows)
 
 

@@ -58,6 +58,16 @@ def test_every_loss_of_every_objective_has_its_rule_and_source():
                 assert "**Source" in own
 
 
+def test_cross_entropy_is_listed_for_each_view():
+    strong = [
+        name
+        for name, path in docs_pages.options("objective")
+        if "| cross-entropy | 0.1 |  | strong |"
+        in docs_pages.show_terms(yaml.safe_load(path.read_text()))
+    ]
+    assert {"mlkd", "mlkd_atkd", "mlkd_logit_std"} == set(strong)
+
+
 def test_every_method_and_table_is_listed():
     for group, page in (("method", "methods"), ("table", "tables")):
         text = docs_pages.REFERENCES[page]()
