@@ -35,8 +35,8 @@ def run_command(
     """
     try:
         find_own_code()
-        code = work()
-        sys.stdout.flush()
+        code = _code_of(work)
+        sys.stdout.flush()  # here, where a reader that has left is no error
     except Preempted as stop:
         say(str(stop))
         code = stop.exit_code
@@ -49,6 +49,15 @@ def run_command(
     except Exception as error:
         code = _explain(error, is_sweep())
     sys.exit(int(code))
+
+
+def _code_of(work: Callable[[], int]) -> int:
+    try:
+        return work()
+    except SystemExit as end:  # how Hydra and argparse end --help
+        if isinstance(end.code, str):
+            raise
+        return end.code or ExitCode.DONE
 
 
 def _explain(error: Exception, is_sweep: bool) -> int:

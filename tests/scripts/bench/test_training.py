@@ -34,7 +34,7 @@ class InsidePlayer:
     """Does in this process what a player does in another."""
 
     def __init__(self, script, arguments):
-        module = importlib.import_module(script.removesuffix(".py"))
+        module = importlib.import_module(f"scripts.bench.{script.removesuffix('.py')}")
         self.lines = deque()
         lines = iter(self.lines.popleft, "quit")
         self.answers = module.serve(module.parse_arguments(arguments), lines)
