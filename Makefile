@@ -61,16 +61,8 @@ demo: setup ## train and compare 24 students on real digits: under 5 minutes on 
 train: setup ## one run: make train ARGS="temperature=cosine seed=1"
 	$(BIN)/kdbench-train $(ARGS)
 
-table: setup ## a paper's table: make table TABLE=ttm_cifar100; DRY=1 only says what it would cost
-	@test -f conf/table/$(TABLE).yaml || { echo 'TABLE=NAME is one of' $(basename $(notdir $(wildcard conf/table/*.yaml))); exit 2; }
-ifdef DRY
-	@$(BIN)/python -m kdbench.cli.table $(TABLE) paths.outputs=$(OUTPUTS) $(ARGS)
-else
-	@$(BIN)/kdbench-train -m table=$(TABLE) paths.outputs=$(OUTPUTS) $(ARGS); code=$$?; \
-	case $$code in 0|9) ;; *) exit $$code;; esac; \
-	$(BIN)/kdbench-report $(OUTPUTS)/runs --out $(OUTPUTS)/tables/$(TABLE) --table $(TABLE) $(ARGS) || exit $$?; \
-	exit $$code
-endif
+table: setup ## a paper's table: make table TABLE=ttm_cifar100; DRY=1: only its cost; without TABLE: list them
+	@$(BIN)/kdbench-table $(TABLE) $(if $(DRY),--dry) $(if $(TABLE),paths.outputs=$(OUTPUTS)) $(ARGS)
 
 wandb-sync: setup ## upload runs that W&B has not seen (below OUTPUTS); safe to repeat
 	@$(BIN)/kdbench-dashboard --sync $(OUTPUTS)

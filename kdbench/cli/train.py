@@ -39,6 +39,7 @@ from kdbench.config.own import find_own_code, replace_strategy
 from kdbench.config.reading import check_files_that_hydra_reads
 from kdbench.config.stage import source_of
 from kdbench.config.syntax import explain, quote_recipes
+from kdbench.config.tuned import look_in
 from kdbench.errors import (
     ConfigError,
     ExitCode,
@@ -141,8 +142,9 @@ def _main() -> int:
     _refuse_strays(arguments)
     if _is_sweep(arguments) and _QUESTIONS & set(arguments):
         raise ConfigError("-m starts a sweep, and questions such as --cfg are about one run")
+    source, overrides = _split(arguments)
+    look_in(source.folders())
     if not _QUESTIONS & {a.split("=")[0] for a in arguments}:
-        source, overrides = _split(arguments)
         if _is_sweep(arguments):
             _check_sweep(source, overrides)
         elif _run_once(source, overrides):
@@ -207,7 +209,7 @@ def _split(arguments: list[str]) -> tuple[ConfigSource, list[str]]:
         name=known.config_name or CONFIG_NAME,
         folder=Path(known.config_dir) if known.config_dir else None,
     )
-    return source, known.overrides
+    return with_searchpath(source, known.overrides), known.overrides
 
 
 def _check_sweep(source: ConfigSource, overrides: list[str]) -> None:
@@ -228,7 +230,7 @@ def _run_once(source: ConfigSource, overrides: list[str]) -> bool:
     Returns:
         Whether it was one run; False where a config asks for a sweep (``hydra.mode``).
     """
-    with hydra_context(with_searchpath(source, overrides)) as loader:
+    with hydra_context(source) as loader:
         cfg = compose_sound(loader, overrides, with_hydra=True)
         if cfg.hydra.mode == RunMode.MULTIRUN:
             return False

@@ -1,11 +1,13 @@
-"""The groups of ``conf/`` and their options: for ``--help``, and for parts that no config names."""
+"""The groups of ``conf/``, their options, and what a method or a default chooses from them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from textwrap import shorten, wrap
 from typing import Any, cast
 
+import yaml
 from omegaconf import OmegaConf
 
 _PACKAGED = Path(__file__).parents[1] / "conf"  # where a wheel puts it
@@ -17,7 +19,7 @@ DESCRIBED = ("temperature", "method")
 # Up to a full stop or semicolon that is not inside of parentheses or of a number.
 _SENTENCE = re.compile(r"(?:\([^)]*\)|[^;.(]|[;.](?!\s|$))*")
 # Not for people to choose from: Hydra's own, and settings that it picks by itself.
-HIDDEN = ("hydra", "recipe", "tuned")
+HIDDEN = ("hydra", "published", "recipe", "tuned")
 
 
 def list_groups(conf: Path) -> str:
@@ -45,6 +47,33 @@ def describe(file: Path) -> str:
     text = " ".join(_first_comment(file))
     found = _SENTENCE.match(text.replace("et al.", "et al"))
     return found[0].strip() if found else ""
+
+
+@lru_cache
+def own_choice(conf: Path, method: str, group: str) -> str | None:
+    """The option of a group that ``method=NAME`` chooses; None where there is no such method.
+
+    Args:
+        conf: config folder.
+        method: name of its file.
+        group: such as "temperature".
+    """
+    path = conf / "method" / f"{method}.yaml"
+    if not path.is_file():
+        return None
+    for part in (path, conf / "train.yaml"):  # what a method does not choose is the default
+        for entry in _defaults(part):
+            for name in (f"override /{group}", group):
+                if isinstance(entry, Mapping) and name in entry:
+                    return str(entry[name])
+    return None
+
+
+@lru_cache
+def _defaults(path: Path) -> list[Any]:
+    """The defaults list of a config."""
+    found = yaml.load(path.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return list(found.get("defaults", []))
 
 
 def _list_options(group: Path) -> str:

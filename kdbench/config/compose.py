@@ -23,9 +23,10 @@ from hydra.version import VersionBase, setbase
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kdbench.config.canonical import mark_resolved
-from kdbench.config.choices import CONF, list_groups
+from kdbench.config.choices import CONF, list_groups, own_choice
 from kdbench.config.schema import Config, register
 from kdbench.config.syntax import quote_recipes
+from kdbench.config.tuned import add_sources, option_name
 from kdbench.data.folder import describe_folder
 from kdbench.errors import ConfigError
 from kdbench.files import make_folder, naming, refuse_links
@@ -48,6 +49,12 @@ class ConfigSource(NamedTuple):
     name: str = CONFIG_NAME
     folder: Path | None = None
     searchpath: tuple[str, ...] = ()
+
+    def folders(self) -> list[Path]:
+        """The folders that are searched beside ``conf``."""
+        named = [place.removeprefix("file://") for place in self.searchpath]
+        given = [self.folder] if self.folder is not None else []
+        return [*given, *(Path(place) for place in named if "://" not in place)]
 
 
 _SOURCE: ContextVar[ConfigSource | None] = ContextVar("source", default=None)
@@ -78,8 +85,8 @@ def prepare() -> None:
 def pair_name(teacher: str, student: str, dataset: str = "imagenet") -> str:
     """The column of a teacher and a student: "resnet56_resnet20", "imagenet_resnet34_resnet18".
 
-    It names the settings of ``conf/tuned`` and, of a composed config, the pair, so that one name
-    has one setting however the two networks were chosen.
+    It names the settings of ``conf/published`` and, of a composed config, the pair, so that one
+    name has one setting however the two networks were chosen.
 
     Args:
         teacher: option of its group ("resnet56", "imagenet/resnet34"), or architecture
@@ -122,8 +129,29 @@ def _imagenet_networks() -> dict[str, str]:
     return {yaml.safe_load(path.read_text())["arch"]: path.stem for path in files}
 
 
+def tuned_option(*, _root_: DictConfig) -> str:
+    """The option of the group ``tuned`` for what else is chosen.
+
+    What a pair's setting says about a strategy, an objective or a plugin is about those of its
+    method: it is left out where others were chosen.
+
+    Args:
+        _root_: group -> chosen option, as far as Hydra has got with the defaults list.
+    """
+    method, dataset, teacher, student = (
+        str(_root_.get(group)) for group in ("method", "dataset", "teacher", "student")
+    )
+    other = [
+        group
+        for group in ("temperature", "objective", "plugin")
+        if own_choice(CONF, method, group) not in (None, _root_.get(group))
+    ]
+    return option_name(method, dataset, pair_name(teacher, student), other)
+
+
 # At import, and not in prepare(): a config that was composed in one process is resolved in others.
 OmegaConf.register_new_resolver("kdbench.pair", pair_name, replace=True)
+OmegaConf.register_new_resolver("kdbench.tuned", tuned_option, replace=True)
 # Budgets of methods, such as twice the epochs of the dataset's recipe:
 OmegaConf.register_new_resolver("kdbench.times", operator.mul, replace=True)
 
@@ -212,6 +240,7 @@ def _search_path(source: ConfigSource) -> ConfigSearchPath:
     schema = path.get_path().pop()  # Hydra keeps its own schema at the end
     for place in source.searchpath:
         path.append("hydra.searchpath in command-line", place)
+    add_sources(path)
     path.append(schema.provider, schema.path)
     return path
 

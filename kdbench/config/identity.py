@@ -37,7 +37,6 @@ VOLATILE = (
     "paths",
     "tracker",
     "pair",
-    "published",
     "table",
     "role",
     "dataset.root",

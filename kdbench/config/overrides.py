@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kdbench.config.check import find_plain_problems, find_problems, raise_all
+from kdbench.config.choices import HIDDEN
 from kdbench.config.compose import ConfigSource, Loader, compose, hydra_context
 from kdbench.config.own import replace_strategy
 from kdbench.config.syntax import explain, is_readable, quote_recipes
@@ -135,9 +136,7 @@ def _find_problems(loader: Loader, overrides: Sequence[str], values: bool) -> It
 
 
 def _groups_with(loader: Loader, option: str) -> list[str]:
-    groups = [
-        group for group in loader.list_groups("") if group not in ("hydra", "recipe", "tuned")
-    ]
+    groups = [group for group in loader.list_groups("") if group not in HIDDEN]
     return [group for group in groups if option in loader.get_group_options(group)]
 
 

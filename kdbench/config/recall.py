@@ -35,6 +35,7 @@ _NAMES = ("dataset", "pair", "teacher", "student", "method", "temperature", "obj
 _TEXTS = (*_NAMES, "protocol", "precision", "device")
 
 _REFERENCE = re.compile(r"\$\{[.\w]+(?:\[\w+\])*\}")  # to another key, and to nothing else
+_RETIRED = ("published",)  # keys that configs had once, and that made no result
 _LONGEST = 1_000_000  # bytes; a config has some thousands
 
 
@@ -117,7 +118,7 @@ def _complete(run: RunFolder) -> dict[str, Any]:
     # Sections with fixed keys: what an older version did not know yet is as it is by default.
     for name in ("run", "speed", "paths", "teacher"):
         found[name] = {**cfg[name], **found.get(name, {})}
-    cfg |= found
+    cfg |= {name: section for name, section in found.items() if name not in _RETIRED}
     for name, section in record.config.items():
         partial = name in ("dataset", "run")  # the record leaves out what changes no result
         cfg[name] = {**cfg[name], **_without_volatile(name, section)} if partial else section

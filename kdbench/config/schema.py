@@ -3,7 +3,7 @@
 The swappable parts (``Any``) are typed by the signature of their ``_target_``: see ``check.py``.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -95,8 +95,6 @@ class Config:
     seed: int = MISSING
     method: str = MISSING
     pair: str = MISSING
-    # dataset -> pairs; a config made from a record has none
-    published: dict[str, list[str]] = field(default_factory=dict)
     table: str | None = None  # set by conf/table; a config made from a record has none
     role: str = "student"  # "teacher" of a run that trains the teacher of another one
 

@@ -21,7 +21,6 @@ from kdbench.config.identity import (
     teacher_file,
     teacher_job,
 )
-from kdbench.config.setting import find_setting
 from kdbench.config.stage import AUTO, name_teacher
 from kdbench.config.weights import find_record
 from kdbench.data.base import DataModule
@@ -37,6 +36,7 @@ from kdbench.engine.assemble import (
 from kdbench.engine.failure import record_failure
 from kdbench.engine.job import Job, Outcome
 from kdbench.engine.metrics import evaluate_logits
+from kdbench.engine.setting import find_setting
 from kdbench.engine.timesheet import summarise_time
 from kdbench.engine.trainer import Run, Trainer
 from kdbench.errors import (
@@ -379,19 +379,16 @@ def _sum_times(timings: Sequence[dict[str, float]], rest: dict[str, float]) -> d
 def _setting(job: Job) -> dict[str, Any]:
     if job.cfg.role == TEACHER:
         return {}
-    setting = find_setting(job.cfg)
-    return {"setting": setting.kind, "setting_differs": setting.differs}
+    return find_setting(job.cfg).facts()
 
 
 def _tell_setting(job: Job, run: Run) -> None:
-    """Says in the run's log whether its numbers may stand beside published ones."""
+    """Says in the run's log which setting it has."""
     if job.cfg.role == TEACHER:
         return
     setting = find_setting(job.cfg)
-    text = setting.describe(job.cfg)
-    if text:
-        level = logging.WARNING if setting.is_borrowed else logging.INFO
-        log.log(level, "%s", text, extra=of(run.key))
+    level = logging.WARNING if setting.is_borrowed else logging.INFO
+    log.log(level, "%s", setting.describe(job.cfg), extra=of(run.key))
 
 
 def _command(job: Job) -> list[str]:

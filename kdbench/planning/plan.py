@@ -135,6 +135,18 @@ def planned_cells(table: str, overrides: Sequence[str] = ()) -> dict[CellKey, se
     return dict(found)
 
 
+def find_folders(table: str, overrides: Sequence[str] = ()) -> tuple[Path, Path]:
+    """Where the runs of a table are, and ``paths.outputs``.
+
+    Args:
+        table: a name in ``conf/table``.
+        overrides: as on the command line.
+    """
+    with hydra_context() as loader:
+        cfg = compose(loader, _list_jobs(loader, table, overrides)[0], with_hydra=True)
+    return Path(cfg.hydra.sweep.dir), Path(cfg.paths.outputs)
+
+
 def _list_jobs(loader: Loader, table: str, overrides: Sequence[str]) -> list[list[str]]:
     """What Hydra's basic sweeper makes of the table: the overrides of each job."""
     own = compose(loader, [f"table={table}"], with_hydra=True)

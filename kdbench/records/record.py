@@ -22,6 +22,10 @@ METRICS = "metrics.csv"  # one row an epoch
 TIMINGS = "timings.csv"
 REPETITION = "repetition.json"  # only where the run repeats another one: which, and the verdict
 
+# What ``setting`` says of a run; the first two are published ones.
+PUBLISHED, PUBLISHED_DEFAULT = "published", "published_default"
+CHANGED, DEFAULT = "changed", "default"
+
 log = logging.getLogger(__name__)
 
 
@@ -71,11 +75,13 @@ class RunRecord:
         initial_digest: SHA-256 of the file of ``student.weights``; None where the student started
             from its seed.
         best_digest: SHA-256 of ``checkpoint/best.safetensors``.
-        setting: "published" (as somebody published it for this dataset, teacher, student, method),
-            "changed" (some keys of a published one differ) or "default" (nobody published one; the
-            method's own values). None of teachers, and where it is not known.
+        setting: "published" (for this dataset, teacher, student and method), "published_default"
+            (somebody ran them with the method's default values), "changed" (some keys of a
+            published setting differ) or "default" (nobody published one; the method's default).
+            None of teachers, and where it is not known.
         setting_differs: key -> [what the four choices alone compose to, the run's own value].
         role: "student", or "teacher" of a run that trained the teacher of another one.
+        setting_source: who published the setting; None where nobody did.
         warnings: what was allowed and is probably not meant, one sentence each, as in the log.
         environment: versions, git commit and dirty flag, machine.
     """
@@ -129,6 +135,7 @@ class RunRecord:
     setting: str | None = None
     setting_differs: dict[str, list[Any]] | None = None
     role: str = "student"
+    setting_source: str | None = None
     warnings: list[str] = field(default_factory=list)  # empty there
     device: str
     threads: int
@@ -148,6 +155,11 @@ class RunRecord:
         if self.own_seconds is None or self.shared_seconds is None:
             return self.seconds if self.cohort_size == 1 else None
         return self.own_seconds + self.shared_seconds
+
+    @property
+    def has_published_setting(self) -> bool:
+        """Whether its result may stand beside published ones."""
+        return self.setting in (PUBLISHED, PUBLISHED_DEFAULT)
 
     @property
     def spent_seconds(self) -> float:

@@ -9,11 +9,9 @@ that one run that tries something out changes its own name and no other.
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
-import yaml
-
+from kdbench.config.choices import own_choice
 from kdbench.config.compose import CONF
 from kdbench.config.stable import stable_targets
 from kdbench.errors import ConfigError
@@ -68,18 +66,9 @@ def natural_key(label: str) -> list[Any]:
     return [float(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
-@lru_cache
 def own_temperature(method: str) -> str | None:
     """The strategy that ``method=NAME`` chooses; None where there is no such file."""
-    path = CONF / "method" / f"{method}.yaml"
-    if not path.is_file():
-        return None
-    for part in (path, CONF / "train.yaml"):  # what a method does not choose is the default
-        for entry in yaml.safe_load(part.read_text())["defaults"]:
-            for group in ("override /temperature", "temperature"):
-                if isinstance(entry, Mapping) and group in entry:
-                    return str(entry[group])
-    return None
+    return own_choice(CONF, method, "temperature")
 
 
 def base_label(label: str) -> str:

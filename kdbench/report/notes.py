@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdbench.records.record import RunRecord
+from kdbench.records.record import CHANGED, DEFAULT, PUBLISHED, PUBLISHED_DEFAULT, RunRecord
 from kdbench.records.select import Condition, look_up
 from kdbench.report.cells import Cell
 from kdbench.report.layout import CellKey, RecordsByCell, base_label, own_temperature
@@ -181,9 +181,10 @@ def _reason(record: RunRecord) -> str | None:
     differs = [(key, *pair) for key, pair in pairs if isinstance(pair, list) and len(pair) == 2]
     changes = "; ".join(f"{key:.60}={usual!s:.40}, here {own!s:.40}" for key, usual, own in differs)
     return {
-        "published": None,
-        "changed": f"because they are of another setting ({changes})",
-        "default": "because nobody says at which setting, and the runs have the method's own values"
+        PUBLISHED: None,
+        PUBLISHED_DEFAULT: None,
+        CHANGED: f"because they are of another setting ({changes})",
+        DEFAULT: "because nobody says at which setting, and the runs have the method's own values"
         + (f" but for {changes}" if changes else ""),
     }.get(str(record.setting), "because the runs' records do not say at which setting they are")
 
@@ -192,7 +193,7 @@ def _unpublished(grouped: RecordsByCell) -> Iterator[str]:
     """Names the rows whose setting nobody published, on datasets of which papers have numbers."""
     rows: dict[str, list[str]] = defaultdict(list)
     for (row, column), records in grouped.items():
-        if any(r.setting == "default" and knows(r.dataset) for r in records):
+        if any(r.setting == DEFAULT and knows(r.dataset) for r in records):
             rows[column].append(row)
     for column, found in rows.items():
         yield f"{column}: nobody published a setting of {list_some(found)}; it is the method's own."

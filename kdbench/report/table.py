@@ -170,7 +170,7 @@ def _by_seed(records: Sequence[RunRecord]) -> dict[int, RunRecord]:
 
 def _published(records: Sequence[RunRecord], metric: Metric) -> Choice | None:
     """The published number of a cell whose runs are all at the published setting; else None."""
-    at_setting = all(record.setting == "published" for record in records)
+    at_setting = all(record.has_published_setting for record in records)
     return find_number(records) if metric.is_accuracy and at_setting else None
 
 

@@ -97,11 +97,11 @@ def test_hydras_logging_is_allowed(logging):
 
 def test_the_user_allows_a_callback_by_the_environment(monkeypatch):
     target = "hydra.experimental.callbacks.PickleJobInfoCallback"
-    cfg = compose_with_hydra(f"+hydra.callbacks.x._target_={target}")
+    override = f"+hydra.callbacks.x._target_={target}"
     with pytest.raises(ConfigError):
-        require_allowed_nodes(cfg)
+        require_allowed_nodes(compose_with_hydra(override))
     monkeypatch.setenv(ALLOW_VARIABLE, target)
-    require_allowed_nodes(cfg)
+    require_allowed_nodes(compose_with_hydra(override))
 
 
 def test_each_composition_is_guarded_and_only_once():

@@ -9,6 +9,7 @@ from hydra.types import RunMode
 
 from kdbench.config.build import build, build_objective, build_optimizer
 from kdbench.config.check import find_problems
+from kdbench.config.choices import HIDDEN
 from kdbench.config.compose import CONF, compose_config, hydra_context
 from kdbench.config.identity import teacher_config
 from kdbench.model.cifar import __all__ as networks
@@ -17,7 +18,7 @@ from tests.helpers.paths import ROOT
 EVERY = sorted(
     f"{path.parent.name}={path.stem}"
     for path in CONF.glob("*/*.yaml")
-    if path.parent.name not in ("hydra", "recipe", "tuned")
+    if path.parent.name not in HIDDEN
 )
 
 

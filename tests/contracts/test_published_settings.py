@@ -6,11 +6,11 @@ The numbers stand here once more on purpose: typed from the sources, not read fr
 from typing import Any, NamedTuple
 
 import pytest
-import yaml
 from omegaconf import OmegaConf
 
 from kdbench.config.check import find_problems
 from kdbench.config.compose import CONF, compose_config
+from kdbench.config.tuned import read_settings
 
 CE = "objective.ce_weight"
 KD, KD_RAMP = "objective.terms.kd.weight", "objective.terms.kd.ramp"
@@ -346,8 +346,14 @@ OURS = {
         "objective.terms.cskd_constant.strategy.tau": 4,
     },
 }
-TUNED = {tuple(path.stem.split("__")) for path in (CONF / "tuned").glob("*.yaml")}
-METHODS = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "method").glob("*.yaml")}
+METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+LISTED = {
+    (method, pair): setting
+    for method in METHODS
+    for pairs in read_settings(CONF, method).values()
+    for pair, setting in pairs.items()
+}
+TUNED = {cell for cell, setting in LISTED.items() if setting.values}
 
 
 def cells():
@@ -373,18 +379,12 @@ def test_a_cell_is_what_it_should_be_and_passes_the_checks(method, pair):
     assert find_problems(cfg) == []
 
 
-def test_every_tuned_file_is_in_this_list():
+def test_every_pair_with_values_of_its_own_is_in_this_list():
     assert (PUBLISHED | OURS).keys() >= TUNED
 
 
 def test_a_method_lists_the_pairs_for_which_its_setting_is_published():
-    listed = {
-        (method, pair)
-        for method, node in METHODS.items()
-        for pairs in node.get("published", {}).values()
-        for pair in pairs
-    }
-    assert listed == PUBLISHED.keys()
+    assert {cell for cell, setting in LISTED.items() if setting.is_published} == PUBLISHED.keys()
 
 
 @pytest.mark.parametrize("method", ["mlkd", "mlkd_logit_std", "mlkd_atkd"])
@@ -397,6 +397,6 @@ def test_mlkd_has_twice_the_epochs_of_a_dataset_and_its_table_follows(method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_goes_with_a_published_pair(method):
     assert find_problems(compose_cell(method, "resnet56_resnet20")) == []

@@ -7,8 +7,6 @@ import sys
 
 import pytest
 
-import kdbench.planning.speed
-from kdbench.cli.table import forecast
 from kdbench.config.compose import compose_config
 from kdbench.config.identity import resolve_config
 from kdbench.errors import ConfigError
@@ -91,24 +89,10 @@ def test_where_the_data_is_missing_cells_and_costs_are_told_all_the_same(tmp_pat
 def test_mistakes_are_told_with_corrections():
     with pytest.raises(ConfigError, match="ttm_cifar10 does not exist; did you mean ttm_cifar100"):
         planned_cells("ttm_cifar10")
-    with pytest.raises(ConfigError, match="no table is given"):
-        forecast([])
-
-
-def test_the_forecast_times_networks_and_trains_nothing(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(kdbench.planning.speed, "measure", lambda *_: fast(None))
-    own = ["method=kd", "temperature=constant", "seed=0", "run.threads=1"]
-    assert forecast(["demo", *own, f"paths.outputs={tmp_path}"]) == 0
-    said = capsys.readouterr()
-    assert "timing resnet8 on this machine, once" in said.err
-    (line,) = [line for line in said.out.splitlines() if line.startswith("kd ")]
-    assert "1 missing" in line
-    assert re.search(r"resnet20 \(mnist5k, batches of 64\) +to be trained first", said.out)
-    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_a_plan_needs_no_torch():
-    code = "import kdbench.cli.table, sys; assert 'torch' not in sys.modules"
+    code = "import kdbench.planning.plan, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

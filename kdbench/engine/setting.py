@@ -1,0 +1,161 @@
+"""Which setting a run has: a published one, its method's default, or one that somebody changed.
+
+What ``dataset=... teacher=... student=... method=...`` composes to, and nothing else, is the
+setting of a cell. ``conf/published/METHOD.yaml`` says for which cells somebody published it.
+"""
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from kdbench.config.compose import CONF, compose_config, network_choice
+from kdbench.config.identity import AnyConfig, needs_teacher, resolve_config, views_of
+from kdbench.config.stage import AUTO
+from kdbench.config.tuned import PairSetting, find_pair, read_settings
+from kdbench.records.record import CHANGED, DEFAULT, PUBLISHED, PUBLISHED_DEFAULT
+
+# What makes a setting. The rest says who, where and how fast; how good the teacher is, is measured.
+_SECTIONS = ("dataset", "student", "optim", "objective", "plugin")
+_OF_TEACHER = ("temperature",)
+_OF_RUN = ("epochs", "protocol")
+_LEFT_OUT = {
+    *("dataset.root", "dataset.download", "dataset.workers", "dataset.eval_batch_size"),
+    *("dataset.val_fraction", "optim.optimizer.fused", "teacher.optim.optimizer.fused"),
+    "temperature.name",
+}
+# conf/method has the constants of CIFAR-100, which are not taken to this dataset in silence.
+_FAR = "imagenet"
+
+Change = list[Any]  # the cell's value, the run's own
+
+
+class Setting(NamedTuple):
+    """How the setting of a run relates to that of its cell.
+
+    Attributes:
+        kind: PUBLISHED (for this pair), PUBLISHED_DEFAULT (somebody ran the pair with the default
+            values of the method), CHANGED (a published one, of which some keys differ) or DEFAULT:
+            nobody published one for this cell, and the method's default stands in.
+        differs: key -> what the cell has, what the run has, where they differ.
+        source: who published it; at DEFAULT, why the pair has values of its own, if it has some.
+        is_borrowed: whether constants of CIFAR-100 stand in on ImageNet.
+    """
+
+    kind: str
+    differs: dict[str, Change]
+    source: str | None = None
+    is_borrowed: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """What a record says of it."""
+        source = None if self.kind == DEFAULT else self.source
+        return {
+            "setting": self.kind,
+            "setting_differs": self.differs,
+            "setting_source": source,
+        }
+
+    def describe(self, cfg: AnyConfig) -> str:
+        """A sentence for people."""
+        cell = f"{cfg['method']} on {cfg['dataset']['name']}, {cfg['pair']}"
+        changes = "; ".join(f"{key}={own} ({usual})" for key, (usual, own) in self.differs.items())
+        if self.kind == CHANGED:
+            return f"not the published setting of {cell}: {changes}"
+        if self.kind == PUBLISHED:
+            return f"the published setting of {cell} ({self.source})"
+        if self.kind == PUBLISHED_DEFAULT:
+            return f"the published setting of {cell}, the method's default ({self.source})"
+        text = f"nobody published a setting of {cell}; this is "
+        text += f"kdbench's own ({self.source})" if self.source else "the method's default"
+        if self.is_borrowed:
+            text += (
+                ", with constants of CIFAR-100: choose objective.*, temperature.* and optim.* for "
+                "this dataset, or read the result with care"
+            )
+        return f"{text}; but {changes}" if changes else text
+
+
+def find_setting(cfg: AnyConfig) -> Setting:
+    """Compares a run with what its dataset, teacher, student and method alone compose to.
+
+    Args:
+        cfg: composed, or resolved to plain containers.
+    """
+    plain = resolve_config(cfg)
+    arches = plain["teacher"]["model"]["arch"], plain["student"]["arch"]
+    try:
+        usual = _usual(plain["dataset"]["name"], *arches, plain["method"])
+    except (HydraException, OmegaConfBaseException):
+        return Setting(DEFAULT, {})  # of a dataset, network or method that is not in conf/
+    trained = plain["teacher"]["weights"] == AUTO  # a teacher from a file has its training behind
+    own, expected = dict(_choices(plain, trained)), dict(_choices(usual, trained))
+    differs = {
+        key: [expected.get(key), own.get(key)]
+        for key in sorted(own.keys() | expected.keys())
+        if own.get(key) != expected.get(key)
+    }
+    found = _published(usual)
+    if found is not None:
+        kind = PUBLISHED if found.values else PUBLISHED_DEFAULT
+        return Setting(CHANGED if differs else kind, differs, found.source)
+    dataset = usual["dataset"]["name"]
+    ours = find_pair(CONF, usual["method"], dataset, usual["pair"])
+    source = ours.source if ours and not ours.is_published else None
+    return Setting(DEFAULT, differs, source, dataset == _FAR and ours is None)
+
+
+def _published(plain: Mapping[str, Any]) -> PairSetting | None:
+    """The published setting of a cell; the student alone has one under any teacher."""
+    listed = read_settings(CONF, plain["method"]).get(plain["dataset"]["name"], {})
+    pairs = {pair: setting for pair, setting in listed.items() if setting.is_published}
+    if needs_teacher(plain) or plain["pair"] in pairs:
+        return pairs.get(plain["pair"])
+    student = plain["pair"].removeprefix(_teacher_part(plain))
+    return next((setting for pair, setting in pairs.items() if pair.endswith(student)), None)
+
+
+def _teacher_part(plain: Mapping[str, Any]) -> str:
+    """What a student alone does not depend on: of "resnet56_resnet20", "resnet56"."""
+    pair, student = plain["pair"], plain["student"]["arch"].split(":")[-1].removesuffix("_100")
+    return str(pair.removesuffix(f"_{student}"))
+
+
+@lru_cache
+def _usual(dataset: str, teacher: str, student: str, method: str) -> dict[str, Any]:
+    """What the four choices compose to, resolved."""
+    chosen = [f"dataset={dataset}"]
+    chosen += [*network_choice("teacher", teacher), *network_choice("student", student)]
+    return resolve_config(compose_config([*chosen, f"method={method}"]))
+
+
+def _choices(plain: Mapping[str, Any], trained: bool) -> Iterator[tuple[str, Any]]:
+    """Path and value of everything that makes a setting."""
+    teacher = plain["teacher"]
+    parts = {name: dict(plain[name]) for name in _SECTIONS}
+    read = views_of(plain["objective"])
+    views = parts["dataset"].get("views", {})
+    parts["dataset"]["views"] = {name: views[name] for name in views if name in read}
+    parts["run"] = {name: plain["run"][name] for name in _OF_RUN}
+    if needs_teacher(plain):
+        parts |= {name: plain[name] for name in _OF_TEACHER}
+        if trained:
+            parts["teacher"] = {
+                name: teacher[name] for name in ("model", "optim", "epochs", "recipe")
+            }
+    found = dict(leaves(parts))
+    for section in ("optim", "teacher.optim"):  # the same value, seen twice
+        if found.get(f"{section}.optimizer.lr") == found.get(f"{section}.lr"):
+            found.pop(f"{section}.optimizer.lr", None)
+    yield from ((path, value) for path, value in found.items() if path not in _LEFT_OUT)
+
+
+def leaves(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted path and value of all that is no mapping."""
+    for name, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
