@@ -206,6 +206,7 @@ def test_no_report_needs_torch(tmp_path):
     assert done.stderr.splitlines()[-1] == "False"
 
 
+@pytest.mark.slow
 def test_more_runs_cost_in_proportion(report, tmp_path):
     calls = {}
     for seeds in (1, 5):

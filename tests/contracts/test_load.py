@@ -112,6 +112,7 @@ def finish(folder, number, barrier):
     record.write(Path(folder) / str(number))
 
 
+@pytest.mark.slow
 def test_sixty_four_runs_that_finish_at_once_lose_nothing(tmp_path):
     barrier = context().Barrier(64)
     processes = [

@@ -52,6 +52,7 @@ def test_a_job_without_its_files_fails_alone(kdbench):
     assert [read_record(path.parent).status for path in kdbench.runs] == ["done"]
 
 
+@pytest.mark.slow
 def test_two_jobs_and_a_refused_one(kdbench):
     code, said = kdbench("-m", "hydra/launcher=basic", "temperature.tau=0,2,3")
     assert code == 9, said

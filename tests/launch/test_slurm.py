@@ -31,6 +31,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.slow
 def test_a_job_that_gets_notice_is_requeued_and_ends_as_if_it_had_not_been(tmp_path):
     """The notice at the time limit and that of a preemption are one signal; here it is ours."""
     executor = {**OPTIONS, "partition": "null", "mem_gb": "null", "additional": "{}"}

@@ -82,6 +82,7 @@ def test_rates_of_loaders_are_images_per_second():
     assert (row["ratio"], row["ratio_min"], row["ratio_max"]) == (1.5, 1, 2)
 
 
+@pytest.mark.slow
 def test_scaling_prints_its_tables_and_writes_what_it_measured(tmp_path, photos, capsys):
     values = ["--learners=2", "--classes=10,20", "--sizes=16,32", "--samples=100,300"]
     small = ["--override", "dataset.image_size=32"]
@@ -167,6 +168,7 @@ def test_a_filled_meter_has_the_temperatures_of_a_whole_epoch():
     assert meter.compute()["temperature/student_mean"] == before["temperature/student_mean"]
 
 
+@pytest.mark.slow
 def test_overhead_is_measured_in_a_real_run(tmp_path, wandb_nobody, capsys):
     update = TrainMeter.update
     bench_overhead.main([*SMALL, "--dataset=fake", f"--outputs={tmp_path / 'out'}"])

@@ -67,6 +67,7 @@ def test_run_that_fails_ends_the_comparison():
     assert seen == [("batch", 7, [run])]
 
 
+@pytest.mark.slow
 def test_script_prints_a_table_and_writes_what_it_measured(bench, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     bench("--learners=1,2")

@@ -126,6 +126,7 @@ def test_accuracy_is_in_percent():
     assert top5 >= top1
 
 
+@pytest.mark.slow
 def test_script_prints_the_table_and_writes_what_it_measured(tmp_path, monkeypatch, capsys):
     commands = []
     monkeypatch.setattr(bench, "Player", InsidePlayer)
