@@ -177,7 +177,7 @@ class Match:
         ]
         if self.args.override:
             arguments += ["--override", *self.args.override]
-        return Player("bench_serve.py", arguments)
+        return Player("serve.py", arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
