@@ -90,6 +90,7 @@ def test_hydra_is_given_the_pair_s_values():
     assert compose_config([*CELL, "method=ttm", other]).temperature.exponent == 0.2
     assert compose_config([*CELL, "method=ttm", "temperature.exponent=0.7"]).temperature == {
         "_target_": "kdbench.temperature.ttm.TTM",
+        "name": "ttm",
         "exponent": 0.7,
     }
 
@@ -105,7 +106,7 @@ def test_hydra_is_given_the_pair_s_values():
 )
 def test_values_for_a_part_of_the_method_are_not_given_to_another_part(overrides, section, keys):
     found = OmegaConf.select(compose_config([*CELL, *overrides]), section)
-    assert set(found) - {"_target_"} == keys
+    assert set(found) - {"_target_", "name"} == keys
 
 
 def test_the_group_lists_its_options():

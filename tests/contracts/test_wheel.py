@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
-import sysconfig
 import tomllib
 import venv
+from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.helpers.paths import ROOT
 
@@ -31,7 +32,8 @@ def installed(tmp_path_factory):
     python = folder / "env" / "bin" / "python"
     subprocess.run([*pip, "--python", python, "install", *offline, wheel], check=True)
     (packages,) = folder.glob("env/lib/python*/site-packages")
-    (packages / "shared.pth").write_text(sysconfig.get_path("purelib"))  # and its .pth are not read
+    shared = Path(yaml.__file__).parents[1]  # its own .pth files are not read
+    (packages / "shared.pth").write_text(str(shared))
     here = folder / "empty"
     here.mkdir()
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
