@@ -94,13 +94,13 @@ def _mixes(records: Sequence[RunRecord]) -> Iterator[str]:
     for name, what in _SAME.items():
         counts = Counter(look_up(record, name) for record in records)
         if len(counts) > 1:
-            yield f"This table mixes {what}: {_list(counts)}."
+            yield f"This table mixes {what}: {_list_counts(counts)}."
 
 
 def _revisions(records: Sequence[RunRecord]) -> Iterator[str]:
     commits = Counter((look_up(r, "environment.git.commit") or "")[:10] or None for r in records)
     if len(commits) > 1:
-        yield f"This table mixes code revisions: {_list(commits)}."
+        yield f"This table mixes code revisions: {_list_counts(commits)}."
     dirty = [record for record in records if look_up(record, "environment.git.dirty")]
     if dirty:
         trees = {look_up(record, "environment.git.diff_digest") for record in dirty}
@@ -205,6 +205,6 @@ def _is_usual(row: str, records: Sequence[RunRecord]) -> bool:
     return base_label(row) == row and {r.temperature for r in records} <= own
 
 
-def _list(counts: Mapping[Any, int]) -> str:
+def _list_counts(counts: Mapping[Any, int]) -> str:
     known = {("unknown" if value is None else str(value)): n for value, n in counts.items()}
     return ", ".join(f"{value} ({plural(n, 'run')})" for value, n in sorted(known.items()))

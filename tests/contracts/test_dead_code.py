@@ -11,6 +11,7 @@ CALLED_BY_OTHERS = {
     "emit": "logging.Handler",
     "handleError": "logging.Handler",
     "find_class": "pickle.Unpickler",
+    "manipulate_search_path": "hydra.plugins.search_path_plugin.SearchPathPlugin",
     "setup_context": "torch.autograd.Function",
 }
 _SUFFIXES = (".py", ".html", ".yaml", ".toml")
