@@ -1,4 +1,4 @@
-"""``hydra/launcher=cohort``. Hydra finds launchers only here, and imports this at every start."""
+"""``hydra/launcher=cohort``. Hydra finds launchers only here, and imports this on every start."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,12 +15,12 @@ class CohortLauncher(Launcher):
     Args:
         executor: ``kdbench.launch.executor.Executor``.
         max_learners: see ``kdbench.launch.sweep.Sweep``.
-        fail_fast: the same.
-        max_points: the same.
-        dry: train nothing, and say what would be trained and what it would cost.
+        fail_fast: see ``kdbench.launch.sweep.Sweep``.
+        max_points: see ``kdbench.launch.sweep.Sweep``.
+        dry: train nothing; print what would be trained and its estimated cost.
 
     Raises:
-        ConfigError: ``dry`` is neither true nor false.
+        ConfigError: ``dry`` is not true or false.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class CohortLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Called by the sweeper, once for each batch of jobs."""
-        # Imported here, so that no other start of Hydra pays for it.
+        # Imported here to keep every other start of Hydra fast.
         from kdbench.errors import ConfigError
         from kdbench.launch.sweep import Sweep
         from kdbench.planning.sweep import forecast_sweep

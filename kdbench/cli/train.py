@@ -49,7 +49,7 @@ from kdbench.errors import (
     known_error,
 )
 from kdbench.files import make_folder, refuse_links
-from kdbench.launch.consent import count_points, read_limit, require_meant
+from kdbench.launch.limit import check_points, count_points, read_limit
 from kdbench.records.log import log_failure
 from kdbench.records.record import FILE, RunRecord, find_finished
 from kdbench.words import say
@@ -217,7 +217,7 @@ def _check_sweep(source: ConfigSource, overrides: list[str]) -> None:
 
     Values are checked run by run: one that is wrong does not cost the others.
     """
-    require_meant(count_points(overrides), read_limit(overrides))
+    check_points(count_points(overrides), read_limit(overrides))
     single = [_INTERVAL.sub(r"choice(\1,\2)", override) for override in overrides]
     check_overrides(single, values=False, source=source)
 

@@ -1,1 +1,1 @@
-"""Sweeps: what ``hydra/launcher=cohort`` does with the jobs that Hydra hands it."""
+"""Sweeps: how ``hydra/launcher=cohort`` runs the jobs of Hydra."""

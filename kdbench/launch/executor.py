@@ -1,4 +1,4 @@
-"""The interface of an executor: where the processes of a sweep run. Read this first."""
+"""The executor interface: where the processes of a sweep run. Read this first."""
 
 import os
 import subprocess
@@ -13,12 +13,12 @@ from kdbench.files import naming
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one process at a time.
+    """A resource for one process at a time, such as a GPU.
 
     Attributes:
-        name: for people, such as "gpu 0".
-        environment: variables of the process; they make it see this place and no other.
-        share: part of the device's memory that belongs to this slot, 0 < share <= 1.
+        name: for messages, such as "gpu 0".
+        environment: variables of the process; they restrict it to this slot.
+        share: fraction of the device's memory that this slot may use, 0 < share <= 1.
     """
 
     name: str
@@ -30,15 +30,15 @@ class Worker(Protocol):
     """A process that trains one group, wherever it runs."""
 
     def poll(self) -> int | None:
-        """None while it runs; then its exit code, negative for the signal that killed it."""
+        """None while it runs; then its exit code, or minus the signal that killed it."""
         ...
 
     def stop(self) -> None:
-        """Asks it to save and leave; it ends with 75. Returns at once."""
+        """Requests it to save and exit with code 75. Does not wait."""
         ...
 
     def kill(self) -> None:
-        """Ends it now."""
+        """Kills it."""
         ...
 
 
@@ -46,39 +46,38 @@ class Executor(Protocol):
     """What ``hydra.launcher.executor`` instantiates. Importing it needs no torch.
 
     Attributes:
-        interval: seconds between two looks at the workers.
+        interval: seconds between polls of the workers.
     """
 
     interval: float
 
     def slots(self, device: str, threads: int | None) -> list[Slot]:
-        """The places of this sweep.
+        """The slots of this sweep.
 
         Args:
             device: ``run.device`` of its runs.
             threads: ``run.threads`` of its runs.
 
         Raises:
-            ConfigError: there is not what the config asks for.
+            ConfigError: the requested resources are not available.
         """
         ...
 
     def start(self, request: Path, slot: Slot) -> Worker:
-        """Starts ``kdbench.launch.worker`` with a request in a slot."""
+        """Starts ``kdbench.launch.worker`` on a request in a slot."""
         ...
 
     def close(self) -> None:
-        """Gives back what the executor itself holds."""
+        """Releases the executor's own resources."""
         ...
 
 
 def open_worker(request: Path, environment: Mapping[str, str]) -> subprocess.Popen:
-    """The process of a request, on this machine; what it prints goes to a file beside the request.
+    """Starts the process of a request on this machine, with its output in a file beside it.
 
-    Its standard input stays open for as long as this process lives: the worker saves and leaves
-    when it closes, so that no worker outlives the process that has to hear of it. It is in a
-    session of its own, because Ctrl-C goes to all processes of a terminal's session, and only the
-    launcher should answer it.
+    Its standard input stays open while this process lives. When it closes, the worker saves and
+    exits, so no worker outlives its launcher. It has its own session because Ctrl-C signals all
+    processes of a terminal's session, and only the launcher should handle it.
     """
     path = request.with_suffix(".log")
     with naming(path), path.open("ab") as output:

@@ -1,8 +1,8 @@
-"""A group of runs that share a teacher, and the files by which its process is spoken with.
+"""A group of runs that share a teacher, and the files that the launcher and its worker exchange.
 
-worker003.json    the request: what is to be trained
-worker003.jsonl   the outcomes, one line for each run as soon as it has ended
-worker003.log     what the process says
+worker003.json    the request: the runs to train
+worker003.jsonl   the outcomes, one line per run as it ends
+worker003.log     output of the process
 """
 
 import json
@@ -28,12 +28,12 @@ class Member:
     """A run of a group.
 
     Attributes:
-        name: for people: ``<method>-<temperature>-seed<k>-<key>``.
+        name: for messages: ``<method>-<temperature>-seed<k>-<key>``.
         key: its run key.
         folder: of the run.
         config: resolved, as plain containers.
-        stages: folders of the runs that train its teacher, the teacher of that one, and so on, as
-            far as they are trained here.
+        stages: run folders of its teacher, of the teacher of that one, and so on, as far as they
+            are trained here.
     """
 
     name: str
@@ -43,26 +43,26 @@ class Member:
     stages: Sequence[str] = ()
 
     def restore_config(self) -> DictConfig:
-        """The config with its types."""
+        """The config with its schema types."""
         return restore_config(self.config)
 
     def steps(self) -> int:
-        """Optimizer steps of the run, and of the training of its teachers, that are safe."""
+        """Checkpointed optimizer steps of the run and of the training of its teachers."""
         return sum(_saved_steps(Path(folder)) for folder in (self.folder, *self.stages))
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """What became of a run.
+    """The outcome of a run.
 
     Attributes:
         key: its run key.
-        status: DONE, FAILED, RETURNED: it did not fit into memory beside the others, or HELD:
-            another process trains it just now.
-        exit_code: that of the command, had it been a single run.
-        reason: of a failure, first line first.
+        status: DONE, FAILED, RETURNED (did not fit in memory with the others) or HELD (another
+            process is training it).
+        exit_code: as of the same run by itself.
+        reason: error message of a failure.
         top1: last-epoch test accuracy, percent.
-        log: where to read more.
+        log: path of the log with the details.
     """
 
     key: str
@@ -79,8 +79,8 @@ class Group:
 
     Attributes:
         members: the runs.
-        attempts: processes that died over this group in a row without any progress.
-        avoid: name of the slot in which the last one died.
+        attempts: consecutive processes of this group that died without progress.
+        avoid: name of the slot where the last one died.
     """
 
     members: Sequence[Member]
@@ -92,12 +92,12 @@ class Group:
         """Folders of the runs that train the teachers of its members."""
         return {folder for member in self.members for folder in member.stages}
 
-    def note_steps(self) -> None:
-        """Remembers how far the runs are; ``has_progressed`` compares with it."""
+    def mark_progress(self) -> None:
+        """Stores the number of saved steps for ``has_progressed``."""
         self.steps = self._total()
 
     def has_progressed(self) -> bool:
-        """Whether anything was saved since ``note_steps``."""
+        """Whether more steps have been saved since ``mark_progress``."""
         return self._total() > self.steps
 
     def _total(self) -> int:
@@ -105,65 +105,65 @@ class Group:
 
 
 def is_done(folder: str) -> bool:
-    """Whether the run of a folder has come to its end."""
+    """Whether the run of a folder is done."""
     return _saved_steps(Path(folder)) == _ENDED
 
 
 def _saved_steps(folder: Path) -> int:
-    """Those of the newest checkpoint; past all of them for a run that is done."""
+    """Step of the newest checkpoint; a number beyond any step for a finished run."""
     with suppress(KdbenchError, OSError):
-        if read_record(folder).status == "done":  # one that failed goes on from its checkpoints
+        if read_record(folder).status == "done":  # a failed run resumes from its checkpoints
             return _ENDED
     saved = (folder / "checkpoint").glob("step*.json")
     return max((int(path.stem.removeprefix("step")) for path in saved), default=0)
 
 
 def write_request(path: Path, members: Sequence[Member], share: float) -> None:
-    """Writes what a worker is to do; see ``Slot.share``."""
+    """Writes the request of a worker; for ``share`` see ``Slot``."""
     make_folder(path.parent)
     with naming(path):
         path.write_text(json.dumps({"share": share, "members": [asdict(m) for m in members]}))
 
 
 def read_request(path: Path) -> tuple[list[Member], float]:
-    """The members that have no outcome yet, and the share of memory of a request.
+    """The members without an outcome, and the memory share of a request.
 
-    A cluster may start the process of a request again, after it has told some of the outcomes.
+    A cluster may restart the process of a request after it has reported some outcomes.
     """
     content = json.loads(path.read_text())
-    told = {parse_outcome(line).key for line in Tail(path.with_suffix(".jsonl")).lines()}
-    left = [member for member in content["members"] if member["key"] not in told]
+    reported = {parse_outcome(line).key for line in Tail(path.with_suffix(".jsonl")).lines()}
+    left = [member for member in content["members"] if member["key"] not in reported]
     members = [Member(**{**member, "stages": tuple(member["stages"])}) for member in left]
     return members, content["share"]
 
 
 def report(request: Path, outcome: RunStatus) -> None:
-    """Tells the launcher what became of a run."""
+    """Reports the outcome of a run to the launcher."""
     path = request.with_suffix(".jsonl")
     with naming(path), path.open("a") as file:
         file.write(json.dumps(asdict(outcome)) + "\n")
 
 
-def note(request: Path, text: str) -> None:
-    """Adds to what the process of a request says: what befell it, for people."""
+def append_log(request: Path, text: str) -> None:
+    """Appends a line to the log of a request, about its process."""
     path = request.with_suffix(".log")
     with naming(path), path.open("a") as file:
         file.write(text.strip() + "\n")
 
 
 def parse_outcome(line: str) -> RunStatus:
-    """One line that ``report`` wrote."""
+    """Parses one line written by ``report``."""
     return RunStatus(**json.loads(line))
 
 
 class Tail:
-    """Reads the lines that another process appends to a file, each once, whole lines only."""
+    """Reads the complete lines that another process appends to a file, each once."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._read = path, 0
 
     def lines(self) -> list[str]:
-        """Lines that were finished since the last call."""
+        """Lines completed since the last call."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self._read)

@@ -1,4 +1,4 @@
-"""A process per slot of this machine: one or more for each GPU, or shares of the CPU's cores."""
+"""One process per slot of this machine: one or more slots per GPU, or shares of the CPU's cores."""
 
 import os
 import signal
@@ -15,11 +15,11 @@ class LocalExecutor:
     """Runs workers on this machine.
 
     Args:
-        gpus: ids as in CUDA_VISIBLE_DEVICES; None takes those that this process sees.
+        gpus: ids as in CUDA_VISIBLE_DEVICES; None for all visible ones.
         slots_per_gpu: groups that share one GPU, >= 1.
-        cpu_slots: groups at a time where no GPU is used; None: as many as ``run.threads`` (or
-            OMP_NUM_THREADS) leaves room for, and one if neither is set, so that a run has the
-            threads it has alone.
+        cpu_slots: concurrent groups without a GPU; None for as many as fit with ``run.threads``
+            (or OMP_NUM_THREADS), and for one if neither is set, so that a run has the same
+            threads as by itself.
     """
 
     interval = 0.2
@@ -34,12 +34,12 @@ class LocalExecutor:
             )
         if gpus is not None and not gpus:
             raise ConfigError(
-                "hydra.launcher.executor.gpus=[] names no GPU; use null or run.device=cpu"
+                "hydra.launcher.executor.gpus=[] is empty; use null or run.device=cpu"
             )
         self.gpus, self.slots_per_gpu, self.cpu_slots = gpus, slots_per_gpu, cpu_slots
 
     def slots(self, device: str, threads: int | None) -> list[Slot]:
-        """One slot per GPU and share of it; of the CPU where there is no GPU or none is wanted."""
+        """Slots of the GPUs; of the CPU if there are none or ``device`` is "cpu"."""
         gpus = self.gpus
         if gpus is None:
             gpus = [] if device == "cpu" else list(visible_gpus())
@@ -51,11 +51,11 @@ class LocalExecutor:
         return [Slot(f"cpu {k}" if count > 1 else "cpu", each, 1 / count) for k in range(count)]
 
     def start(self, request: Path, slot: Slot) -> "LocalWorker":
-        """Starts a process that sees the slot's GPU and no other."""
+        """Starts a process that sees only the slot's GPU."""
         return LocalWorker(open_worker(request, slot.environment))
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
     def _gpu_slots(self, gpus: list[str], cores: int) -> list[Slot]:
         names = [(gpu, share) for share in range(self.slots_per_gpu) for gpu in gpus]
@@ -81,12 +81,12 @@ class LocalWorker:
         return self.process.poll()
 
     def stop(self) -> None:
-        """SIGTERM: the worker finishes its step, saves and leaves with 75."""
+        """Sends SIGTERM: the worker finishes its step, saves and exits with 75."""
         with suppress(ProcessLookupError):
             self.process.terminate()
 
     def kill(self) -> None:
-        """SIGKILL to it and to what it has started, such as data loaders."""
+        """Sends SIGKILL to it and to its children, such as data loaders."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

@@ -1,4 +1,4 @@
-"""What a sweep has to train, and in which groups."""
+"""Groups the runs of a sweep."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -10,19 +10,19 @@ from kdbench.launch.group import Group, Member
 def form_groups(
     members: Iterable[tuple[Member, CohortKey]], slots: int, max_learners: int | None
 ) -> list[Group]:
-    """Groups of runs that one process trains together.
+    """Groups runs that one process trains together.
 
-    Runs without a teacher join a group with the same data. Where slots would stay idle, large
-    groups are divided: then the teacher works more than once, but the sweep ends earlier.
+    Runs without a teacher join a group with the same data. If slots would stay idle, large groups
+    are split: the teacher then runs more than once, but the sweep ends earlier.
 
     Args:
-        members: the runs, with what they must agree in.
-        slots: places for a group at a time, >= 1.
-        max_learners: largest group; None: as large as it gets.
+        members: the runs and their cohort keys.
+        slots: groups that can run at a time, >= 1.
+        max_learners: largest group; None for no limit.
 
     Returns:
-        In an order in which groups with different teachers come first, because those with the same
-        teacher may have to wait for its training.
+        The groups, ordered so that different teachers come first: groups with the same teacher may
+        have to wait for its training.
     """
     pieces = [
         (key, piece)
@@ -43,15 +43,15 @@ def _by_cohort(members: Iterable[tuple[Member, CohortKey]]) -> dict[CohortKey, l
     for member, key in members:
         groups[key].append(member)
     for alone in [key for key in groups if key.teacher is None]:
-        taught = [key for key in groups if key.shared == alone.shared and key.teacher is not None]
-        if taught:
-            host = max(taught, key=lambda key: len(groups[key]))
+        hosts = [key for key in groups if key.shared == alone.shared and key.teacher is not None]
+        if hosts:
+            host = max(hosts, key=lambda key: len(groups[key]))
             groups[host] = groups.pop(alone) + groups[host]
     return groups
 
 
 def _divide(members: Sequence[Member], parts: int) -> list[Sequence[Member]]:
-    """Parts whose sizes differ by one at most."""
+    """Splits into parts whose sizes differ by at most one."""
     size, longer = divmod(len(members), parts)
     ends = [(k + 1) * size + min(k + 1, longer) for k in range(parts)]
     return [members[start:end] for start, end in zip([0, *ends], ends, strict=False)]
@@ -60,7 +60,7 @@ def _divide(members: Sequence[Member], parts: int) -> list[Sequence[Member]]:
 def _interleave(
     pieces: Sequence[tuple[CohortKey, Sequence[Member]]],
 ) -> list[tuple[CohortKey, Sequence[Member]]]:
-    """First one group of every teacher, then a second one, and so on; the largest first."""
+    """One group of every teacher, then a second one, and so on; the largest first."""
     turns: dict[str | None, int] = defaultdict(int)
     ordered = []
     for key, piece in sorted(pieces, key=lambda item: -len(item[1])):

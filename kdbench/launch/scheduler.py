@@ -1,10 +1,10 @@
-"""The queue of a sweep: groups go to free slots, and what a dead process leaves goes on elsewhere.
+"""The queue of a sweep: runs groups in free slots, and retries those whose process died.
 
-A process that dies takes nobody along. Its group is tried again in another slot; a group that
-died twice without any progress goes on with every run alone, so that the culprit cannot pull the
-others down; a run whose process died three times without progress is given up (exit code 8). A run
-that another process trains, such as that of another sweep, is waited for. A group whose teacher, or
-a teacher of its teacher, is being trained for another group does not start before that is done.
+A group whose process died is retried in another slot. After two deaths without progress its runs
+are retried one by one, so that a bad run cannot take the others down. A run whose process died
+three times without progress fails with exit code 8. The scheduler waits for runs that another
+process, such as another sweep, is training. A group whose teacher, or a teacher of its teacher, is
+being trained for another group starts after that.
 """
 
 import re
@@ -32,9 +32,9 @@ from kdbench.launch.group import (
 from kdbench.records.lock import is_held
 from kdbench.words import plural
 
-MAX_ATTEMPTS = 3  # deaths in a row without progress
-LOOK = 2.0  # seconds between two looks at what other processes train
-SLOT_DEATHS = 2  # after so many of them a slot is not used any more, if there are others
+MAX_ATTEMPTS = 3  # consecutive deaths without progress
+HELD_INTERVAL = 2.0  # seconds between checks of runs that other processes train
+SLOT_DEATHS = 2  # consecutive deaths after which a slot is no longer used, if there are others
 
 
 @dataclass
@@ -52,13 +52,12 @@ class Scheduler:
 
     Args:
         executor: where the processes run.
-        slots: its places.
-        folder: for the files by which the processes are spoken with.
-        say: prints a line for people.
-        on_start: called with each run that starts, again if it is tried again; returns why it
-            cannot start, or None.
+        slots: its slots.
+        folder: for the files exchanged with the processes.
+        say: prints a message.
+        on_start: called before a run starts or is retried; returns why it cannot start, or None.
         on_outcome: called with every outcome.
-        fail_fast: stop when so many runs have failed for the same reason; None never stops.
+        fail_fast: stop after this many failures for the same reason; None to never stop.
     """
 
     def __init__(
@@ -76,27 +75,27 @@ class Scheduler:
         self.free, self.slots = list(slots), len(slots)
         self.queue: deque[Group] = deque()
         self.held: list[Group] = []  # by other processes
-        self.looked = 0.0
+        self.checked_held = 0.0
         self.running: list[_Running] = []
-        self.deaths: Counter[str] = Counter()  # by slot, in a row
+        self.deaths: Counter[str] = Counter()  # by slot, consecutive
         self.reasons: Counter[str] = Counter()
         self.started = 0
-        self.ready: set[str] = set()  # folders of teachers that are trained
-        self.waiting: set[int] = set()  # groups that were told to wait for one
+        self.ready: set[str] = set()  # folders of trained teachers
+        self.waiting: set[int] = set()  # groups reported to wait for a teacher
 
     def run(self, groups: Sequence[Group]) -> None:
-        """Trains all groups; every run that ended has had its outcome told.
+        """Trains all groups and reports the outcome of every run that ends.
 
         Raises:
-            Preempted: a signal asked to stop; the workers have saved and are gone.
+            Preempted: stopped by a signal; the workers have saved and exited.
         """
         self.queue.extend(groups)
         try:
             with StopSignals() as stop:
                 while self.queue or self.running or self.held:
-                    self._look_at_held()
+                    self._check_held()
                     self._fill_slots()
-                    self._look_at_workers()
+                    self._check_workers()
                     if stop.requested or self._has_failed_enough():
                         self._stop_workers()
                         break
@@ -106,8 +105,8 @@ class Scheduler:
                 running.worker.kill()
         if stop.requested:
             raise Preempted(
-                f"stopped by {stop.requested}; the runs that had begun are saved. The same "
-                f"command continues"
+                f"stopped by {stop.requested}; the runs in progress are saved. The same command "
+                f"continues"
             )
 
     def _fill_slots(self) -> None:
@@ -131,43 +130,43 @@ class Scheduler:
         return None
 
     def _stages_in_work(self) -> set[str]:
-        """Folders of the teachers that running groups train: no second process trains them too."""
+        """Folders of the teachers that running groups train, to be trained only once."""
         wanted = {folder for running in self.running for folder in running.group.stages()}
         self.ready |= {folder for folder in wanted - self.ready if is_done(folder)}
         return wanted - self.ready
 
     def _prepare(self, group: Group) -> bool:
-        """Leaves out what cannot start; whether anything is left."""
+        """Drops and reports the runs that cannot start; returns whether any is left."""
         problems = {member.key: self.on_start(member) for member in group.members}
         group.members = [m for m in group.members if problems[m.key] is None]
         for problem in filter(None, problems.values()):
-            self._pass_on(problem)
+            self._report(problem)
         return bool(group.members)
 
     def _start(self, group: Group, slot: Slot) -> None:
         request = self.folder / f"worker{self.started:03d}.json"
         self.started += 1
         write_request(request, group.members, slot.share)
-        group.note_steps()
+        group.mark_progress()
         self.say(f"{slot.name}: {_describe(group.members)}; {request.with_suffix('.log')}")
         worker = self.executor.start(request, slot)
         tails = Tail(request.with_suffix(".log")), Tail(request.with_suffix(".jsonl"))
         self.running.append(_Running(group, slot, worker, request, *tails))
 
-    def _look_at_workers(self) -> None:
+    def _check_workers(self) -> None:
         for running in list(self.running):
-            code = running.worker.poll()  # first: what is read after it is complete
+            code = running.worker.poll()  # first, so that the files read below are complete
             self._read(running)
             if code is not None:
                 self.running.remove(running)
                 self.free.append(running.slot)
                 if running.group.members:
-                    self._take_back(running, code)
+                    self._retry(running, code)
                 else:
                     self.deaths[running.slot.name] = 0
 
     def _read(self, running: _Running) -> None:
-        """Passes on what a worker has said, and strikes off the runs that have ended."""
+        """Forwards the output of a worker and handles the runs that have ended."""
         prefix = f"[{running.slot.name}] " if self.slots > 1 else ""
         for line in running.output.lines():
             self.say(prefix + line)
@@ -184,53 +183,54 @@ class Scheduler:
             self.say(f"waiting for {_describe(self.held[-1].members)}: {held[0].reason}")
         for outcome in outcomes:
             if outcome.status not in (RETURNED, HELD):
-                self._pass_on(outcome)
+                self._report(outcome)
 
     def _regroup(self, returned: Sequence[Member], size: int) -> list[Group]:
-        """Groups for what did not fit, of which every one is smaller than the one it came from."""
+        """Groups of the runs that did not fit in memory, each smaller than the original group."""
         if len(returned) < size:
             return [Group(returned)] if returned else []
         middle = (len(returned) + 1) // 2
         return [Group(half) for half in (returned[:middle], returned[middle:]) if half]
 
-    def _look_at_held(self) -> None:
-        """Tries again what other processes have left, done or not."""
-        if time.monotonic() - self.looked < LOOK:
+    def _check_held(self) -> None:
+        """Queues the runs that other processes have released, finished or not."""
+        if time.monotonic() - self.checked_held < HELD_INTERVAL:
             return
-        self.looked = time.monotonic()
+        self.checked_held = time.monotonic()
         for group in list(self.held):
             if not any(is_held(Path(member.folder)) for member in group.members):
                 self.held.remove(group)
                 self.queue.append(group)
 
-    def _pass_on(self, outcome: RunStatus) -> None:
+    def _report(self, outcome: RunStatus) -> None:
         if outcome.status == FAILED:
             self.reasons[re.sub(r"\d+", "#", outcome.reason.partition("\n")[0])] += 1
         self.on_outcome(outcome)
 
-    def _take_back(self, running: _Running, code: int) -> None:
-        """A process has ended and left runs behind."""
+    def _retry(self, running: _Running, code: int) -> None:
+        """Queues the unfinished runs of a process that has ended, or gives them up."""
         group, slot = running.group, running.slot
         group.attempts = 0 if group.has_progressed() else group.attempts + 1
         group.avoid = slot.name
-        self._judge(slot, group.attempts)
+        self._count_death(slot, group.attempts)
         end = f"exit code {code}" if code >= 0 else f"signal {-code}"
-        self.say(f"{slot.name}: the process ended with {end} before {_describe(group.members)}")
+        unfinished = _describe(group.members)
+        self.say(f"{slot.name}: the process ended with {end}; unfinished: {unfinished}")
         if group.attempts == MAX_ATTEMPTS:
             for member in group.members:
-                self._pass_on(_given_up(member, end, running.request))
+                self._report(_given_up(member, end, running.request))
         elif group.attempts == MAX_ATTEMPTS - 1:
             self.queue.extend(Group([m], group.attempts, group.avoid) for m in group.members)
         else:
             self.queue.appendleft(group)
 
-    def _judge(self, slot: Slot, attempts: int) -> None:
-        """A GPU that has disappeared kills every process it is given."""
+    def _count_death(self, slot: Slot, attempts: int) -> None:
+        """Retires a slot where processes keep dying, such as that of a lost GPU."""
         self.deaths[slot.name] = self.deaths[slot.name] + 1 if attempts else 0
         if self.deaths[slot.name] >= SLOT_DEATHS and self.slots > 1:
             self.free.remove(slot)
             self.slots -= 1
-            self.say(f"{slot.name}: not used any more, {SLOT_DEATHS} processes died in a row")
+            self.say(f"{slot.name}: no longer used, {SLOT_DEATHS} processes died in a row")
 
     def _has_failed_enough(self) -> bool:
         if self.fail_fast is None or not self.reasons:
@@ -262,8 +262,8 @@ def _describe(members: Sequence[Member]) -> str:
 
 def _given_up(member: Member, end: str, request: Path) -> RunStatus:
     log = request.with_suffix(".log")
-    said = Tail(log).lines()
+    output = Tail(log).lines()
     reason = f"its process died {MAX_ATTEMPTS} times without progress, the last time with {end}"
-    if said:
-        reason += f", after saying: {said[-1]}"
+    if output:
+        reason += f"; last output: {output[-1]}"
     return RunStatus(member.key, FAILED, GaveUpError.exit_code, reason, log=str(log))

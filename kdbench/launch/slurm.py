@@ -1,7 +1,7 @@
-"""A Slurm job for each group, through submitit.
+"""One Slurm job per group, through submitit.
 
-Launcher and nodes share the file system and the Python environment: a request, what its process
-says and the outcomes are files, and nothing else travels.
+Launcher and nodes share the file system and the Python environment: requests, logs and outcomes
+are files, and nothing else is exchanged.
 """
 
 import os
@@ -20,27 +20,27 @@ from submitit.core.utils import FailedJobError, UncompletedJobError
 
 from kdbench.errors import ConfigError, Preempted
 from kdbench.launch.executor import Slot
-from kdbench.launch.group import note, read_request
+from kdbench.launch.group import append_log, read_request
 from kdbench.launch.slurm_job import GroupJob, stop_file
 from kdbench.machine import thread_variables, wanted_threads
 
-UNLIMITED = 1 << 30  # for submitit, whose own limit counts requeues with progress too
-AGAIN = 60.0  # seconds from a submission that was refused to the next try
-LOOK = 10.0  # seconds between two questions to Slurm's controller, which serves everybody
+UNLIMITED = 1 << 30  # for submitit, whose limit also counts requeues with progress
+RETRY_INTERVAL = 60.0  # seconds from a refused submission to the next attempt
+POLL_INTERVAL = 10.0  # seconds between queries to Slurm's controller, which serves all users
 
 
 class SlurmExecutor:
-    """Runs every group as a job of its own.
+    """Runs every group as a job.
 
     Args:
-        cluster: "slurm", or "local": the same jobs on this machine, to try them out.
+        cluster: "slurm", or "local" to try the same jobs on this machine.
         max_jobs: jobs at a time, running or pending, >= 1.
         timeout_min: time limit of a job, minutes; it is requeued as long as it makes progress.
-        signal_delay_s: seconds before the limit at which Slurm gives notice.
-        partition: None leaves it to the cluster, like every other option without a value.
-        gpus_per_node: of a job; none are asked for where all runs have ``run.device=cpu``.
-        cpus_per_task: of a job, >= 1; also its threads.
-        mem_gb: of a job.
+        signal_delay_s: seconds before the time limit at which Slurm sends its signal.
+        partition: None for the cluster's default, as for every other option.
+        gpus_per_node: GPUs of a job; none are requested if all runs have ``run.device=cpu``.
+        cpus_per_task: cores and threads of a job, >= 1.
+        mem_gb: memory of a job.
         additional: further parameters of ``submitit.SlurmExecutor``.
     """
 
@@ -59,9 +59,7 @@ class SlurmExecutor:
         additional: Mapping[str, Any],
     ) -> None:
         if cluster not in ("slurm", "local"):
-            raise ConfigError(
-                f"hydra.launcher.executor.cluster={cluster!r} is not known; there are slurm, local"
-            )
+            raise ConfigError(f"hydra.launcher.executor.cluster={cluster!r} must be slurm or local")
         if max_jobs < 1 or cpus_per_task < 1 or gpus_per_node < 0:
             raise ConfigError(
                 f"hydra.launcher.executor.max_jobs={max_jobs} and cpus_per_task={cpus_per_task} "
@@ -76,20 +74,20 @@ class SlurmExecutor:
         self.signal_delay_s, self.partition, self.mem_gb = signal_delay_s, partition, mem_gb
         self.gpus_per_node, self.cpus_per_task = gpus_per_node, cpus_per_task
         self.additional, self.controller = additional, Controller()
-        self.gpus, self.accepted = gpus_per_node, 0  # of a job of this sweep; jobs
+        self.gpus, self.accepted = gpus_per_node, 0  # GPUs of a job in this sweep; accepted jobs
 
     def slots(self, device: str, threads: int | None) -> list[Slot]:
-        """As many as there may be jobs; Slurm finds the places."""
+        """One slot per job; Slurm finds the resources."""
         if self.cluster == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
             raise ConfigError(
-                "hydra.launcher.executor.cluster=slurm needs the commands sbatch and srun, and "
-                "there are none on PATH; start the sweep where jobs are submitted, or use "
-                "hydra/launcher=cohort on this machine"
+                "hydra.launcher.executor.cluster=slurm needs the commands sbatch and srun, which "
+                "are not on PATH; start the sweep on a login node, or use hydra/launcher=cohort "
+                "on this machine"
             )
         threads = wanted_threads(threads)
         if threads is not None and threads > self.cpus_per_task:
             raise ConfigError(
-                f"run.threads={threads} (or OMP_NUM_THREADS) are more than the cores of a job, "
+                f"run.threads={threads} (or OMP_NUM_THREADS) exceeds the cores of a job, "
                 f"hydra.launcher.executor.cpus_per_task={self.cpus_per_task}"
             )
         self.gpus = 0 if device == "cpu" else self.gpus_per_node
@@ -97,10 +95,10 @@ class SlurmExecutor:
         return [Slot(f"job {k}", threads_of_job) for k in range(self.max_jobs)]
 
     def start(self, request: Path, slot: Slot) -> "SlurmWorker":
-        """Submits a job. What Slurm refuses later than the first one is submitted again.
+        """Submits a job. If Slurm refuses a later job than the first, it is submitted again.
 
         Raises:
-            ConfigError: Slurm or submitit does not accept the first job.
+            ConfigError: Slurm or submitit refuses the first job.
         """
         request = request.absolute()
         stop_file(request).write_text("")
@@ -111,14 +109,14 @@ class SlurmExecutor:
         except (FailedJobError, ValueError) as error:
             if not self.accepted:
                 raise ConfigError(
-                    f"the job of {request} was refused: {str(error).strip()}; the options are in "
-                    f"hydra.launcher.executor"
+                    f"the job of {request} was refused: {str(error).strip()}; check the options "
+                    f"in hydra.launcher.executor"
                 ) from error
-            note(request, f"not accepted, tried again every minute: {error}")
+            append_log(request, f"job refused, retrying every minute: {error}")
         return worker
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to release."""
 
     def _submit(self, call: GroupJob) -> submitit.Job:
         job = self._open_submitit(call.request.parent / "submitit").submit(call)
@@ -143,7 +141,7 @@ class SlurmExecutor:
             "gpus_per_node": self.gpus or None,
             "cpus_per_task": self.cpus_per_task,
             "mem": None if self.mem_gb is None else f"{round(1024 * self.mem_gb)}M",
-            # Since Slurm 22.05 the step does not get the job's cores by itself.
+            # Since Slurm 22.05 a step does not inherit the job's cores.
             "srun_args": [f"--cpus-per-task={self.cpus_per_task}"],
         }
         flags = {"requeue": True, **self.additional.get("additional_parameters", {})}
@@ -155,13 +153,13 @@ class SlurmExecutor:
 
 
 class SlurmWorker:
-    """A job, as the launcher sees it.
+    """Handle of a job, for the scheduler.
 
     Args:
         submit: submits it; may fail and be called again.
         request: of its group.
-        has_left: whether a job neither runs nor waits any more.
-        controller: to withdraw it.
+        has_left: whether a job is neither running nor pending.
+        controller: cancels it while it is pending.
     """
 
     def __init__(
@@ -177,39 +175,41 @@ class SlurmWorker:
         self._tried = 0.0
 
     def submit(self) -> None:
-        """Raises what submitit raises; then ``poll`` tries again."""
+        """Submits the job; on an exception of submitit, ``poll`` tries again."""
         self._tried = time.monotonic()
         self.job = self._submit()
 
     def poll(self) -> int | None:
-        """The worker's exit code; -9 where the job left the queue without one, as when killed."""
+        """The worker's exit code, if it has ended; -9 if the job left the queue without one."""
         job = self.job
         if job is None:
             return self._try_again()
-        left = self._has_left(job)  # first: what is read after it is final
+        left = self._has_left(job)  # first, so that the result read below is final
         if job.paths.result_pickle.exists():
             return self._read_result(job)
         if not left:
             return None
-        note(self.request, f"job {job.job_id} left the queue without a result; {job.paths.stderr}")
+        append_log(
+            self.request, f"job {job.job_id} left the queue without a result; {job.paths.stderr}"
+        )
         return -signal.SIGKILL
 
     def stop(self) -> None:
-        """A running job sees the file and stops its worker; a pending one is withdrawn."""
+        """Stops the worker of a running job through a file; cancels a pending job."""
         self.stopped = True
         stop_file(self.request).write_text("stop\n")
         if isinstance(self.job, submitit.SlurmJob):
-            self.controller.withdraw(self.job.job_id)
+            self.controller.cancel_pending(self.job.job_id)
 
     def kill(self) -> None:
-        """The worker itself still saves, if Slurm gives it the time: its standard input closes."""
+        """Cancels the job. The worker still saves if it has time: its standard input closes."""
         if self.job is not None:
             self.job.cancel(check=False)
 
     def _try_again(self) -> int | None:
         if self.stopped:
             return Preempted.exit_code
-        if time.monotonic() - self._tried > AGAIN:
+        if time.monotonic() - self._tried > RETRY_INTERVAL:
             with suppress(FailedJobError):
                 self.submit()
         return None
@@ -218,45 +218,45 @@ class SlurmWorker:
         try:
             return job.result()
         except UncompletedJobError as error:
-            if read_request(self.request)[0] and not self.stopped:  # else it has been explained
-                note(self.request, str(error))
+            if read_request(self.request)[0] and not self.stopped:  # else the log has the reason
+                append_log(self.request, str(error))
             return 1
 
 
 class Controller:
-    """What Slurm's controller knows of our jobs; asked once for all of them, and seldom."""
+    """Slurm's controller: queried seldom, and once for all jobs."""
 
     def __init__(self) -> None:
-        self._misses: Counter[str] = Counter()  # looks in a row at which a job was not there
-        self._withdrawn: list[str] = []
-        self._asked = 0.0
+        self._misses: Counter[str] = Counter()  # consecutive queries that did not list a job
+        self._cancelled: list[str] = []
+        self._polled = 0.0
 
     def has_lost(self, job_id: str) -> bool:
-        """Whether a job neither runs nor waits: ``squeue`` knows this even without accounting.
+        """Whether a job is neither running nor pending, from ``squeue``: needs no accounting.
 
-        Two looks must agree, because a job that is being requeued may be nowhere for a moment.
+        Two queries must agree, because a job may be missing for a moment while it is requeued.
         """
         self._misses.setdefault(job_id, 0)
-        if time.monotonic() - self._asked > LOOK:
-            self._look()
+        if time.monotonic() - self._polled > POLL_INTERVAL:
+            self._poll()
         return self._misses[job_id] >= 2
 
-    def withdraw(self, job_id: str) -> None:
-        """Takes a job out of the queue, as soon as it is pending."""
-        self._withdrawn.append(job_id)
-        self._cancel_pending()
+    def cancel_pending(self, job_id: str) -> None:
+        """Cancels a job, now or once it is pending."""
+        self._cancelled.append(job_id)
+        self._cancel()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         command = ["squeue", "--noheader", "--format=%A", f"--user={os.getuid()}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode == 0:  # else the controller is away, which says nothing about jobs
+        if done.returncode == 0:  # else the controller is down, not the jobs
             listed = set(done.stdout.split())
             for job_id in self._misses:
                 self._misses[job_id] = 0 if job_id in listed else self._misses[job_id] + 1
-        if self._withdrawn:
-            self._cancel_pending()
-        self._asked = time.monotonic()
+        if self._cancelled:
+            self._cancel()
+        self._polled = time.monotonic()
 
-    def _cancel_pending(self) -> None:
-        command = ["scancel", "--state=PENDING", *self._withdrawn]
+    def _cancel(self) -> None:
+        command = ["scancel", "--state=PENDING", *self._cancelled]
         subprocess.run(command, capture_output=True, check=False)

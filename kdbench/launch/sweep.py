@@ -1,4 +1,4 @@
-"""A sweep, from Hydra's list of jobs to their results: what is missing is trained, once."""
+"""A sweep, from Hydra's list of jobs to their results: trains each missing run once."""
 
 import os
 import time
@@ -25,16 +25,16 @@ from kdbench.config.identity import (
     strategy_name,
 )
 from kdbench.errors import ConfigError, KdbenchError, SweepError, known_error
-from kdbench.launch.consent import require_meant
 from kdbench.launch.executor import Executor
 from kdbench.launch.group import DONE, FAILED, Member, RunStatus
+from kdbench.launch.limit import check_points
 from kdbench.launch.plan import form_groups
 from kdbench.launch.scheduler import Scheduler
 from kdbench.records.record import find_finished
 from kdbench.report.layout import method_label, pair_label
 from kdbench.words import plural, say, shorten
 
-SIGN = 3.0  # seconds between two signs of life
+PROGRESS_INTERVAL = 3.0  # seconds between progress messages
 
 
 @dataclass
@@ -42,14 +42,14 @@ class SweepJob:
     """One job of Hydra's list.
 
     Attributes:
-        overrides: what makes it differ from the others.
-        member: the run that it asks for; None where that cannot be said, because files are missing.
-        cohort: what the run shares with others.
-        files: what is to stand in ``.hydra`` of its folder once it has begun; None from then on.
+        overrides: of this job.
+        member: its run; None if it cannot be identified, because files are missing.
+        cohort: the cohort key of the run.
+        files: the files for ``.hydra`` in its folder; None once they are written.
         cfg: its config with Hydra's node, for callbacks; None without any, as it takes 0.4 MB.
         outcome: None until the run has ended.
-        cell: names of its row and its column in a table.
-        plain: its resolved config; kept for a forecast only.
+        cell: names of its row and column in a table.
+        plain: its resolved config; only in a dry run.
     """
 
     overrides: Sequence[str]
@@ -63,31 +63,31 @@ class SweepJob:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
         return self.member.name if self.member is not None else " ".join(self.overrides)
 
     @property
     def is_done(self) -> bool:
-        """Whether its result is there."""
+        """Whether its run is finished."""
         return self.outcome is not None and self.outcome.status == DONE
 
 
 class Sweep:
-    """The jobs that Hydra's sweeper hands over at a time.
+    """A batch of jobs from Hydra's sweeper.
 
     Args:
         executor: where the processes run.
-        max_learners: largest group, >= 1; None: what fits into memory.
-        fail_fast: stop when so many runs (>= 1) have failed for the same reason; None: never.
-        max_points: most jobs (>= 1) that are taken for meant; None: any number.
-        forecast: where nothing is to be trained, writes what would be: of the jobs, and of those
-            that stand for their runs. None trains.
-        context: Hydra's; its callbacks are called in this process.
-        task_function: what Hydra calls for a single run; only the callbacks get to see it.
+        max_learners: largest group, >= 1; None for as many as fit in memory.
+        fail_fast: stop after this many failures (>= 1) for the same reason; None to never stop.
+        max_points: most jobs that are accepted, >= 1; None for any number.
+        forecast: for a dry run, describes what would be trained, given all jobs and, for each, the
+            job that trains its run. None to train.
+        context: Hydra's context; its callbacks are called in this process.
+        task_function: Hydra's task of a single run, for the callbacks only.
         config: of the sweep, with Hydra's node.
 
     Raises:
-        ConfigError: a number that is not allowed.
+        ConfigError: a number is out of range.
     """
 
     def __init__(
@@ -110,46 +110,44 @@ class Sweep:
         self.executor, self.max_learners, self.fail_fast = executor, max_learners, fail_fast
         self.max_points, self.forecast = max_points, forecast
         self.context, self.task_function, self.config = context, task_function, config
-        self.by_key: dict[str, SweepJob] = {}  # a run has one job that stands for it
+        self.by_key: dict[str, SweepJob] = {}  # the job that trains each run
 
     def launch(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
-        """Trains what is missing; results come in the order of the jobs.
+        """Trains the missing runs; returns results in the order of the jobs.
 
         Args:
             job_overrides: one list per job.
             first: number of the first job.
 
         Raises:
-            ConfigError: these are more jobs than ``max_points``.
-            Preempted: a signal asked to stop; what had begun is saved.
+            ConfigError: more jobs than ``max_points``.
+            Preempted: stopped by a signal; the runs in progress are saved.
         """
-        require_meant(len(job_overrides), self.max_points)
-        jobs = [
-            self._open_job(first + k, each) for k, each in enumerate(_with_progress(job_overrides))
-        ]
-        standing = [self.by_key[job.member.key] if job.member else job for job in jobs]
-        distinct = list({id(job): job for job in standing}.values())
+        check_points(len(job_overrides), self.max_points)
+        numbered = enumerate(_with_progress(job_overrides), first)
+        jobs = [self._open_job(number, overrides) for number, overrides in numbered]
+        trained_by = [self.by_key[job.member.key] if job.member else job for job in jobs]
+        distinct = list({id(job): job for job in trained_by}.values())
         missing = [job for job in distinct if job.outcome is None]
         done = sum(job.is_done for job in distinct)
         say(
             f"sweep of {plural(len(jobs), 'job')}: "
-            f"{plural(len(jobs) - len(distinct), 'asks', 'ask')} for the same run as another one, "
-            f"{plural(done, 'is', 'are')} done already, "
-            f"{plural(len(missing), 'is', 'are')} to be trained"
+            f"{plural(len(jobs) - len(distinct), 'duplicate')}, {done} already done, "
+            f"{len(missing)} to train"
         )
         for job in distinct:
             if job.outcome is not None and not job.is_done:
                 self._report_failure(job)
         if self.forecast is not None:
-            say(self.forecast(jobs, standing))
-            return [self._job_return(job, 0) for job in standing]
+            say(self.forecast(jobs, trained_by))
+            return [self._job_return(job, 0) for job in trained_by]
         if missing:
             self._train(missing)
         failures = [job for job in distinct if not job.is_done]
         if failures:
             of_all = f"{len(failures)} of {plural(len(distinct), 'run')}"
-            say(f"\nnot done: {of_all}\n\n{tabulate(failures)}")
-        return [self._job_return(job, len(failures)) for job in standing]
+            say(f"\nunfinished: {of_all}\n\n{tabulate(failures)}")
+        return [self._job_return(job, len(failures)) for job in trained_by]
 
     def _open_job(self, number: int, overrides: Sequence[str]) -> SweepJob:
         cfg = self.context.config_loader.load_sweep_config(self.config, list(overrides))
@@ -198,13 +196,13 @@ class Sweep:
             self.executor.close()
 
     def _begin(self, member: Member) -> RunStatus | None:
-        """A process is about to be given this run: what Hydra does before it calls a task.
+        """Prepares the folder of a run and calls the callbacks, as Hydra does before a task.
 
         Returns:
-            Why it cannot begin, because of its folder; None where it can.
+            A failed outcome if the folder cannot be used, otherwise None.
         """
         job = self.by_key[member.key]
-        if job.files is None:  # it is tried again
+        if job.files is None:  # a retry
             return None
         try:
             write_config(job.files, Path(member.folder))
@@ -243,17 +241,17 @@ class Sweep:
             result.return_value = job.outcome.top1
         else:
             result.return_value = SweepError(
-                f"{plural(failures, 'run is', 'runs are')} not done; "
-                f"the same command trains what is missing"
+                f"{plural(failures, 'run is', 'runs are')} unfinished; "
+                f"the same command trains only the missing runs"
             )
         return result
 
 
 def _with_progress(job_overrides: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
-    """The jobs, with a sign of life now and then: composing one takes a tenth of a second."""
+    """Yields the jobs and prints the progress: composing one takes a tenth of a second."""
     last = time.monotonic()
     for number, overrides in enumerate(job_overrides):
-        if time.monotonic() - last > SIGN:
+        if time.monotonic() - last > PROGRESS_INTERVAL:
             say(f"composing: {number} of {plural(len(job_overrides), 'point')}")
             last = time.monotonic()
         yield overrides
@@ -273,10 +271,10 @@ def _identify(cfg: DictConfig) -> tuple[Member, CohortKey]:
 
 
 def tabulate(jobs: Sequence[SweepJob]) -> str:
-    """One line for each run that is not done: name, exit code, reason, log."""
+    """One line per unfinished run: name, exit code, reason, log."""
     rows = [("run", "code", "reason", "log")]
     for job in jobs:
-        outcome = job.outcome or RunStatus("", FAILED, 0, "not begun, or stopped and saved")
+        outcome = job.outcome or RunStatus("", FAILED, 0, "not started, or stopped and saved")
         code = str(outcome.exit_code) if outcome.exit_code else "-"
         rows.append(
             (job.name, code, shorten(_first_problem(outcome.reason), 100), outcome.log or "-")
@@ -285,6 +283,6 @@ def tabulate(jobs: Sequence[SweepJob]) -> str:
 
 
 def _first_problem(reason: str) -> str:
-    """The first line that says something, of a list of problems the first problem."""
+    """The first line of a reason; of a list of problems, the first problem."""
     lines = reason.strip().splitlines() or [""]
     return lines[1].strip(" -") if lines[0].endswith(":") and len(lines) > 1 else lines[0]

@@ -38,10 +38,10 @@ log = logging.getLogger("kdbench")
 
 
 def main() -> None:
-    """Trains the request named on the command line; exit code 75 where it was asked to stop."""
+    """Trains the request on the command line; exits with 75 if stopped by a signal."""
     request = Path(sys.argv[1])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     find_own_code()
     prepare()
     try:
@@ -49,38 +49,38 @@ def main() -> None:
     except Preempted as stop:
         log.info("%s", stop)
         sys.exit(stop.exit_code)
-    except KdbenchError as error:  # which another process may do better
+    except KdbenchError as error:  # a transient error: another process may succeed
         log.error("error: %s", error)
         sys.exit(error.exit_code)
 
 
 def work(request: Path, members: Sequence[Member], share: float) -> None:
-    """Trains the members together and reports what became of each.
+    """Trains the members together and reports the outcome of each.
 
-    A run whose config is wrong, or that does not fit into memory beside the others, is left out
-    and reported; the others go on.
+    Runs with an invalid config, or that do not fit in memory with the others, are reported and
+    left out; the others continue.
     """
-    # Imported here, so that the thread above listens while torch is being loaded.
+    # Imported here, so that the thread above already runs while torch is imported.
     from kdbench.engine.capacity import count_fitting
     from kdbench.engine.job import Job
     from kdbench.engine.run import train_jobs
 
     with ExitStack() as logs:
-        sound = [member for member in members if _is_sound(request, member, logs)]
-        jobs = [Job(m.restore_config(), Path(m.folder), m.key) for m in sound]
-        count = len(sound)
+        valid = [member for member in members if _is_valid(request, member, logs)]
+        jobs = [Job(m.restore_config(), Path(m.folder), m.key) for m in valid]
+        count = len(valid)
         try:
             count = count_fitting([job.cfg for job in jobs], share)
-            _hand_back(request, sound, count)
+            _return_excess(request, valid, count)
             outcomes = train_jobs(jobs[:count])
         except Exception as error:
             known = known_error(error)
             if isinstance(known, TransientError):
-                raise known from error  # another process may train this, elsewhere
-            for member in sound[:count]:  # what befalls all: missing data, a bad teacher, a bug
+                raise known from error  # another process may succeed
+            for member in valid[:count]:  # an error of all runs: missing data, a bad teacher, a bug
                 _report_error(request, member, error, count)
             return
-        for member, outcome in zip(sound, outcomes, strict=False):
+        for member, outcome in zip(valid, outcomes, strict=False):
             if outcome.error is not None:
                 _report_error(request, member, outcome.error, count)
             elif outcome.record is not None:
@@ -88,18 +88,18 @@ def work(request: Path, members: Sequence[Member], share: float) -> None:
                 report(request, RunStatus(member.key, DONE, top1=outcome.record.top1_last))
 
 
-def _hand_back(request: Path, members: Sequence[Member], count: int) -> None:
-    """Hands back those that do not fit, and says who of the others shares what."""
+def _return_excess(request: Path, members: Sequence[Member], count: int) -> None:
+    """Returns the runs that do not fit in memory, and logs the others."""
     for member in members[count:]:
         report(request, RunStatus(member.key, RETURNED))
     if count < len(members):
-        log.info("memory is enough for %d of %d runs at once", count, len(members))
+        log.info("%d of %d runs fit in memory at once", count, len(members))
     if count > 1:
         names = ", ".join(member.name for member in members[:count])
         log.info("%d runs share data and teacher: %s", count, names)
 
 
-def _is_sound(request: Path, member: Member, logs: ExitStack) -> bool:
+def _is_valid(request: Path, member: Member, logs: ExitStack) -> bool:
     from kdbench.config.check import check
     from kdbench.engine.job import Job
     from kdbench.engine.run import note_failure
@@ -120,17 +120,17 @@ def _is_sound(request: Path, member: Member, logs: ExitStack) -> bool:
 
 
 def _report_error(request: Path, member: Member, error: Exception, beside: int) -> None:
-    """What the launcher is to do with a run that has not come to its end.
+    """Reports a run that has not finished: to be retried, waited for, or failed.
 
     Args:
         request: names the files.
         member: the run.
-        error: what has stopped it.
-        beside: runs that were trained at once, this one counted.
+        error: the cause.
+        beside: number of runs trained at once, including this one.
     """
     known = known_error(error)
     if isinstance(known, MemoryShortageError) and beside > 1:
-        log.info("%s did not fit into memory beside the others; tried again", member.name)
+        log.info("%s did not fit in memory with the others; it will be retried", member.name)
         report(request, RunStatus(member.key, RETURNED))
         return
     if isinstance(known, LockedError) and not isinstance(known, StaleLockError):
@@ -142,8 +142,8 @@ def _report_error(request: Path, member: Member, error: Exception, beside: int) 
     report(request, RunStatus(member.key, FAILED, code, describe_error(error), log=path))
 
 
-def _leave_with_parent() -> None:
-    """Standard input closes when the launcher dies: then nobody waits for this process."""
+def _exit_with_parent() -> None:
+    """Stops this process when the launcher dies, which closes its standard input."""
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

@@ -112,8 +112,8 @@ def test_nothing_outlives_the_launcher_and_the_same_command_goes_on(ray, tmp_pat
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["num_gpus=0"], "asks for 1 CPUs and 1 GPUs, and no node"),
-        (["cpus_per_group=5"], "asks for 5 CPUs and 1 GPUs, and no node"),
+        (["num_gpus=0"], "needs 1 CPUs and 1 GPUs, but no node"),
+        (["cpus_per_group=5"], "needs 5 CPUs and 1 GPUs, but no node"),
         (["address=127.0.0.1:1", "num_cpus=null"], "num_gpus and temp_dir belong to it"),
         (
             ["address=127.0.0.1:1", "num_cpus=null", "num_gpus=null", "temp_dir=null"],

@@ -29,8 +29,8 @@ needs_optuna = pytest.mark.skipif(
 def test_a_later_batch_knows_what_an_earlier_one_has_trained(kdbench):
     code, said = kdbench("-m", "hydra.sweeper.max_batch_size=2", "method=scratch", "seed=0,1,1,2")
     assert code == 0, said
-    assert "0 are done already, 2 are to be trained" in said
-    assert "1 is done already, 1 is to be trained" in said
+    assert "0 already done, 2 to train" in said
+    assert "1 already done, 1 to train" in said
     assert len(kdbench.runs) == 3
 
 
@@ -59,7 +59,7 @@ def test_a_trial_may_fail_where_the_study_allows_it(kdbench):
     trials = [*OPTUNA, "hydra.sweeper.n_trials=3", "temperature.tau=choice(0,2)"]
     code, said = kdbench(*trials, "hydra.sweeper.max_failure_rate=1.0")
     assert code == 0, said
-    assert "1 is done already, 0 are to be trained" in said
+    assert "1 already done, 0 to train" in said
     assert "tau must be a finite number > 0" in said
     assert [read_record(path.parent).status for path in kdbench.runs] == ["done"]
     assert kdbench(*trials)[0] == 9

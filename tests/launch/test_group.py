@@ -33,13 +33,13 @@ def test_runs_without_a_teacher_join_the_largest_group_with_their_data():
     assert sorted(map(len, names(lonely))) == [1, 2]
 
 
-def test_a_group_has_at_most_max_learners_and_parts_of_almost_one_size():
+def test_a_group_has_at_most_max_learners_and_even_parts():
     found = form_groups(members(10), slots=1, max_learners=4)
     assert sorted(map(len, names(found))) == [3, 3, 4]
     assert [name for group in names(found) for name in group] == [f"run{k}" for k in range(10)]
 
 
-def test_idle_slots_divide_the_largest_groups():
+def test_idle_slots_split_the_largest_groups():
     assert sorted(map(len, names(form_groups(members(8), 3, None)))) == [2, 2, 4]
     assert sorted(map(len, names(form_groups(members(3), 8, None)))) == [1, 1, 1]
 
@@ -54,5 +54,5 @@ def test_groups_that_would_wait_for_one_teacher_are_spread():
     assert order == ["a", "u", "b"]
 
 
-def test_nothing_to_do_is_no_group():
+def test_without_runs_there_are_no_groups():
     assert form_groups([], slots=4, max_learners=None) == []

@@ -1,4 +1,4 @@
-"""One rule for the threads of a run, alone and in a sweep."""
+"""The threads of a run are the same by itself and in a sweep."""
 
 import pytest
 
@@ -19,7 +19,7 @@ from kdbench.machine import thread_variables, wanted_threads
         ("many", None, None),
     ],
 )
-def test_what_was_said(monkeypatch, variable, asked, found):
+def test_wanted_threads(monkeypatch, variable, asked, found):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if variable is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", variable)
@@ -39,13 +39,13 @@ def threads(slots):
     return [slot.environment["OMP_NUM_THREADS"] for slot in slots]
 
 
-def test_a_slot_has_the_threads_that_the_environment_asks_for(eight_cores, monkeypatch):
+def test_a_slot_has_the_threads_of_the_environment(eight_cores, monkeypatch):
     assert threads(eight_cores.slots("cpu", None)) == ["8"]
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert threads(eight_cores.slots("cpu", None)) == ["2"] * 4
     assert len(eight_cores.slots("cpu", 4)) == 2  # run.threads wins, in the worker
 
 
-def test_slots_share_the_cores_where_nobody_says_anything(eight_cores):
+def test_slots_share_the_cores_by_default(eight_cores):
     assert threads(LocalExecutor(None, 1, 4).slots("cpu", None)) == ["2"] * 4
     assert threads(LocalExecutor([0, 1], 1, None).slots("auto", None)) == ["4"] * 2

@@ -1,4 +1,4 @@
-"""The queue of a sweep, with workers that only pretend to train."""
+"""The queue of a sweep, with fake workers."""
 
 import os
 import signal
@@ -112,7 +112,7 @@ def test_groups_wait_for_a_free_slot_and_an_idle_slot_takes_the_next(tmp_path):
     assert {slot for slot, _ in executor.started} == {"gpu 0", "gpu 1"}
 
 
-def test_a_killed_worker_is_replaced_and_only_the_rest_is_done_again(tmp_path):
+def test_a_killed_worker_is_replaced_and_only_unfinished_runs_are_retried(tmp_path):
     def script(request, members, slot, begun):
         if begun == 1:
             tell(request, RunStatus(members[0].key, DONE))
@@ -126,7 +126,7 @@ def test_a_killed_worker_is_replaced_and_only_the_rest_is_done_again(tmp_path):
     assert any("signal 9" in line for line in said)
 
 
-def test_a_culprit_is_given_up_and_the_others_finish(tmp_path):
+def test_a_run_that_kills_its_process_is_given_up_and_the_others_finish(tmp_path):
     def script(request, members, slot, begun):
         if any(member.name == "bad" for member in members):
             return -11
@@ -141,7 +141,7 @@ def test_a_culprit_is_given_up_and_the_others_finish(tmp_path):
     assert [names for _, names in executor.started].count(["a", "bad", "c"]) == 2
 
 
-def test_progress_is_counted_not_restarts(tmp_path):
+def test_restarts_with_progress_are_not_limited(tmp_path):
     member = make_members(tmp_path, "slow")[0]
 
     def script(request, members, slot, begun):
@@ -154,7 +154,7 @@ def test_progress_is_counted_not_restarts(tmp_path):
     assert outcomes["slow"].status == DONE
 
 
-def test_a_gpu_that_kills_everything_is_not_used_any_more(tmp_path):
+def test_a_gpu_where_every_process_dies_is_no_longer_used(tmp_path):
     def script(request, members, slot, begun):
         return -9 if slot.name == "gpu 1" else train(request, members, slot, begun)
 
@@ -163,10 +163,10 @@ def test_a_gpu_that_kills_everything_is_not_used_any_more(tmp_path):
     outcomes, said = run(tmp_path, executor, groups, slots=("gpu 0", "gpu 1"))
     assert [outcome.status for outcome in outcomes.values()] == [DONE] * 12
     assert [slot for slot, _ in executor.started].count("gpu 1") == 2
-    assert any("gpu 1: not used any more" in line for line in said)
+    assert any("gpu 1: no longer used" in line for line in said)
 
 
-def test_what_does_not_fit_into_memory_goes_back_to_the_queue(tmp_path):
+def test_runs_that_do_not_fit_in_memory_are_requeued(tmp_path):
     def script(request, members, slot, begun):
         for member in members[2:]:
             tell(request, RunStatus(member.key, RETURNED))
@@ -192,7 +192,7 @@ def test_a_group_of_which_nothing_fits_is_halved(tmp_path):
     assert {outcome.status for outcome in outcomes.values()} == {DONE}
 
 
-def test_a_run_whose_folder_cannot_be_used_leaves_the_others_alone(tmp_path):
+def test_an_unusable_folder_does_not_stop_the_other_runs(tmp_path):
     def on_start(member):
         if member.name in ("b", "only"):
             return RunStatus(member.key, FAILED, 6, "b is a file")
@@ -210,9 +210,9 @@ def test_a_run_whose_folder_cannot_be_used_leaves_the_others_alone(tmp_path):
     }
 
 
-def test_what_another_process_trains_is_waited_for(tmp_path, monkeypatch):
+def test_the_queue_waits_for_runs_of_other_processes(tmp_path, monkeypatch):
     looks = iter([True, True, False])
-    monkeypatch.setattr(scheduler_module, "LOOK", 0.0)
+    monkeypatch.setattr(scheduler_module, "HELD_INTERVAL", 0.0)
     monkeypatch.setattr(scheduler_module, "is_held", lambda folder: next(looks))
 
     def script(request, members, slot, begun):
@@ -230,7 +230,7 @@ def test_what_another_process_trains_is_waited_for(tmp_path, monkeypatch):
     assert next(looks, "looked until it was free") == "looked until it was free"
 
 
-def test_a_failed_record_is_no_end_of_progress(tmp_path):
+def test_saved_steps_of_a_failed_run_come_from_its_checkpoints(tmp_path):
     member = make_members(tmp_path, "again")[0]
     Path(member.folder).mkdir(parents=True)
     (Path(member.folder) / "record.json").write_text('{"status": "failed"}')
@@ -239,7 +239,7 @@ def test_a_failed_record_is_no_end_of_progress(tmp_path):
     assert member.steps() == 7
 
 
-def test_fail_fast_counts_failures_with_one_reason(tmp_path):
+def test_fail_fast_counts_failures_with_the_same_reason(tmp_path):
     def script(request, members, slot, begun):
         reason = "no data" if begun % 2 else f"ce not finite at step {begun}"
         tell(request, RunStatus(members[0].key, FAILED, 5, reason))
@@ -253,7 +253,7 @@ def test_fail_fast_counts_failures_with_one_reason(tmp_path):
     assert len(outcomes) == 9
 
 
-def test_a_signal_stops_the_workers_and_is_told(tmp_path):
+def test_a_signal_stops_the_workers_and_is_reported(tmp_path):
     def script(request, members, slot, begun):
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -265,7 +265,7 @@ def test_a_signal_stops_the_workers_and_is_told(tmp_path):
     assert len(executor.started) == 1
 
 
-def test_lines_of_a_worker_are_passed_on_with_its_place(tmp_path):
+def test_output_of_a_worker_is_forwarded_with_its_slot(tmp_path):
     def script(request, members, slot, begun):
         request.with_suffix(".log").write_text("epoch 1/3\nhalf a li")
         return train(request, members, slot, begun)
@@ -282,11 +282,11 @@ def test_a_request_survives_the_file(tmp_path):
     write_request(path, [member], 0.5)
     assert read_request(path) == ([member], 0.5)
     tell(path, RunStatus(member.key, DONE))
-    assert read_request(path)[0] == []  # started again, it does not do again what it has told
+    assert read_request(path)[0] == []  # on a restart, runs with an outcome are skipped
 
 
 def finish(folder):
-    """A run that has come to its end."""
+    """Marks a run as done."""
     Path(folder).mkdir(parents=True)
     make_record(status="done").write(Path(folder))
 
@@ -300,7 +300,7 @@ def test_a_teacher_that_two_groups_need_is_trained_by_one_of_them(tmp_path):
         if member.name == "a" and not Path(first).exists():
             assert "b" not in [name for _, names in executor.started for name in names]
             finish(first)
-            return None  # it goes on with its second stage
+            return None  # it continues with its second stage
         return train(request, members, slot, begun)
 
     executor = Fake(script)

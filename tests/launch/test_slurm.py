@@ -1,4 +1,4 @@
-"""Jobs that save, queue again and go on; the cluster is submitit's local one or a pretended one."""
+"""Jobs that save, requeue and resume, on submitit's local cluster or a fake one."""
 
 import os
 import re
@@ -32,8 +32,8 @@ OPTIONS = {
 
 
 @pytest.mark.slow
-def test_a_job_that_gets_notice_is_requeued_and_ends_as_if_it_had_not_been(tmp_path):
-    """The notice at the time limit and that of a preemption are one signal; here it is ours."""
+def test_a_signaled_job_is_requeued_and_ends_with_the_same_result(tmp_path):
+    """Slurm sends one signal at the time limit and on preemption; here the test sends it."""
     executor = {**OPTIONS, "partition": "null", "mem_gb": "null", "additional": "{}"}
     options = [f"hydra.launcher.executor.{name}={value}" for name, value in executor.items()]
     launcher = ("hydra/launcher=cohort_slurm", *options)
@@ -101,7 +101,7 @@ def test_a_job_without_progress_is_given_up(job, monkeypatch, tmp_path):
     assert job() == 0  # nothing is left, should it be started again
 
 
-def test_a_job_with_progress_goes_on_for_ever(job, monkeypatch, tmp_path):
+def test_a_job_with_progress_is_requeued_without_limit(job, monkeypatch, tmp_path):
     idle = []
     for start in range(3 * MAX_REQUEUES):
         saves = {"STEP": str(start)} if start % MAX_REQUEUES == 1 else {}
@@ -124,8 +124,8 @@ def test_a_stopped_job_does_not_come_back(job, monkeypatch, tmp_path):
     assert len(read_request(job.request)[0]) == 2
 
 
-def test_what_slurm_signals_by_itself_has_no_result(job, monkeypatch):
-    """It requeues the job or ends it; with a result, the launcher would go on elsewhere as well."""
+def test_a_job_signaled_by_slurm_has_no_result(job, monkeypatch):
+    """Slurm requeues or ends it; with a result, the launcher would continue elsewhere too."""
 
     def leave(code):
         raise SystemExit(code)
@@ -139,9 +139,9 @@ def test_what_slurm_signals_by_itself_has_no_result(job, monkeypatch):
 
 @pytest.fixture
 def squeue(tmp_path, monkeypatch):
-    """Pretends to be Slurm's command: lists what it is told, or fails."""
+    """A fake squeue: lists given jobs, or fails."""
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(slurm, "LOOK", 0.0)
+    monkeypatch.setattr(slurm, "POLL_INTERVAL", 0.0)
 
     def tell(*job_ids, code=0):
         script = f"#!/bin/sh\nprintf '%s\\n' {' '.join(job_ids)}\nexit {code}\n"
@@ -151,7 +151,7 @@ def squeue(tmp_path, monkeypatch):
     return tell
 
 
-def test_a_job_that_left_the_queue_is_noticed_without_accounting(squeue):
+def test_a_job_that_left_the_queue_is_detected_without_accounting(squeue):
     controller = Controller()
     squeue("7", "8")
     assert not controller.has_lost("7")
@@ -166,7 +166,7 @@ def test_a_job_that_left_the_queue_is_noticed_without_accounting(squeue):
 
 
 class Submissions:
-    """Stands in for submitit; refuses the submissions with these numbers."""
+    """A fake of submitit that refuses the submissions with these numbers."""
 
     def __init__(self, *refused):
         self.refused, self.count = refused, 0
@@ -183,7 +183,7 @@ def start(executor, folder):
     return executor.start(folder / "worker000.json", Slot("job 0"))
 
 
-def test_the_first_job_is_refused_for_good_and_later_ones_for_now(tmp_path, monkeypatch):
+def test_a_refused_first_job_is_an_error_and_a_later_one_is_retried(tmp_path, monkeypatch):
     submissions = Submissions(1, 3, 4)
     monkeypatch.setattr(SlurmExecutor, "_submit", lambda *arguments: submissions(*arguments))
     executor = SlurmExecutor(**OPTIONS)
@@ -194,7 +194,7 @@ def test_the_first_job_is_refused_for_good_and_later_ones_for_now(tmp_path, monk
     assert "Unable to contact" in (tmp_path / "worker000.log").read_text()
     assert worker.poll() is None
     assert submissions.count == 3
-    monkeypatch.setattr(slurm, "AGAIN", 0.0)
+    monkeypatch.setattr(slurm, "RETRY_INTERVAL", 0.0)
     assert worker.poll() is None
     assert worker.poll() is None
     assert submissions.count == 5

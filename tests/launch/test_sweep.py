@@ -16,8 +16,8 @@ from kdbench.config.compose import compose_config
 from kdbench.config.identity import resolve_config, run_key
 from kdbench.digest import state_digest
 from kdbench.errors import ConfigError
-from kdbench.launch.consent import count_points, read_limit, require_meant
 from kdbench.launch.group import DONE, HELD, RETURNED, Member, Tail, parse_outcome
+from kdbench.launch.limit import check_points, count_points, read_limit
 from kdbench.launch.worker import work
 from kdbench.records.lock import run_lock
 from kdbench.records.record import read_record
@@ -46,7 +46,7 @@ def kdbench(tmp_path):
 
 
 def results(cli):
-    """What must not depend on how a run was started: by run key."""
+    """Results that must not depend on how a run was started, by run key."""
     found = {}
     for path in cli.runs:
         record = asdict(read_record(path.parent))
@@ -63,7 +63,7 @@ def records(cli):
 
 
 def workers(cli):
-    """Processes that write into a log of a sweep."""
+    """Processes that write to a log of a sweep."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with suppress(OSError):
@@ -82,17 +82,17 @@ def test_five_methods_end_the_same_alone_and_as_a_cohort(kdbench, tmp_path_facto
     for temperature in TEMPERATURES.partition("=")[2].split(","):
         assert alone(f"temperature={temperature}")[0] == 0
     assert {record.cohort_size for record in records(alone)} == {1}
-    for record in records(kdbench):  # of its own command, not of the process that did several
+    for record in records(kdbench):  # its own command, not that of the process of the cohort
         assert record.command[0] == "kdbench-train"
         assert f"temperature={record.temperature}" in record.command
     assert results(alone) == results(kdbench)
     assert len(results(alone)) == 5
 
 
-def test_a_sweep_trains_what_is_missing_and_the_same_run_once(kdbench, tmp_path):
+def test_a_sweep_trains_only_missing_runs_and_each_once(kdbench, tmp_path):
     code, said = kdbench("-m", "method=scratch,kd", "temperature=constant,cosine", "seed=0")
     assert code == 0, said
-    assert "4 jobs: 1 asks for the same run as another one, 0 are done already, 3 are" in said
+    assert "4 jobs: 1 duplicate, 0 already done, 3 to train" in said
     written = {path: path.read_bytes() for path in kdbench.runs}
     assert len(written) == 3
     assert len(list((tmp_path / "out" / "teachers").rglob("record.json"))) == 1
@@ -104,16 +104,16 @@ def test_a_sweep_trains_what_is_missing_and_the_same_run_once(kdbench, tmp_path)
     }
     code, said = kdbench("-m", "method=scratch,kd", "temperature=constant,cosine", "seed=0,1")
     assert code == 0, said
-    assert "8 jobs: 2 ask for the same run as another one, 3 are done already, 3 are" in said
+    assert "8 jobs: 2 duplicates, 3 already done, 3 to train" in said
     assert len(kdbench.runs) == 6
     assert all(path.read_bytes() == content for path, content in written.items())
     code, said = kdbench("-m", "method=scratch", "seed=0,1")
     assert code == 0
-    assert "0 are to be trained" in said
+    assert "0 to train" in said
     assert len(list((tmp_path / "out" / "sweeps").iterdir())) == 2
 
 
-def test_each_log_has_its_own_lines_and_what_concerns_all(kdbench):
+def test_each_log_has_its_own_lines_and_those_of_all_runs(kdbench):
     assert kdbench("-m", "temperature=constant,cosine")[0] == 0
     for path in kdbench.runs:
         lines = (path.parent / "train.log").read_text()
@@ -135,13 +135,13 @@ def test_slots_see_one_gpu_each_and_work_side_by_side(kdbench):
     assert max(started) < said.index("top-1")  # both had begun before one had ended
 
 
-def test_whatever_fails_the_others_finish(kdbench, tmp_path):
+def test_a_failed_run_does_not_stop_the_others(kdbench, tmp_path):
     weights = f"teacher.weights=auto,{tmp_path}/no.pt"
     code, said = kdbench(
         "-m", "optim.lr=0.05,1e30", "temperature.tau=4,0", weights, "temperature=constant"
     )
     assert code == 9, said
-    table = said[said.index("not done: ") :].splitlines()[2:]
+    table = said[said.index("unfinished: ") :].splitlines()[2:]
     reasons = {}
     for line in table[2:]:
         if not re.search(r"\s{2,}\d\s{2,}", line):
@@ -159,7 +159,7 @@ def test_whatever_fails_the_others_finish(kdbench, tmp_path):
     assert sorted(statuses) == ["done", "failed", "failed", "failed"]  # no key, no record
 
 
-def test_a_killed_worker_goes_on_and_nothing_is_lost(kdbench, tmp_path_factory):
+def test_a_killed_worker_is_resumed_without_loss(kdbench, tmp_path_factory):
     # In each process; five steps are an epoch, and the first ones are the teacher's.
     killed = {"KDBENCH_KILL_AT": "step:7"}
     code, said = kdbench("-m", "temperature=constant,ctkd", environment=killed)
@@ -171,7 +171,7 @@ def test_a_killed_worker_goes_on_and_nothing_is_lost(kdbench, tmp_path_factory):
     assert results(quiet) == results(kdbench)
 
 
-def test_a_gpu_that_disappears_costs_nothing_but_time(kdbench):
+def test_a_lost_gpu_costs_nothing_but_time(kdbench):
     gpus = "hydra.launcher.executor.gpus=[0,1]"
     code, said = kdbench("-m", "seed=0,1,2", "method=scratch", gpus, dead_gpu="1")
     assert code == 0, said
@@ -182,7 +182,7 @@ def test_a_gpu_that_disappears_costs_nothing_but_time(kdbench):
 def test_a_group_is_as_large_as_memory_allows(kdbench):
     code, said = kdbench("-m", "seed=0", TEMPERATURES, memory=4_500_000)
     assert code == 0, said
-    assert "memory is enough for 2 of 5 runs at once" in said
+    assert "2 of 5 runs fit in memory at once" in said
     assert sorted(record.cohort_size for record in records(kdbench)) == [1, 2, 2, 2, 2]
 
 
@@ -193,11 +193,11 @@ def test_fail_fast_stops_early(kdbench):
     assert code == 9, said
     assert "stopping (fail_fast=2)" in said
     assert len(kdbench.runs) == 2
-    assert said.count("not begun, or stopped and saved") == 2
+    assert said.count("not started, or stopped and saved") == 2
 
 
 @pytest.mark.parametrize("how", ["interrupt", pytest.param("kill", marks=pytest.mark.slow)])
-def test_a_stopped_sweep_leaves_nothing_running_and_goes_on(kdbench, tmp_path_factory, how):
+def test_a_stopped_sweep_leaves_no_process_and_resumes(kdbench, tmp_path_factory, how):
     sweep = ("-m", "temperature=constant,ctkd", "run.epochs=6")
     process = kdbench.start(*sweep, environment={"HOLD_AT": "epoch 4/6"})
     wait_for(lambda: "epoch 2/6" in kdbench.said, process)
@@ -218,7 +218,7 @@ def test_a_stopped_sweep_leaves_nothing_running_and_goes_on(kdbench, tmp_path_fa
 
 
 def test_workers_are_ordinary_processes(tmp_path):
-    """Once without the shortcut of the other tests: the installed command and its own workers."""
+    """Without the shortcut of the other tests: the installed command and real workers."""
     arguments = [*TINY, "method=scratch", "seed=0", f"paths.outputs={tmp_path}/out"]
     command = [Path(sys.executable).parent / "kdbench-train", "-m", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -228,7 +228,7 @@ def test_workers_are_ordinary_processes(tmp_path):
     assert read_record(path.parent).status == "done"
 
 
-def test_a_run_that_somebody_else_trains_is_left_to_them(tmp_path):
+def test_a_run_locked_by_another_process_is_left_alone(tmp_path):
     first = resolve_config(compose_config([*TINY, "method=scratch", f"paths.outputs={tmp_path}"]))
     second = resolve_config(
         compose_config([*TINY, "method=scratch", "optim.lr=0.01", f"paths.outputs={tmp_path}"])
@@ -264,7 +264,7 @@ def train_in_worker(tmp_path, members):
     return [outcomes[member.key] for member in members]
 
 
-def test_what_does_not_fit_beside_the_others_is_handed_back(tmp_path, monkeypatch):
+def test_a_run_that_does_not_fit_with_the_others_is_returned(tmp_path, monkeypatch):
     import torch
 
     from kdbench.engine.learner import Learner
@@ -274,7 +274,7 @@ def test_what_does_not_fit_beside_the_others_is_handed_back(tmp_path, monkeypatc
 
     def step(self, batch, teacher, progress):
         if self.lr < 0.02 and progress.step == 7:
-            torch.empty(1 << 60, dtype=torch.uint8)  # what the allocator says, it says itself
+            torch.empty(1 << 60, dtype=torch.uint8)  # raises the allocator's own error
         train_step(self, batch, teacher, progress)
 
     monkeypatch.setattr(Learner, "train_step", step)
@@ -282,7 +282,7 @@ def test_what_does_not_fit_beside_the_others_is_handed_back(tmp_path, monkeypatc
     assert (first.status, second.status) == (DONE, RETURNED)
     assert not (tmp_path / "run1" / "record.json").exists()
     (tmp_path / "request.jsonl").unlink()
-    (alone,) = train_in_worker(tmp_path, members[1:])  # and if it is alone, it has failed
+    (alone,) = train_in_worker(tmp_path, members[1:])  # by itself it fails
     assert (alone.status, alone.exit_code) == ("failed", 6)
     assert "out of memory on cpu in step 7 with dataset.batch_size=8" in alone.reason
     assert "the student resnet8" in alone.reason
@@ -300,7 +300,7 @@ def test_a_log_ends_with_the_lines_of_its_own_run(tmp_path, caplog):
         assert f"top-1 {outcome.top1:.2f} %" in ends[0]
 
 
-def test_an_unusable_folder_costs_its_run_and_no_other(kdbench, tmp_path):
+def test_an_unusable_folder_fails_only_its_run(kdbench, tmp_path):
     seeds = range(4)
     folders = {}
     for seed in seeds:
@@ -316,7 +316,7 @@ def test_an_unusable_folder_costs_its_run_and_no_other(kdbench, tmp_path):
     code, said = kdbench("-m", "method=scratch", "seed=0,1,2,3")
     assert code == 9, said
     assert "Traceback" not in said
-    assert "not done: 3 of 4 runs" in said
+    assert "unfinished: 3 of 4 runs" in said
     assert f"{folders[0]} is a file" in said
     assert f"{folders[1]} is a link to {tmp_path}/nowhere" in said
     assert f"{folders[2]}/train.log is a folder, where kdbench writes a file" in said
@@ -324,13 +324,13 @@ def test_an_unusable_folder_costs_its_run_and_no_other(kdbench, tmp_path):
     assert folders[0].read_text() == "a file"
 
 
-def test_a_dry_run_says_what_is_to_do_and_trains_nothing(kdbench, tmp_path):
+def test_a_dry_run_lists_what_is_missing_and_trains_nothing(kdbench, tmp_path):
     assert kdbench("-m", "method=scratch", "seed=0,1")[0] == 0
     before = sorted(path for path in (tmp_path / "out" / "runs").rglob("*"))
     sweep = ("-m", "method=scratch,kd", "temperature.tau=2,3", "seed=1,2")
     code, said = kdbench(*sweep, "hydra.launcher.dry=true")
     assert code == 0, said
-    assert "8 jobs: 2 ask for the same run as another one, 1 is done already, 5 are" in said
+    assert "8 jobs: 2 duplicates, 1 already done, 5 to train" in said
     assert len(re.findall(r"kd-constant-seed\d-\w+: .*temperature.tau=[23]", said)) == 4
     assert re.search(r"kd +fake, resnet8_resnet8 +4 +4 missing", said), said
     assert re.search(r"scratch +fake, resnet8_resnet8 +4 +2 done, 2 missing", said)
@@ -351,21 +351,21 @@ def test_a_dry_run_says_what_is_to_do_and_trains_nothing(kdbench, tmp_path):
         (["temperature.tau=interval(1,8)"], 1),
     ],
 )
-def test_points_are_counted_without_making_them(overrides, points):
+def test_points_are_counted_without_listing_them(overrides, points):
     assert count_points(overrides) == points
 
 
-def test_many_points_need_a_word():
+def test_more_points_than_the_limit_are_refused():
     assert read_limit([]) == 5000
     assert read_limit(["hydra.launcher.max_points=7"]) == 7
     assert read_limit(["hydra.launcher.max_points=null"]) is None
-    require_meant(5000, 5000)
-    require_meant(10**6, None)
+    check_points(5000, 5000)
+    check_points(10**6, None)
     with pytest.raises(ConfigError, match=r"5,001 points.*max_points=5001"):
-        require_meant(5001, 5000)
+        check_points(5001, 5000)
 
 
-def test_a_sweep_waits_for_what_another_process_trains(kdbench, tmp_path):
+def test_a_sweep_waits_for_runs_of_other_processes(kdbench, tmp_path):
     outputs = f"paths.outputs={tmp_path}/out"
     cfg = compose_config([outputs, *TINY, "method=scratch", "seed=1"])
     folder = tmp_path / "out/runs/fake/resnet8_resnet8/scratch-none"
@@ -380,7 +380,7 @@ def test_a_sweep_waits_for_what_another_process_trains(kdbench, tmp_path):
 
 
 @pytest.mark.slow
-def test_threads_of_the_environment_count_alone_and_in_a_sweep(tmp_path):
+def test_thread_variables_apply_to_single_runs_and_sweeps(tmp_path):
     """OMP_NUM_THREADS=1 on more cores, and no run.threads: the same bits."""
     tiny = [override for override in TINY if not override.startswith("run.threads")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -16,8 +16,8 @@ def _die(*_):
     raise RuntimeError(DIED)
 
 
-def test_runs_whose_decoder_was_killed_are_left_for_another_attempt(tmp_path, monkeypatch):
-    """A process that ends without outcomes is tried again: see test_queue."""
+def test_runs_whose_data_loader_was_killed_are_left_for_a_retry(tmp_path, monkeypatch):
+    """A process that ends without outcomes is retried: see test_scheduler."""
     plain = resolve_config(compose_config([*TINY, "method=scratch", f"paths.outputs={tmp_path}"]))
     member = Member("run", run_key(plain), str(tmp_path / "run"), plain)
     write_request(tmp_path / "worker000.json", [member], 1.0)
@@ -28,10 +28,10 @@ def test_runs_whose_decoder_was_killed_are_left_for_another_attempt(tmp_path, mo
     assert not (tmp_path / "run" / "record.json").exists()
 
 
-def test_its_process_says_what_died_and_ends_with_6(tmp_path, monkeypatch, caplog):
+def test_a_killed_data_loader_is_reported_with_exit_code_6(tmp_path, monkeypatch, caplog):
     write_request(tmp_path / "worker000.json", [], 1.0)
     monkeypatch.setattr(sys, "argv", ["worker", str(tmp_path / "worker000.json")])
-    monkeypatch.setattr(worker, "_leave_with_parent", lambda: None)
+    monkeypatch.setattr(worker, "_exit_with_parent", lambda: None)
 
     def die(*_):
         raise LoaderError("pid 7 was killed")

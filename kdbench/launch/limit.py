@@ -1,4 +1,4 @@
-"""Whether a sweep of so many points is meant: a slip in a range is cheap to make."""
+"""The limit on the points of a sweep, a safeguard against a typo in a range."""
 
 import math
 from collections.abc import Sequence
@@ -14,37 +14,33 @@ from kdbench.errors import ConfigError
 KEY = "hydra.launcher.max_points"
 
 
-def require_meant(points: int, most: int | None) -> None:
-    """Refuses more points than ``most``.
-
-    Raises:
-        ConfigError: with the number, and the word that is needed.
-    """
-    if most is not None and points > most:
+def check_points(points: int, limit: int | None) -> None:
+    """Raises ConfigError for more points than ``limit``; None allows any number."""
+    if limit is not None and points > limit:
         raise ConfigError(
-            f"the sweep has {points:,} points, and {KEY}={most}. If they are meant, write "
-            f"{KEY}={points}, or null for any number"
+            f"the sweep has {points:,} points, more than {KEY}={limit}. If this is intended, set "
+            f"{KEY}={points}, or null for no limit"
         )
 
 
 def count_points(overrides: Sequence[str]) -> int:
-    """Points of a sweep as they stand on the command line; a table may multiply them.
+    """Number of points of a sweep on the command line; a table may multiply it.
 
-    Nothing is composed, and no list of the points is made.
+    The points are neither composed nor listed.
     """
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException:
-        return 1  # which is told where overrides are checked
+        return 1  # reported when the overrides are checked
     return math.prod(_count_values(override) for override in parsed)
 
 
 def read_limit(overrides: Sequence[str]) -> int | None:
-    """What the command line says of the limit, else the launcher's file."""
-    said = [o.partition("=")[2] for o in overrides if o.lstrip("+").startswith(f"{KEY}=")]
-    if not said:
+    """The limit from the command line, or else from the launcher's YAML file."""
+    values = [o.partition("=")[2] for o in overrides if o.lstrip("+").startswith(f"{KEY}=")]
+    if not values:
         return OmegaConf.load(CONF / "hydra" / "launcher" / "cohort.yaml").max_points
-    return int(said[-1]) if said[-1].isdecimal() else None
+    return int(values[-1]) if values[-1].isdecimal() else None
 
 
 def _count_values(override: Override) -> int:
@@ -56,4 +52,4 @@ def _count_values(override: Override) -> int:
         return max(0, math.ceil((stop - start) / step))
     if override.is_choice_sweep():
         return sum(1 for _ in override.sweep_iterator())
-    return 1  # an interval or a pattern: their number is not known here
+    return 1  # an interval or a glob: the number of its values is unknown here
