@@ -26,7 +26,7 @@ from kdbench.files import remove_leftovers, require_room, write_atomic
 from kdbench.model.checkpoint import save_weights
 from kdbench.records.differences import find_differences
 from kdbench.records.identity import RunIdentity
-from kdbench.records.log import of
+from kdbench.records.log import for_run
 from kdbench.records.record import METRICS, TIMINGS
 from kdbench.records.rows import write_metrics
 from kdbench.tracker.base import Tracker
@@ -115,13 +115,13 @@ class Journal:
 
     def say(self, text: str, *values: object) -> None:
         """A line in the log of this run, and of no other of its cohort."""
-        log.info(f"%s {text}", self.identity.label, *values, extra=of(self.identity.run_key))
+        log.info(f"%s {text}", self.identity.label, *values, extra=for_run(self.identity.run_key))
 
     def warn(self, text: str) -> None:
         """Tells people what was probably not meant: once, in the log and in the record."""
         if text not in self.warnings:
             self.warnings.append(text)
-            extra = of(self.identity.run_key)
+            extra = for_run(self.identity.run_key)
             log.warning("%s: warning: %s", self.identity.label, text, extra=extra)
 
     def commit(self, learner: Learner) -> None:

@@ -57,7 +57,7 @@ from kdbench.records.convergence import summarise_convergence
 from kdbench.records.environment import describe_environment, timestamp
 from kdbench.records.identity import TEACHER
 from kdbench.records.lock import run_lock
-from kdbench.records.log import log_failure, of, run_log
+from kdbench.records.log import for_run, log_failure, run_log
 from kdbench.records.record import METRICS, WEIGHTS, RunRecord, find_finished
 from kdbench.teacher.teacher import Teacher, require_accuracy
 from kdbench.tracker.display import Display
@@ -388,7 +388,7 @@ def _tell_setting(job: Job, run: Run) -> None:
         return
     setting = find_setting(job.cfg)
     level = logging.WARNING if setting.is_borrowed else logging.INFO
-    log.log(level, "%s", setting.describe(job.cfg), extra=of(run.key))
+    log.log(level, "%s", setting.describe(job.cfg), extra=for_run(run.key))
 
 
 def _command(job: Job) -> list[str]:

@@ -32,7 +32,7 @@ from kdbench.launch.group import (
     report,
 )
 from kdbench.records.lock import StaleLockError
-from kdbench.records.log import LOG, log_failure, of, run_log
+from kdbench.records.log import LOG, for_run, log_failure, run_log
 
 log = logging.getLogger("kdbench")
 
@@ -84,7 +84,7 @@ def work(request: Path, members: Sequence[Member], share: float) -> None:
             if outcome.error is not None:
                 _report_error(request, member, outcome.error, count)
             elif outcome.record is not None:
-                log.info("%s", outcome.record.summary(), extra=of(member.key))
+                log.info("%s", outcome.record.summary(), extra=for_run(member.key))
                 report(request, RunStatus(member.key, DONE, top1=outcome.record.top1_last))
 
 

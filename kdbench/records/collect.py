@@ -1,6 +1,6 @@
-"""Reads run folders: tables, figures and pages are made from these and from nothing else.
+"""Reads run folders, the only source of tables, figures and pages.
 
-What lies there may be somebody else's: odd records are left out with a word, and are never fatal.
+The folders may come from somebody else: an invalid record is reported and skipped, never fatal.
 """
 
 import json
@@ -26,23 +26,23 @@ from kdbench.records.record import (
 )
 from kdbench.records.rows import read_metrics
 
-_MAX_NAME = 250  # characters: a name longer than this is in no folder's name
+_MAX_NAME = 250  # characters: file systems allow no longer folder names
 _MAX_DEPTH = 60  # of a config
-_MAX_HEAD = 10**8  # bytes of the head of a safetensors file
-LOG, _MAX_TAIL = "train.log", 10**5  # bytes; a failure and its traceback end it
+_MAX_HEAD = 10**8  # bytes of the header of a safetensors file
+LOG, _MAX_TAIL = "train.log", 10**5  # bytes at its end: enough for an error and its traceback
 _LOGGED = re.compile(r"\[?\d{4}-\d\d-\d\d[ T]\d\d:\d\d")
 _FAILED = re.compile(r"[-\d]+ [:\d]+ failed: (.*)")
-_OWN_FOLDER = re.compile(r"seed\d+-([0-9a-f]{10})")  # hydra.run.dir, unless somebody changed it
+_OWN_FOLDER = re.compile(r"seed\d+-([0-9a-f]{10})")  # the default of hydra.run.dir
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run that has ended, well or not.
+    """A run that has ended, done or failed.
 
     Attributes:
-        folder: where it is.
-        record: what it says of itself.
-        damage: why its metrics.csv is not the one that it ended with; None where it is.
+        folder: of the run.
+        record: of the run.
+        damage: why its metrics.csv cannot be used; None if it is intact.
     """
 
     folder: Path
@@ -51,23 +51,23 @@ class RunFolder:
 
     @cached_property
     def metrics(self) -> list[dict[str, float]]:
-        """One row an epoch, names as in ``engine/metrics.py``; empty where none can be trusted."""
+        """One row per epoch, names as in ``engine/metrics.py``; empty if damaged."""
         return _read_rows(self.folder / METRICS) if self.damage is None else []
 
     @cached_property
     def timings(self) -> list[dict[str, float]]:
-        """One row an epoch: "perf/seconds" and what goes with it."""
+        """One row per epoch: "perf/seconds" and its parts."""
         return _read_rows(self.folder / TIMINGS)
 
 
 @dataclass(frozen=True)
 class Collection:
-    """All that was found below a folder.
+    """The runs below a folder.
 
     Attributes:
-        runs: that have ended, in the order of their folders.
-        unfinished: folders of runs that have begun and have no record.
-        problems: one sentence for each record that cannot be used.
+        runs: those that have ended, in the order of their folders.
+        unfinished: folders of started runs without a record.
+        problems: one sentence per record that cannot be used.
     """
 
     runs: list[RunFolder]
@@ -76,7 +76,7 @@ class Collection:
 
     @property
     def distinct(self) -> list[RunFolder]:
-        """Every run once: a table has a student that learnt alone in several columns."""
+        """Every run once: a table shows a student without a teacher in several columns."""
         once: dict[Path, RunFolder] = {}
         for run in self.runs:
             once.setdefault(run.folder, run)
@@ -84,9 +84,9 @@ class Collection:
 
 
 def collect(outputs: Path) -> Collection:
-    """Reads every run below a folder. Nothing in there is fatal, and nothing is left out silently.
+    """Reads every run below a folder. No content is fatal, and nothing is skipped silently.
 
-    Repetitions are checks of runs, not runs of their own, and are passed over.
+    Repetitions check other runs and are ignored.
 
     Args:
         outputs: such as ``outputs``, ``outputs/runs`` or the folder of one run.
@@ -97,7 +97,7 @@ def collect(outputs: Path) -> Collection:
             found.unfinished.append(folder)
             continue
         try:
-            record = _read_sound(folder)
+            record = _read_valid(folder)
             damage = _find_damage(folder, record)
         except (CheckpointError, OSError) as error:
             found.problems.append(str(error))
@@ -107,7 +107,7 @@ def collect(outputs: Path) -> Collection:
 
 
 def find_failure(folder: Path) -> str | None:
-    """Why a run without a record failed, as its log ends; None where it may still go on."""
+    """Why a run without a record failed, from the end of its log; None if it may be running."""
     path = folder / LOG
     if not path.is_file():
         return None
@@ -120,41 +120,41 @@ def find_failure(folder: Path) -> str | None:
 
 
 def finished_at(record: RunRecord) -> datetime:
-    """When a run ended: comparable, whatever time zone its machine was in."""
+    """When a run ended, in UTC."""
     return parse_time(record.finished)
 
 
 def parse_time(text: str) -> datetime:
-    """A time of a record in UTC; one that names no zone is taken for UTC.
+    """A time of a record, in UTC; without a time zone it counts as UTC.
 
     Raises:
-        ValueError: it is none.
+        ValueError: not a time in ISO 8601.
     """
     found = datetime.fromisoformat(text)
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
 
 
-def _read_sound(folder: Path) -> RunRecord:
-    """The record of a run, if it can be one and is of this folder."""
+def _read_valid(folder: Path) -> RunRecord:
+    """The record of a run; CheckpointError if it is invalid or belongs to another folder."""
     record = read_record(folder)
-    odd = next(_oddities(record), None) or _find_stranger(folder, record)
-    if odd is not None:
-        raise CheckpointError(f"{folder / FILE} is left out: {odd}")
+    problem = next(_invalid_values(record), None) or _find_mismatch(folder, record)
+    if problem is not None:
+        raise CheckpointError(f"{folder / FILE} is skipped: {problem}")
     return record
 
 
-def _oddities(record: RunRecord) -> Iterator[str]:
-    """What no run of kdbench says of itself, although every field has its type."""
+def _invalid_values(record: RunRecord) -> Iterator[str]:
+    """Values that have the right type but that no run writes."""
     for name, value in vars(record).items():
         if isinstance(value, str) and name != "reason" and len(value) > _MAX_NAME:
-            yield f"its {name} has {len(value):,} characters, at most {_MAX_NAME} are possible"
+            yield f"its {name} has {len(value):,} characters, more than {_MAX_NAME}"
     if record.cohort_size < 1:
-        yield f"its cohort_size is {record.cohort_size}, and a run is one of at least one"
+        yield f"its cohort_size is {record.cohort_size}, which must be >= 1"
     for name in ("started", "finished"):
         try:
             parse_time(getattr(record, name))
         except (ValueError, OverflowError):
-            yield f"its {name} is {getattr(record, name)!r:.60}, which is no time"
+            yield f"its {name} is {getattr(record, name)!r:.60}, which is not a time"
     parts: list[Any] = [record.config, record.environment, record.test, record.convergence]
     for _ in range(_MAX_DEPTH):
         parts = [value for part in parts if isinstance(part, dict | list) for value in _in(part)]
@@ -166,21 +166,21 @@ def _in(part: dict[str, Any] | list[Any]) -> list[Any]:
     return list(part.values()) if isinstance(part, dict) else part
 
 
-def _find_stranger(folder: Path, record: RunRecord) -> str | None:
-    """Why a record is of another run than the folder that it lies in; None where it is not."""
+def _find_mismatch(folder: Path, record: RunRecord) -> str | None:
+    """Why a record belongs to another run than its folder or weights; None if it does not."""
     own = _OWN_FOLDER.fullmatch(folder.name)
     weights = _key_of_weights(folder / WEIGHTS)
     for key, what in ((own and own.group(1), "folder"), (weights, WEIGHTS)):
         if key and not record.run_key.startswith(key):
             return (
-                f"it is of the run {record.run_key[:10]:.10}, but the {what} it lies "
-                f"{'in' if what == 'folder' else 'beside'} is of {key[:10]}; put it where it was"
+                f"it belongs to the run {record.run_key[:10]:.10}, but the {what} to {key[:10]}; "
+                f"move it back to its folder"
             )
     return None
 
 
 def _key_of_weights(path: Path) -> str | None:
-    """The run that final weights say they are of; None where they say nothing."""
+    """The run key in the metadata of final weights; None if there is none."""
     if not path.is_file():
         return None
     try:
@@ -189,21 +189,21 @@ def _key_of_weights(path: Path) -> str | None:
             head = json.loads(file.read(size)) if size < _MAX_HEAD else {}
         key = head["__metadata__"]["run_key"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None  # whoever loads them says what is wrong with them
+        return None  # loading the weights reports the problem
     return key if isinstance(key, str) else None
 
 
 def _find_damage(folder: Path, record: RunRecord) -> str | None:
-    """What is wrong with the metrics.csv of a run; None where it is as the run left it."""
+    """What is wrong with the metrics.csv of a run; None if it is unchanged."""
     path = folder / METRICS
     if record.metrics_digest is None:
         return None
     if not path.is_file():
-        return f"{path} is missing; its run is in the table, and its curves are not drawn"
+        return f"{path} is missing; the run is in the table, but its curves are not drawn"
     if file_digest(path) != record.metrics_digest:
         return (
-            f"{path} was changed after the run ended: it does not have the digest of its record; "
-            f"its run is in the table, and its curves are not drawn"
+            f"{path} was changed after the run ended: its digest is not that in the record; the "
+            f"run is in the table, but its curves are not drawn"
         )
     return None
 
@@ -212,7 +212,7 @@ def _run_folders(outputs: Path) -> Iterator[tuple[Path, bool]]:
     for place, folders, files in os.walk(outputs):
         folders.sort()
         if FILE in files or ".hydra" in folders:
-            folders.clear()  # a run has no runs inside
+            folders.clear()  # a run contains no other runs
             if REPETITION not in files:
                 yield Path(place), FILE in files
 

@@ -1,4 +1,4 @@
-"""How fast a run got where it got: papers claim it, so it is measured."""
+"""Convergence speed of a run: papers claim it, so it is measured."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,12 +20,12 @@ def summarise_convergence(rows: Sequence[Mapping[str, float]], key: str) -> dict
     """Area under the learning curve and epochs to fixed levels.
 
     Args:
-        rows: one an epoch.
+        rows: one per epoch.
         key: accuracy in percent that the levels refer to, such as "test/top1".
 
     Returns:
         "aulc": mean accuracy over the epochs, percent; "epochs_to": level -> epochs, for the
-        levels that were reached.
+        levels reached.
     """
     accuracies = [row[key] for row in rows]
     if not accuracies:

@@ -1,16 +1,16 @@
-"""In what two nested dicts differ."""
+"""Differences between two nested dicts."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 
 class Difference(NamedTuple):
-    """One value that is not the same on both sides.
+    """One value that differs.
 
     Attributes:
         path: its keys, joined by dots.
-        old: None also where there is no such key.
-        new: the same.
+        old: None also if the key is missing.
+        new: None also if the key is missing.
     """
 
     path: str
@@ -19,7 +19,7 @@ class Difference(NamedTuple):
 
 
 def find_differences(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
-    """All values in which two nested dicts differ, in the order of their paths."""
+    """All values that differ between two nested dicts, in the order of their paths."""
     return list(_differences(old, new, ""))
 
 

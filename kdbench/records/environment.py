@@ -1,4 +1,4 @@
-"""What a run was made with: versions, revision, machine."""
+"""The environment of a run: versions, git revision, machine."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ PACKAGES = ("torch", "torchvision", "timm", "hydra-core", "omegaconf", "numpy", 
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions of what matters for the numbers, the git revision, and the machine."""
+    """Versions of the packages that affect the numbers, the git revision, and the machine."""
     return {
         "python": platform.python_version(),
         "versions": {"kdbench": __version__, **{name: _version(name) for name in PACKAGES}},
@@ -28,14 +28,14 @@ def describe_environment() -> dict[str, Any]:
 
 
 def timestamp() -> str:
-    """Now, in local time with its offset, to the second: ISO 8601, as in records."""
+    """The current local time with its UTC offset, to the second: ISO 8601, as in records."""
     return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def describe_revision(folder: Path) -> dict[str, Any]:
-    """Commit, whether the tree differs from it, and a digest of the difference.
+    """Commit, whether the working tree differs from it, and a digest of the difference.
 
-    All None where the package does not run from a git checkout.
+    All None if the package does not run from a git checkout.
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:

@@ -1,4 +1,4 @@
-"""What an evaluation found: numbers of a whole split, of each class, and what is taken for what."""
+"""Results of an evaluation: metrics of a whole split, accuracy per class, and confusions."""
 
 import csv
 import io
@@ -13,16 +13,16 @@ from kdbench.files import write_atomic
 from kdbench.records.metric import of_split
 
 FILE = "evaluation.json"
-CONFUSION = "confusion.csv"  # rows: the class that it is; columns: the class that was chosen
+CONFUSION = "confusion.csv"  # rows: true class; columns: predicted class
 
 
 class ClassResult(NamedTuple):
-    """How one class fares.
+    """Result on one class.
 
     Attributes:
         name: of the class.
-        samples: of it in the split.
-        top1: percent; None where there are no samples.
+        samples: its number in the split.
+        top1: percent; None if there are no samples.
     """
 
     name: str
@@ -31,13 +31,13 @@ class ClassResult(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """A mistake that is made.
+    """A pair of confused classes.
 
     Attributes:
-        true: name of the class.
-        chosen: name of the class that it was taken for.
-        times: how often.
-        share: percent of the samples of the class.
+        true: name of the true class.
+        chosen: name of the predicted class.
+        times: number of samples.
+        share: percent of the samples of the true class.
     """
 
     true: str
@@ -51,16 +51,16 @@ class Evaluation:
     """A network on a split of a dataset.
 
     Attributes:
-        network: "arch", "weights" (file), "weights_digest", and "run" where it is of one.
-        teacher: the same of the network that it was compared with, and its "top1", percent; None
-            where there was none.
-        teacher_missing: why there was none, although the network has a teacher.
-        dataset: "name", "digest", "split", "samples", and "trained_on": whether the network has
-            learnt from them, None where nobody knows.
+        network: "arch", "weights" (file), "weights_digest", and "run" if it belongs to one.
+        teacher: the same for the network that it was compared with, and its "top1", percent; None
+            without one.
+        teacher_missing: why it was not compared, although the network has a teacher.
+        dataset: "name", "digest", "split", "samples", and "trained_on": whether the network was
+            trained on them, None if unknown.
         metrics: names and units as in ``engine/metrics.py``.
-        recorded: what the record of the run says these metrics were; None where it says nothing.
+        recorded: these metrics in the record of the run; None if it has none.
         class_names: K names.
-        confusion: [K][K] samples of a class (row) that were taken for a class (column).
+        confusion: [K][K] number of samples by true class (row) and predicted class (column).
         circumstances: precision, device, threads, command, environment.
     """
 
@@ -75,14 +75,14 @@ class Evaluation:
     circumstances: Mapping[str, Any]
 
     def class_results(self) -> list[ClassResult]:
-        """One for each class, in label order."""
+        """One per class, in label order."""
         return [
             ClassResult(name, sum(row), 100 * row[label] / sum(row) if sum(row) else None)
             for label, (name, row) in enumerate(zip(self.class_names, self.confusion, strict=True))
         ]
 
     def frequent_confusions(self) -> list[Confusion]:
-        """All mistakes that were made, the most frequent first."""
+        """All confusions, the most frequent first."""
         names = self.class_names
         found = [
             Confusion(names[true], names[chosen], count, 100 * count / sum(row))
@@ -93,7 +93,7 @@ class Evaluation:
         return sorted(found, key=lambda confusion: -confusion.times)
 
     def deviations(self) -> dict[str, tuple[float, float]]:
-        """Metrics that are not what the record says: (recorded, found)."""
+        """Metrics that differ from the record: (recorded, found)."""
         return {
             name: (value, self.metrics[name])
             for name, value in (self.recorded or {}).items()
@@ -101,7 +101,7 @@ class Evaluation:
         }
 
     def describe_split(self) -> str:
-        """What was shown to the network, in words."""
+        """The split, in words."""
         words = f"{self.dataset['split']} split, {self.dataset['samples']:,} images"
         return f"{words} that it was trained on" if self.dataset["trained_on"] else words
 
@@ -121,7 +121,7 @@ class Evaluation:
         """For the terminal.
 
         Args:
-            count: of the worst classes and of the most frequent confusions.
+            count: number of worst classes and of most frequent confusions.
         """
         known = [result for result in self.class_results() if result.top1 is not None]
         worst = sorted(known, key=lambda result: result.top1 or 0.0)[:count]
@@ -134,7 +134,7 @@ class Evaluation:
             [
                 "\n".join(self._head()),
                 align_columns([("worst classes", "samples", "top-1"), *classes]),
-                align_columns([("most often taken", "for", "times", "of the class"), *confusions]),
+                align_columns([("most confused", "with", "samples", "of the class"), *confusions]),
             ]
         )
 
@@ -152,10 +152,10 @@ class Evaluation:
             lines.append(f"not compared with its teacher: {self.teacher_missing}")
         if self.recorded is not None:
             lines += [
-                f"the record says {name} {recorded!r}, found {found!r}: device, threads or "
+                f"{name} is {found!r}, but {recorded!r} in the record: device, threads or "
                 f"versions differ"
                 for name, (recorded, found) in self.deviations().items()
-            ] or ["the record says the same"]
+            ] or ["the metrics agree with the record"]
         return lines
 
     def _format(self, needs_teacher: bool) -> str:
@@ -164,5 +164,5 @@ class Evaluation:
 
 
 def _cell(name: str) -> str:
-    """A class name that no spreadsheet takes for a formula."""
+    """Escapes a class name that a spreadsheet would run as a formula."""
     return f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name

@@ -1,4 +1,4 @@
-"""A nested config as flat columns, which is what tables and filters of a tracker can use."""
+"""A nested config as flat columns, for the tables and filters of a tracker."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,10 +7,10 @@ Scalar = str | int | float | bool | None
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Scalar]:
-    """The leaves of a config by their path, with ``_`` between the parts.
+    """The leaves of a config by path, joined by ``_``.
 
-    Not with a dot: W&B takes ``a.b`` for the key b of a mapping a. A node that is built from a
-    class is there as the name of that class, a list as text.
+    Not by dots: W&B reads ``a.b`` as the key b of a mapping a. A node with a ``_target_`` becomes
+    the name of its class, a list becomes text.
 
     >>> flatten({"optim": {"lr": 0.1, "schedule": {"_target_": "pkg.Cosine", "floor": 0}}})
     {'optim_lr': 0.1, 'optim_schedule': 'Cosine', 'optim_schedule_floor': 0}

@@ -1,4 +1,4 @@
-"""Who a run is, and how names become safe: for folders, tables and dashboards alike."""
+"""Identity of a run, and safe names for folders, tables and dashboards."""
 
 import hashlib
 import re
@@ -14,14 +14,14 @@ TEACHER = "teacher"  # the role of a run that trains the teacher of another one
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """Who a run is: one learner, one folder, one curve.
+    """Identity of a run: one learner, one folder, one curve.
 
     Attributes:
         run_key: SHA-256 (64 hex digits) of everything that determines the result.
-        folder: existing folder of the run; a tracker writes below it and nowhere else.
+        folder: existing folder of the run; a tracker writes only below it.
         dataset, pair, method, temperature, objective: names as in ``conf/``.
         seed: seed of the student.
-        role: "student", or "teacher" of a run that trains the teacher of another one.
+        role: "student", or "teacher" if the run trains the teacher of another one.
         table: name in ``conf/table`` of the table that it was trained for; None without one.
         teacher_choices: what tells teachers of one network apart, such as "weights" and "seed";
             empty without a teacher.
@@ -41,7 +41,7 @@ class RunIdentity:
 
     @property
     def group(self) -> str:
-        """``<table or dataset>/<pair>/<method>``: inside it, strategies and seeds differ."""
+        """``<table or dataset>/<pair>/<method>``: its runs differ in strategy and seed."""
         first = self.table or self.dataset
         return "/".join(slug(part, 40) for part in (first, self.pair, self.method))
 
@@ -52,12 +52,12 @@ class RunIdentity:
 
     @property
     def label(self) -> str:
-        """The name with a piece of the key: names of two runs may agree."""
+        """The name and the start of the key, as two runs may have the same name."""
         return f"{self.name}-{self.run_key[:6]}"
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """Words that one filters by, each a slug of at most 64 characters."""
+        """Words to filter by, each a slug of at most 64 characters."""
         words = [self.dataset, self.pair, self.method, self.temperature]
         words += [self.table] if self.table else []
         return tuple(dict.fromkeys(slug(word) for word in words))
@@ -68,10 +68,10 @@ class RunIdentity:
         return TEACHER if self.role == TEACHER else "train"
 
     def labels(self, config: Mapping[str, Any]) -> dict[str, Scalar]:
-        """Flat columns by which runs are filtered, grouped and compared.
+        """Flat columns to filter, group and compare runs by.
 
-        Every choice of the config is there by its path, such as "temperature_tau" or "optim_lr",
-        and the names of the run; "strategy" is the temperature strategy with all its settings.
+        Every config value by its path, such as "temperature_tau" or "optim_lr", and the names of
+        the run; "strategy" is the temperature strategy with all its settings.
         """
         student = config["student"]["arch"]
         return {
@@ -79,7 +79,7 @@ class RunIdentity:
             "table": self.table or "none",
             "dataset": self.dataset,
             "pair": self.pair,
-            # A run is determined by its teacher's weights, so its config need not name the network.
+            # The teacher's weights determine a run, so its config need not name the network.
             "teacher": "none" if self.pair == student else self.pair.removesuffix(f"_{student}"),
             "student": student,
             "method": self.method,
@@ -100,8 +100,8 @@ class RunIdentity:
 def slug(text: str, limit: int = 64) -> str:
     """``text`` as 1 to ``limit`` characters that are safe in a path, a URL and a page.
 
-    Letters, digits, ``.``, ``_`` and ``-`` of ASCII stay, everything else becomes ``-``. A text
-    that is too long ends in a digest of the whole, so that two long texts stay different.
+    ASCII letters, digits, ``.``, ``_`` and ``-`` stay, everything else becomes ``-``. A text that
+    is too long ends in a digest of the whole, so that different texts stay different.
     """
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", text)
     safe = re.sub(r"\.{2,}", ".", safe).strip("-.") or "unnamed"
@@ -109,7 +109,7 @@ def slug(text: str, limit: int = 64) -> str:
 
 
 def shorten_unique(text: str, limit: int, whole: str | None = None) -> str:
-    """``text``, or as much of it as leaves room for a digest of ``whole`` (default: ``text``)."""
+    """``text``, truncated and with a digest of ``whole`` (default: ``text``) if it is too long."""
     if len(text) <= limit:
         return text
     source = text if whole is None else whole

@@ -1,10 +1,10 @@
 """One process per run folder.
 
-Two things say who works in a folder. ``run.lock`` is locked with flock, which the operating system
-undoes when the process dies, however it dies. ``run.owner.json`` names the process, and is touched
-every ``BEAT`` seconds. Where the file system knows flock, that decides; an owner that is alive
-counts too, because some file systems keep flock to the host that asks. Where it does not know
-flock, the owner file itself is the lock: it is created by one process and no other.
+Two files show who uses a folder. ``run.lock`` is locked with flock, which the operating system
+releases however the process dies. ``run.owner.json`` names the process and is touched every
+``BEAT`` seconds. If the file system supports flock, the lock decides; a live owner counts too,
+because on some file systems flock covers only one host. Without flock, the owner file is the lock:
+only one process can create it.
 """
 
 import errno
@@ -27,12 +27,12 @@ from kdbench.records.environment import timestamp
 from kdbench.words import clock
 
 LOCK, OWNER = "run.lock", "run.owner.json"
-BEAT = 30.0  # seconds between two signs of life
-STALE = 150.0  # seconds without one, after which a process on another host counts as gone
+BEAT = 30.0  # seconds between heartbeats
+STALE = 150.0  # seconds without a heartbeat after which a process on another host counts as dead
 GRACE = 1.0  # seconds
-LOOK = 0.2  # seconds between two tries of somebody who waits
+RETRY_INTERVAL = 0.2  # seconds between attempts while waiting
 
-_ENDED = {"Z", "X"}  # states of processes that nobody has waited for yet
+_ENDED = {"Z", "X"}  # states of dead processes that have not been reaped
 _BUSY = {errno.EAGAIN, errno.EACCES}
 _NO_FLOCK = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 
@@ -40,21 +40,21 @@ log = logging.getLogger(__name__)
 
 
 class StaleLockError(LockedError):
-    """Nobody can tell whether the owner of a folder still lives: a person has to look."""
+    """It is unknown whether the owner of a folder is alive: a person has to check."""
 
 
 class _DyingError(LockedError):
-    """The owner seems to be alive and has no flock."""
+    """The owner seems to be alive but does not hold the flock."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that works in a folder.
+    """The process that uses a folder.
 
     Attributes:
-        pid, host, since: who and when, for people too.
-        begun: when the process began, in ticks of its host; pids are used again.
-        token: of this very hold.
+        pid, host, since: the process and when it took the lock.
+        begun: start time of the process in ticks of its host, because pids are reused.
+        token: unique to this lock.
     """
 
     pid: int
@@ -74,24 +74,24 @@ class Owner:
 
     @property
     def is_dead(self) -> bool:
-        """Whether it is known to be gone; of other hosts nothing is known."""
-        return self.is_here and _begin_of(self.pid) != self.begun
+        """Whether it is known to be dead; always False for other hosts."""
+        return self.is_here and _start_time(self.pid) != self.begun
 
 
 @contextmanager
 def run_lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """Holds a run folder for this process; when the process dies, it is free.
+    """Locks a run folder for this process, until it releases it or dies.
 
     Args:
-        folder: of the run; made if it does not exist.
-        patience: seconds, >= 0, to wait for another holder; ``math.inf`` for as long as it lives.
+        folder: of the run; created if missing.
+        patience: seconds >= 0 to wait for another holder; ``math.inf`` to wait as long as it lives.
 
     Raises:
-        LockedError: after that time another process still holds the folder; its pid, host and start
-            are named.
-        StaleLockError: the holder has shown no sign of life for long, and the file system cannot
-            tell whether it is gone. Waiting would not help.
-        ResourceError: the folder cannot be made or written.
+        LockedError: another process still holds the folder after that time; the message has its
+            pid, host and start.
+        StaleLockError: the holder has had no heartbeat for long, and the file system cannot tell
+            whether it is dead. Waiting would not help.
+        ResourceError: the folder cannot be created or written.
     """
     make_folder(folder)
     refuse_links(folder)
@@ -100,49 +100,49 @@ def run_lock(folder: Path, patience: float = 0.0) -> Iterator[None]:
         try:
             yield
         finally:
-            if _read(folder / OWNER) == owner:  # not where a person has given the folder away
+            if _read(folder / OWNER) == owner:  # unless a person has removed our owner file
                 (folder / OWNER).unlink(missing_ok=True)
             if descriptor is not None:
                 _close(descriptor)
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process works on a run just now; asking gets in nobody's way."""
+    """Whether a process is using a run folder; does not disturb it."""
     path = folder / OWNER
     if not path.exists():
         return False
     owner, age = _read(path), _age(path)
     try:
         descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_NOFOLLOW)
-    except OSError:  # read-only, or no lock file: the owner alone can tell
+    except OSError:  # read-only, or no lock file: only the owner file can tell
         return _seems_alive(owner, age)
     try:
         locked = _flock(descriptor)
     finally:
-        os.close(descriptor)  # which gives back what it may have got
+        os.close(descriptor)  # also releases the lock, if acquired
     if locked is None:
         return _seems_alive(owner, age)
     return not locked or (owner is not None and _seems_alive(owner, age))
 
 
 def _wait_for(folder: Path, patience: float) -> tuple[int | None, Owner]:
-    """The locked descriptor, None where the owner file is the lock; and who this process is."""
+    """The locked descriptor (None if the owner file is the lock) and this process as the owner."""
     begin = time.monotonic()
-    end, told = begin + patience, False
+    end, logged = begin + patience, False
     while True:
         try:
             return _acquire(folder)
         except StaleLockError:
             raise
         except LockedError as error:
-            # A process that is being killed has lost its locks a moment before it is gone.
+            # A process that is being killed loses its locks a moment before it is gone.
             dying = time.monotonic() < begin + GRACE and isinstance(error, _DyingError)
             if time.monotonic() >= end and not dying:
                 raise
-            if not told and patience:
+            if not logged and patience:
                 log.info("waiting: %s", error)
-            told = True
-        time.sleep(LOOK)
+            logged = True
+        time.sleep(RETRY_INTERVAL)
 
 
 def _acquire(folder: Path) -> tuple[int | None, Owner]:
@@ -168,7 +168,7 @@ def _acquire(folder: Path) -> tuple[int | None, Owner]:
 
 
 def _flock(descriptor: int) -> bool | None:
-    """Whether this descriptor has the lock now; None where the file system knows no flock."""
+    """Tries to lock: whether this descriptor now has the lock; None without support for flock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -188,7 +188,7 @@ def _take(folder: Path, locked: bool) -> Owner:
     if owner is not None and _seems_alive(owner, age):
         raise _DyingError(str(_locked(folder, owner, age)))
     with naming(path):
-        path.unlink(missing_ok=True)  # of a process that was killed
+        path.unlink(missing_ok=True)  # left by a killed process
         return _create(path)
 
 
@@ -196,7 +196,7 @@ def _take_without_flock(folder: Path) -> Owner:
     path = folder / OWNER
     with naming(path), suppress(FileExistsError):
         created = _create(path)
-        log.info("%s: the file system has no flock; %s is the lock", folder, OWNER)
+        log.info("%s: the file system does not support flock; using %s", folder, OWNER)
         return created
     owner, age = _read(path), _age(path)
     if owner is not None and owner.is_dead:
@@ -207,15 +207,15 @@ def _take_without_flock(folder: Path) -> Owner:
 
 
 def _replace(path: Path, dead: Owner) -> Owner | None:
-    """Takes over from a dead process of this host, if no other process does so just now."""
+    """Takes over from a dead process of this host, unless another process is doing so."""
     with socket.socket(socket.AF_UNIX) as referee:
-        try:  # a name that one process of this host can have at a time, and none after its death
+        try:  # only one process of this host can bind the name, and its death frees it
             referee.bind(f"\0kdbench-{dead.token}")
         except OSError:
             return None
         if _read(path) != dead:
             return None
-        with naming(path), suppress(FileExistsError):  # somebody came while there was none
+        with naming(path), suppress(FileExistsError):  # another process was faster
             path.unlink()
             return _create(path)
     return None
@@ -224,7 +224,7 @@ def _replace(path: Path, dead: Owner) -> Owner | None:
 def _create(path: Path) -> Owner:
     now = timestamp()
     pid = os.getpid()
-    owner = Owner(pid, socket.gethostname(), now, _begin_of(pid), secrets.token_hex(8))
+    owner = Owner(pid, socket.gethostname(), now, _start_time(pid), secrets.token_hex(8))
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     try:
         os.write(descriptor, json.dumps(asdict(owner)).encode())
@@ -235,17 +235,16 @@ def _create(path: Path) -> Owner:
 
 def _locked(folder: Path, owner: Owner | None, age: float, by_file: bool = False) -> LockedError:
     who = owner.describe() if owner is not None else "another process"
-    sign = f"its last sign of life was {clock(age)} ago"
+    heartbeat = f"last heartbeat {clock(age)} ago"
     is_silent = age > STALE and (owner is None or not owner.is_here)
     if by_file and is_silent:
         return StaleLockError(
-            f"{folder} belongs to {who}; {sign}, and the file system cannot tell whether it still "
-            f"works there. If it is gone, remove {folder / OWNER} and start this command again"
+            f"{folder} is in use by {who} ({heartbeat}), and the file system cannot tell whether "
+            f"it is still alive. If it is not, remove {folder / OWNER} and repeat this command"
         )
-    elsewhere = f" ({sign})" if owner is not None and not owner.is_here else ""
+    elsewhere = f" ({heartbeat})" if owner is not None and not owner.is_here else ""
     return LockedError(
-        f"{folder} is being worked on by {who}{elsewhere}; wait for it, or stop it and start this "
-        f"command again"
+        f"{folder} is in use by {who}{elsewhere}; wait for it, or stop it and repeat this command"
     )
 
 
@@ -256,7 +255,7 @@ def _seems_alive(owner: Owner | None, age: float) -> bool:
 
 
 def _read(path: Path) -> Owner | None:
-    """None where there is none, or it is being written."""
+    """None if there is none or it is being written."""
     try:
         content = json.loads(path.read_text())
         return Owner(**{field.name: content[field.name] for field in fields(Owner)})
@@ -265,9 +264,9 @@ def _read(path: Path) -> Owner | None:
 
 
 def _age(path: Path) -> float:
-    """Seconds since the last sign of life, by the clock of the file system where that is possible.
+    """Seconds since the last heartbeat, by the clock of the file system if possible.
 
-    Hosts disagree about the time, and the lock file beside it can be touched.
+    Clocks of hosts differ, so the lock file is touched for the current time.
     """
     try:
         last = path.stat(follow_symlinks=False).st_mtime
@@ -280,8 +279,8 @@ def _age(path: Path) -> float:
         return time.time() - last
 
 
-def _begin_of(pid: int) -> int:
-    """When a process of this host began; 0 if there is none, 1 where only its existence shows."""
+def _start_time(pid: int) -> int:
+    """Start time of a process of this host; 0 if there is none, 1 if it exists but is unknown."""
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -301,7 +300,7 @@ def _begin_of(pid: int) -> int:
 
 @contextmanager
 def _beating(path: Path) -> Iterator[None]:
-    """Shows signs of life for as long as it is open."""
+    """Touches a file regularly while it is open."""
     stop = threading.Event()
 
     def beat() -> None:
@@ -318,7 +317,7 @@ def _beating(path: Path) -> Iterator[None]:
         thread.join()
 
 
-_open: set[int] = set()  # descriptors of locks
+_open: set[int] = set()  # descriptors of the locks that are held
 
 
 def _close(descriptor: int) -> None:
@@ -327,7 +326,7 @@ def _close(descriptor: int) -> None:
 
 
 def _close_in_child() -> None:
-    """A data loader that outlives its parent must not keep the parent's locks."""
+    """A data loader that outlives its parent must not hold the parent's locks."""
     while _open:
         os.close(_open.pop())
 

@@ -1,7 +1,7 @@
-"""``train.log`` of a run, for processes in which several runs are under way.
+"""``train.log`` of a run, also in processes that train several runs.
 
-A message that concerns one run carries ``extra=of(key)`` and goes to that run's log only; all
-others concern everybody. Hydra brings the log of a run that it starts itself.
+A message about one run has ``extra=for_run(key)`` and goes only to the log of that run; all others
+go to every log. For a run that Hydra starts, Hydra opens the log.
 """
 
 import logging
@@ -20,14 +20,14 @@ LOG = "train.log"
 log = logging.getLogger(__name__)
 
 
-def of(key: str) -> dict[str, str]:
-    """For ``extra``: the message concerns the run with this run key."""
+def for_run(key: str) -> dict[str, str]:
+    """``extra`` of a message about the run with this run key."""
     return {"run": key}
 
 
 @contextmanager
 def run_log(folder: Path, key: str) -> Iterator[None]:
-    """Writes the log of the run with this run key for as long as it is open."""
+    """Writes the log of the run with this run key while it is open."""
     make_folder(folder)
     with naming(folder / LOG):
         handler = LogFile(folder / LOG)
@@ -42,14 +42,14 @@ def run_log(folder: Path, key: str) -> Iterator[None]:
 
 
 def log_failure(folder: Path, error: BaseException) -> None:
-    """Puts why a run failed, and where that came from, into its log; each error once.
+    """Appends an error and its traceback to the log of a run, once per error.
 
-    People get the message elsewhere. A log that cannot be written is no reason to fail again.
+    The message is also shown elsewhere, so a log that cannot be written is only a warning.
     """
-    told: set[Path] = vars(error).setdefault("_in_logs_of", set())
-    if folder in told:
+    logged: set[Path] = vars(error).setdefault("_in_logs_of", set())
+    if folder in logged:
         return
-    told.add(folder)
+    logged.add(folder)
     now = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
     try:
         refuse_links(folder)
@@ -61,21 +61,20 @@ def log_failure(folder: Path, error: BaseException) -> None:
 
 
 class LogFile(logging.FileHandler):
-    """The log of a run; it opens nothing in a folder with links in it.
+    """The log of a run; refuses a folder with links in it.
 
-    Of all that Hydra writes into the folder of a run, it opens this first. A log that cannot be
-    written any more, as on a full disk, says so once and stays quiet: the handler of the library
-    would print a traceback for each line.
+    It is the first file that Hydra opens in a run folder. If it cannot be written any more, as on
+    a full disk, it says so once: the base class would print a traceback for each line.
     """
 
-    _told = False
+    _reported = False
 
     def __init__(self, filename: str | Path, mode: str = "a", encoding: str | None = None) -> None:
         refuse_links(Path(filename).parent)
         super().__init__(filename, mode, encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Called in an exception handler of the library."""
-        if not self._told:
-            self._told = True
+        """Called by the library while it handles an exception."""
+        if not self._reported:
+            self._reported = True
             print(f"{self.baseFilename} cannot be written: {sys.exc_info()[1]}", file=sys.stderr)

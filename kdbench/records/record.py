@@ -1,4 +1,4 @@
-"""What one run says about itself. Tables are built from these files and from nothing else."""
+"""The record of a run: tables are built from these files alone."""
 
 import hashlib
 import json
@@ -18,11 +18,11 @@ from kdbench.records.metric import choosable
 FILE = "record.json"
 # Beside the record:
 WEIGHTS = "student.safetensors"  # the final weights
-METRICS = "metrics.csv"  # one row an epoch
+METRICS = "metrics.csv"  # one row per epoch
 TIMINGS = "timings.csv"
-REPETITION = "repetition.json"  # only where the run repeats another one: which, and the verdict
+REPETITION = "repetition.json"  # only of a repetition: the original run and the verdict
 
-# What ``setting`` says of a run; the first two are published ones.
+# Values of ``setting``; the first two are published.
 PUBLISHED, PUBLISHED_DEFAULT = "published", "published_default"
 CHANGED, DEFAULT = "changed", "default"
 
@@ -30,14 +30,14 @@ log = logging.getLogger(__name__)
 
 
 class NewerRecordError(CheckpointError):
-    """A sound record that a newer kdbench wrote: nobody may train over it."""
+    """A valid record of a newer kdbench, which must not be overwritten."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """One run, written once at its end.
 
-    Attributes (those that explain themselves are left out):
+    Attributes (self-explanatory ones are omitted):
         run_key: SHA-256 of everything that determines the result.
         status: "done" or "failed".
         reason: of a failure, in one line.
@@ -47,42 +47,42 @@ class RunRecord:
         top1_best: best test accuracy of all epochs, picked on the test set; None under "strict".
         val_top1_last, val_top1_best: the same on the validation split; None under "paper".
         test: all test metrics of the last epoch, names as in ``engine/metrics.py``.
-        test_samples: images that these were measured on.
+        test_samples: images of the test split.
         convergence: "aulc", mean accuracy over the epochs in percent, and "epochs_to", accuracy in
-            percent -> epochs needed (None: not reached), on the split that is evaluated each epoch.
-        teacher_top1: measured here, percent; None if nothing was distilled.
+            percent -> epochs needed (None: not reached), on the split evaluated in each epoch.
+        teacher_top1: measured here, percent; None without a teacher.
         weights_digest: SHA-256 over the sorted final state dict of the student.
         metrics_digest: SHA-256 of metrics.csv.
         config: resolved, as it determined the run.
-        seconds: wall time of training and evaluation of the whole cohort, while this run was in
-            it, in all attempts up to their last checkpoint.
+        seconds: wall time of training and evaluation of the whole cohort while this run was in it,
+            over all attempts, each up to its last checkpoint.
         own_seconds: of these, the run's own steps, evaluation and checkpoints.
-        shared_seconds: reading batches and, where it has one, the teacher's answers: in full, as
-            the run would need them alone. Of this, ``data_seconds`` and ``teacher_seconds`` are
-            spent while training.
-        part_seconds: own and an equal part of the shared ones: those of a cohort add up to its
+        shared_seconds: data loading and the teacher's forward passes, counted in full, as for a
+            run by itself. Its parts during training are ``data_seconds`` and ``teacher_seconds``.
+        part_seconds: own seconds and an equal share of the shared ones: summed over a cohort, its
             wall time.
-        evaluation_seconds: own and shared, of evaluation.
-        images_per_s: training images of the last epoch over the seconds that they would take this
-            run alone.
-        peak_memory_mb: of the process, or its GPU: of the whole cohort.
-        teacher_memo: None where every answer of the teacher was computed for its batch; else
-            "mode", "asked" and "remembered" (answers of the last attempt, all runs of its cohort
-            together), "megabytes" (of the full memo). Remembered answers may differ from fresh
-            ones in the last bits.
+        evaluation_seconds: of evaluation, own and shared.
+        images_per_s: training images of the last epoch over the seconds that the run would take by
+            itself.
+        peak_memory_mb: of the process or its GPU, for the whole cohort.
+        teacher_memo: None if the teacher's logits were computed for every batch; else "mode",
+            "asked" and "remembered" (numbers of logits requested and found in the cache in the
+            last attempt, by all runs of the cohort), "megabytes" (of the full cache). Cached
+            logits may differ from fresh ones in the last bits.
         teacher_config: section ``teacher`` of the resolved config: where the weights came from and,
-            if they were trained here, how. None if nothing was distilled.
-        initial_digest: SHA-256 of the file of ``student.weights``; None where the student started
+            if they were trained here, how. None without a teacher.
+        initial_digest: SHA-256 of the file of ``student.weights``; None if the student started
             from its seed.
         best_digest: SHA-256 of ``checkpoint/best.safetensors``.
         setting: "published" (for this dataset, teacher, student and method), "published_default"
-            (somebody ran them with the method's default values), "changed" (some keys of a
-            published setting differ) or "default" (nobody published one; the method's default).
-            None of teachers, and where it is not known.
-        setting_differs: key -> [what the four choices alone compose to, the run's own value].
-        role: "student", or "teacher" of a run that trained the teacher of another one.
-        setting_source: who published the setting; None where nobody did.
-        warnings: what was allowed and is probably not meant, one sentence each, as in the log.
+            (published with the method's default values), "changed" (differs from a published
+            setting in some keys) or "default" (none is published; the method's default values).
+            None for teachers, or if unknown.
+        setting_differs: key -> [value of the published or default setting, value of the run].
+        role: "student", or "teacher" if the run trained the teacher of another one.
+        setting_source: source of the published setting; None without one.
+        warnings: valid but probably unintended settings and results, one sentence each, as in the
+            log.
         environment: versions, git commit and dirty flag, machine.
     """
 
@@ -114,14 +114,14 @@ class RunRecord:
     metrics_digest: str | None
     parameters: int
     config: dict[str, Any]
-    # From here on: circumstances. Two runs of one key may differ in them.
+    # From here on: circumstances, in which runs with the same key may differ.
     seconds: float
     images_per_s: float | None
     peak_memory_mb: float
     attempts: int
     cohort_size: int
     teacher_memo: dict[str, Any] | None
-    # None also in records of versions that did not keep them:
+    # None also in records of older versions:
     own_seconds: float | None = None
     shared_seconds: float | None = None
     part_seconds: float | None = None
@@ -151,7 +151,7 @@ class RunRecord:
 
     @property
     def alone_seconds(self) -> float | None:
-        """What the run would take by itself; None where it was not measured."""
+        """Seconds that the run would take by itself; None if not measured."""
         if self.own_seconds is None or self.shared_seconds is None:
             return self.seconds if self.cohort_size == 1 else None
         return self.own_seconds + self.shared_seconds
@@ -163,7 +163,7 @@ class RunRecord:
 
     @property
     def spent_seconds(self) -> float:
-        """Its part of the wall time of its cohort."""
+        """Its share of the wall time of its cohort."""
         return self.seconds / self.cohort_size if self.part_seconds is None else self.part_seconds
 
     def summary(self) -> str:
@@ -184,10 +184,10 @@ class RunRecord:
         return f" with its cohort, {self.alone_seconds:.0f} s alone"
 
     def numbers(self) -> dict[str, float]:
-        """What runs are compared by, flat: accuracies, test metrics, convergence, cost.
+        """Flat numbers to compare runs by: accuracies, test metrics, convergence, cost.
 
-        The metrics have their names of ``metrics.csv`` ("test/nll"); the number of epochs until
-        60 % is "convergence/epochs_to_60". What was not measured or reached is left out.
+        Metrics are named as in ``metrics.csv`` ("test/nll"); the number of epochs to 60 % is
+        "convergence/epochs_to_60". Numbers that were not measured or reached are omitted.
         """
         found = {name: getattr(self, name) for name in (*_FACTS, *choosable()) if "." not in name}
         found |= {f"test/{name}": value for name, value in self.test.items()}
@@ -211,9 +211,9 @@ def read_record(folder: Path) -> RunRecord:
 
     Raises:
         FileNotFoundError: there is none.
-        ResourceError: it may not be read.
-        NewerRecordError: it has fields that this version does not know.
-        CheckpointError: it is damaged, or of an older version.
+        ResourceError: it is not readable.
+        NewerRecordError: it has fields unknown to this version.
+        CheckpointError: it is damaged or from an older version.
     """
     path = folder / FILE
     try:
@@ -221,7 +221,7 @@ def read_record(folder: Path) -> RunRecord:
         digest = content.pop("digest")
     except RecursionError as error:
         raise CheckpointError(
-            f"{path} is damaged: brackets without end; remove it to repeat the run"
+            f"{path} is damaged: nested too deeply; remove it to repeat the run"
         ) from error
     except FileNotFoundError:
         raise
@@ -231,8 +231,7 @@ def read_record(folder: Path) -> RunRecord:
         raise CheckpointError(f"{path} is damaged: {error}; remove it to repeat the run") from error
     if digest != _digest(content):
         raise CheckpointError(
-            f"{path} is damaged: its content does not have the digest that it names; remove it to "
-            f"repeat the run"
+            f"{path} is damaged: its content does not match its digest; remove it to repeat the run"
         )
     unknown = sorted(set(content) - {each.name for each in fields(RunRecord)})
     if unknown:
@@ -243,7 +242,7 @@ def read_record(folder: Path) -> RunRecord:
     try:
         record = RunRecord(**content)
     except TypeError as error:
-        raise CheckpointError(f"{path} is of another version of kdbench: {error}") from error
+        raise CheckpointError(f"{path} is from another version of kdbench: {error}") from error
     problem = next(_wrong_types(record), None)
     if problem is not None:
         raise CheckpointError(f"{path} is damaged: {problem}; remove it to repeat the run")
@@ -251,7 +250,7 @@ def read_record(folder: Path) -> RunRecord:
 
 
 def _wrong_types(record: RunRecord) -> Iterator[str]:
-    """One sentence for each field that has not its type: other programs write records too."""
+    """One sentence per field with a wrong type, as other programs may write records too."""
     for name, (kinds, inner) in _TYPES.items():
         value = getattr(record, name)
         if not _is_of(value, kinds):
@@ -267,14 +266,14 @@ def _wrong_types(record: RunRecord) -> Iterator[str]:
 def _is_of(value: Any, kinds: tuple[type, ...]) -> bool:
     if isinstance(value, bool) and bool not in kinds:
         return False
-    # JSON knows NaN and whole numbers of any length; no field can have them.
+    # JSON allows NaN and integers of any size; no field has such a value.
     if isinstance(value, int | float) and not (abs(value) < 2**64):
         return False
     return isinstance(value, kinds)
 
 
 def _kinds(hint: Any) -> tuple[tuple[type, ...], tuple[type, ...] | None]:
-    """The classes of a field, and those of the values of ``dict[str, float] | None``."""
+    """The classes of a field, and for ``dict[str, float] | None`` those of its values."""
     parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     inner = [get_args(part)[1] for part in parts if get_origin(part) is dict]
     plain = tuple(get_origin(part) or part for part in parts)
@@ -288,10 +287,10 @@ _TYPES = {name: _kinds(hint) for name, hint in get_type_hints(RunRecord).items()
 
 
 def find_finished(folder: Path, key: str) -> RunRecord | None:
-    """The record of a run that is done; None where it has to be trained.
+    """The record of a finished run; None if it has to be trained.
 
-    Done means a sound record of this very run, with the final weights beside it: a folder that
-    exists says nothing.
+    Finished means a valid record with this run key and status "done", and its final weights: an
+    existing folder means nothing.
 
     Args:
         folder: of the run.
@@ -299,9 +298,9 @@ def find_finished(folder: Path, key: str) -> RunRecord | None:
 
     Raises:
         NewerRecordError: training would replace the record of a newer version.
-        CheckpointError: the weights are not those of the record; nobody may train over that
-            without being told to.
-        ResourceError: the record may not be read.
+        CheckpointError: the weights are not those of the record, and must not be overwritten
+            silently.
+        ResourceError: the record is not readable.
     """
     if not (folder / FILE).is_file():
         return None
@@ -319,7 +318,7 @@ def find_finished(folder: Path, key: str) -> RunRecord | None:
 
 
 def _has_weights(path: Path, digest: str | None) -> bool:
-    """Whether the final weights are there; reading them once is all that it costs."""
+    """Whether the final weights exist and are those of the record; reads them once."""
     remedy = "put the right file back, or remove it to train the run again"
     try:
         found = safetensors_digest(path)

@@ -1,4 +1,4 @@
-"""Whether a run that was repeated gave the same numbers, and what was different around it."""
+"""Comparison of a run with its repetition: the numbers, and the circumstances that changed."""
 
 import json
 import math
@@ -15,9 +15,9 @@ from kdbench.records.record import METRICS, REPETITION, RunRecord
 
 IDENTICAL, WITHIN, DIFFERENT = "bit-identical", "within tolerance", "different"
 
-# Sums in another order (threads, device, versions) move a training about as far as another seed
-# does, in the end. Two seeds of `make demo` differ by 3 % in the training loss of the last epoch,
-# and the same seed with one thread and with two by 2.5 %; another tau differs by much more.
+# In the end, another summation order (threads, device, versions) changes a training about as much
+# as another seed. The final training loss of two seeds of `make demo` differs by 3 %, that of one
+# seed with one and two threads by 2.5 %; another tau changes it by much more.
 LOSS_TOLERANCE = 0.05  # relative
 
 _LOSS = "train/loss"
@@ -29,12 +29,12 @@ class Repetition:
 
     Attributes:
         original: folder of the run.
-        verdict: IDENTICAL: weights and all metrics; WITHIN the tolerances; or DIFFERENT.
+        verdict: IDENTICAL (weights and all metrics), WITHIN (the tolerances) or DIFFERENT.
         top1: (original, repetition) test accuracy of the last epoch, percent.
-        tolerance: percentage points that these may differ by.
-        loss: (original, repetition) training loss of the last epoch; None where the metrics.csv of
-            the original is gone, or not the one of its record.
-        changes: circumstances that were not the same.
+        tolerance: allowed difference of these, percentage points.
+        loss: (original, repetition) training loss of the last epoch; None if the metrics.csv of
+            the original is missing or changed.
+        changes: circumstances that differ.
     """
 
     original: str
@@ -53,13 +53,13 @@ class Repetition:
             f"points, tolerance {self.tolerance:.2f}",
         ]
         if self.loss is None:
-            lines.append("  training loss not compared: metrics.csv of the run is gone or changed")
+            lines.append("  training loss not compared: metrics.csv of the run missing or changed")
         else:
             lines.append(
                 f"  training loss {self.loss[0]:.4g} and {self.loss[1]:.4g}: differ by "
                 f"{100 * _relative(*self.loss):.2g} %, tolerance {100 * LOSS_TOLERANCE:g} %"
             )
-        lines.append("what changed around it:" if self.changes else "nothing changed around it")
+        lines.append("changed circumstances:" if self.changes else "same circumstances")
         return "\n".join(lines + [f"  {path}: {old} -> {new}" for path, old, new in self.changes])
 
     def write(self, folder: Path) -> None:
@@ -68,7 +68,7 @@ class Repetition:
 
 
 def mark_repetition(folder: Path, original: Path) -> None:
-    """Says of a folder, before anything else is in it, that its run is only a repetition."""
+    """Marks a new folder as that of a repetition."""
     _write(folder, {"original": str(original), "verdict": None})
 
 
@@ -79,14 +79,14 @@ def _write(folder: Path, content: Mapping[str, Any]) -> None:
 def compare_runs(
     original: RunFolder, repetition: RunFolder, tolerance: float | None = None
 ) -> Repetition:
-    """Compares two runs that are done.
+    """Compares two finished runs.
 
     Args:
-        original: what was repeated.
-        repetition: what came out; its record has ``test_samples``.
-        tolerance: percentage points of top-1. None: the standard error of the difference of two
-            such accuracies, measured on as many images; 0.65 for 70 % of CIFAR-100's 10,000. Two
-            seeds differ by less, mostly.
+        original: the run.
+        repetition: its repetition, whose record has ``test_samples``.
+        tolerance: percentage points of top-1. None for the standard error of the difference of two
+            such accuracies on this number of images: 0.65 for 70 % of CIFAR-100's 10,000. Two
+            seeds usually differ by less.
     """
     old, new = original.record, repetition.record
     assert old.top1_last is not None
@@ -95,7 +95,7 @@ def compare_runs(
     if tolerance is None:
         assert new.test_samples is not None
         tolerance = _standard_error(*top1, new.test_samples)
-    rows = _sound_rows(original)
+    rows = _intact_rows(original)
     loss = (rows[-1][_LOSS], repetition.metrics[-1][_LOSS]) if rows else None
     same_rows = all(map(_agree, rows, repetition.metrics))
     if old.weights_digest == new.weights_digest and _agree(old.test, new.test) and same_rows:
@@ -108,14 +108,14 @@ def compare_runs(
     return Repetition(str(original.folder), verdict, top1, tolerance, loss, changes)
 
 
-def _sound_rows(run: RunFolder) -> list[dict[str, float]]:
+def _intact_rows(run: RunFolder) -> list[dict[str, float]]:
     path = run.folder / METRICS
-    is_sound = path.exists() and file_digest(path) == run.record.metrics_digest
-    return run.metrics if is_sound else []
+    is_intact = path.exists() and file_digest(path) == run.record.metrics_digest
+    return run.metrics if is_intact else []
 
 
 def _agree(old: Mapping[str, float], new: Mapping[str, float]) -> bool:
-    """Whether the metrics that both know are the same; later versions may know more."""
+    """Whether the common metrics are equal; a newer version may have more."""
     return all(old[name] == new[name] for name in old.keys() & new.keys())
 
 
@@ -129,7 +129,7 @@ def _standard_error(before: float, after: float, samples: int) -> float:
 
 
 def _circumstances(record: RunRecord) -> dict[str, Any]:
-    """What may move the last bits of a result, or more."""
+    """Circumstances that may change the last bits of a result, or more."""
     memo = record.teacher_memo
     return {
         "run_key": record.run_key,

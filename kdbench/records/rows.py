@@ -1,7 +1,7 @@
-"""``metrics.csv``: one row an epoch, always written, the file that reports are built from.
+"""``metrics.csv``: one row per epoch, always written, the source of reports.
 
-Its column "epoch" counts epochs that are finished: 1 to N, as the log, W&B and the page do. Files
-of earlier versions count from 0; they are read as if they counted from 1.
+Its column "epoch" counts finished epochs, 1 to N, like the log, W&B and the page. Files of earlier
+versions count from 0 and are converted on reading.
 """
 
 import csv
@@ -15,20 +15,19 @@ from kdbench.errors import ConfigError, DataError
 from kdbench.files import write_atomic
 from kdbench.words import list_some
 
-# A name that begins with = + - @ would be a formula in a spreadsheet.
+# A spreadsheet would run a name that begins with = + - @ as a formula.
 _COLUMN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
 
 
 def write_metrics(path: Path, rows: Sequence[Mapping[str, float | int]]) -> None:
-    """Replaces the file by ``rows``; who reads meanwhile sees the old file or the new one.
+    """Replaces the file by ``rows`` atomically.
 
-    The rows belong to the state of the run and are written as a whole each time, so a resumed run
-    has exactly the rows of an uninterrupted one. Columns come in the order of their first
-    appearance; a value that a row lacks is an empty cell. Floats are written so that reading gives
-    back the same bits.
+    The rows belong to the state of the run and are all written each time, so a resumed run has
+    exactly the rows of an uninterrupted one. Columns are in order of first appearance; a missing
+    value is an empty cell. Floats round-trip exactly.
 
     Raises:
-        ConfigError: a column that is not named like a metric.
+        ConfigError: a column has an invalid name.
         ResourceError: the file cannot be written.
     """
     columns = _columns(rows)
@@ -41,7 +40,7 @@ def write_metrics(path: Path, rows: Sequence[Mapping[str, float | int]]) -> None
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a ``metrics.csv``, each without the cells that are empty.
+    """The rows of a ``metrics.csv``, without empty cells.
 
     Raises:
         DataError: the file is missing, a cell is not a number, or epochs are missing.
@@ -56,8 +55,8 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
             )
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise DataError(
-            f"{path} cannot be read as a table of numbers: {error}; it is written again when "
-            f"its run is resumed"
+            f"{path} is not a table of numbers: {error}; it is written again when its run is "
+            f"resumed"
         ) from error
 
 
@@ -68,7 +67,7 @@ def _count_from_one(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     for first in (1, 0):
         if found == list(range(first, first + len(rows))):
             return [{**row, "epoch": float(done)} for done, row in enumerate(rows, 1)]
-    raise ValueError(f"its epochs are {list_some(found, 8)}, and should be 1, 2, 3, ...")
+    raise ValueError(f"its epochs are {list_some(found, 8)}, but should be 1, 2, 3, ...")
 
 
 def _columns(rows: Iterable[Mapping[str, float | int]]) -> list[str]:
@@ -76,7 +75,7 @@ def _columns(rows: Iterable[Mapping[str, float | int]]) -> list[str]:
     for name in columns:
         if not _COLUMN.fullmatch(name):
             raise ConfigError(
-                f"metrics.csv: column {name!r} must begin with a letter and hold only letters, "
+                f"metrics.csv: column {name!r} must begin with a letter and contain only letters, "
                 f"digits and _ . / -; rename the loss term or metric"
             )
     return columns

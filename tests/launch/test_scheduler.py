@@ -217,7 +217,7 @@ def test_the_queue_waits_for_runs_of_other_processes(tmp_path, monkeypatch):
 
     def script(request, members, slot, begun):
         if begun == 1:
-            tell(request, RunStatus(members[0].key, HELD, reason="worked on by process 7"))
+            tell(request, RunStatus(members[0].key, HELD, reason="in use by process 7"))
             tell(request, RunStatus(members[1].key, DONE))
             return 0
         return train(request, members, slot, begun)
@@ -226,7 +226,7 @@ def test_the_queue_waits_for_runs_of_other_processes(tmp_path, monkeypatch):
     outcomes, said = run(tmp_path, executor, [make_members(tmp_path, "theirs", "mine")])
     assert [names for _, names in executor.started] == [["theirs", "mine"], ["theirs"]]
     assert {outcome.status for outcome in outcomes.values()} == {DONE}
-    assert "waiting for theirs: worked on by process 7" in said
+    assert "waiting for theirs: in use by process 7" in said
     assert next(looks, "looked until it was free") == "looked until it was free"
 
 

@@ -242,7 +242,7 @@ def test_a_run_locked_by_another_process_is_left_alone(tmp_path):
     lines = Tail(tmp_path / "request.jsonl").lines()
     outcomes = {outcome.key: outcome for outcome in map(parse_outcome, lines)}
     assert outcomes[members[0].key].status == HELD
-    assert "is being worked on by process" in outcomes[members[0].key].reason
+    assert "is in use by process" in outcomes[members[0].key].reason
     assert outcomes[members[1].key].status == DONE
 
 
@@ -372,7 +372,7 @@ def test_a_sweep_waits_for_runs_of_other_processes(kdbench, tmp_path):
     with run_lock(folder / f"seed1-{run_key(cfg)[:10]}"):
         sweep = kdbench.start("-m", "method=scratch", "seed=0,1")
         wait_for(lambda: "waiting for scratch-none-seed1" in kdbench.said)
-        assert f"is being worked on by process {os.getpid()} on " in kdbench.said
+        assert f"is in use by process {os.getpid()} on " in kdbench.said
         wait_for(lambda: len(kdbench.runs) == 1)  # the other one does not wait
     sweep.join()
     assert sweep.exitcode == 0, kdbench.said

@@ -31,11 +31,11 @@ def test_runs_come_in_the_order_of_their_folders(outputs):
     assert (found.unfinished, found.problems) == ([], [])
 
 
-def test_one_run_is_a_folder_of_runs_too(outputs):
+def test_a_single_run_folder_can_be_collected(outputs):
     assert len(collect(outputs / "run1").runs) == 1
 
 
-def test_nothing_is_left_out_silently(outputs):
+def test_nothing_is_skipped_silently(outputs):
     (outputs / "run0" / "record.json").write_text("{")
     (outputs / "begun" / ".hydra").mkdir(parents=True)
     found = collect(outputs)
@@ -56,7 +56,7 @@ def test_no_damage_is_fatal(outputs, content):
     "change",
     [{"seed": "0"}, {"config": None}, {"top1_last": "high"}, {"command": "x"}, {"started": None}],
 )
-def test_fields_of_other_types(outputs, change):
+def test_fields_of_wrong_types_are_reported(outputs, change):
     sound(**change).write(outputs / "run0")
     (problem,) = collect(outputs).problems
     assert f"run0/record.json is damaged: {next(iter(change))} is" in problem
@@ -75,11 +75,11 @@ def nested(levels):
         ({"top1_last": math.nan}, "is damaged: top1_last is nan"),
         ({"seconds": math.inf}, "is damaged: seconds is inf"),
         ({"cohort_size": 0}, "cohort_size is 0"),
-        ({"finished": "yesterday"}, "finished is 'yesterday', which is no time"),
+        ({"finished": "yesterday"}, "finished is 'yesterday', which is not a time"),
         ({"config": nested(200)}, "nested more than 60 levels deep"),
     ],
 )
-def test_an_odd_record_is_left_out_and_named(outputs, change, reason):
+def test_an_invalid_record_is_skipped_and_reported(outputs, change, reason):
     sound(**change).write(outputs / "run0")
     found = collect(outputs)
     (problem,) = found.problems
@@ -89,7 +89,7 @@ def test_an_odd_record_is_left_out_and_named(outputs, change, reason):
     assert [run.record.seed for run in found.runs] == [1]
 
 
-def test_metrics_that_were_changed_after_the_end_are_noticed(outputs):
+def test_metrics_changed_after_the_run_are_detected(outputs):
     path = outputs / "run0" / "metrics.csv"
     write_metrics(path, [{"epoch": 1, "test/top1": 50.0}])
     sound(metrics_digest=file_digest(path)).write(path.parent)
@@ -103,22 +103,22 @@ def test_metrics_that_were_changed_after_the_end_are_noticed(outputs):
     assert "run0/metrics.csv is missing" in collect(outputs).runs[0].damage
 
 
-def test_a_record_of_another_run_is_noticed(tmp_path):
+def test_a_record_of_another_run_is_detected(tmp_path):
     own = tmp_path / "seed0-0123456789"
     own.mkdir()
     sound(run_key="0123456789" + "a" * 54).write(own)
     assert collect(tmp_path).problems == []
     sound(run_key="f" * 64).write(own)
     (problem,) = collect(tmp_path).problems
-    assert "it is of the run ffffffffff, but the folder it lies in is of 0123456789" in problem
+    assert "it belongs to the run ffffffffff, but the folder to 0123456789" in problem
 
 
-def test_weights_of_another_run_are_noticed(tmp_path):
+def test_weights_of_another_run_are_detected(tmp_path):
     sound(run_key="f" * 64).write(tmp_path)
     save_file({"w": np.zeros(1)}, tmp_path / "student.safetensors", {"run_key": "a" * 64})
     (problem,) = collect(tmp_path).problems
-    assert "but the student.safetensors it lies beside is of aaaaaaaaaa" in problem
-    (tmp_path / "student.safetensors").write_bytes(b"\xff" * 20)  # whoever loads it says so
+    assert "but the student.safetensors to aaaaaaaaaa" in problem
+    (tmp_path / "student.safetensors").write_bytes(b"\xff" * 20)  # reported when loaded
     assert collect(tmp_path).problems == []
 
 

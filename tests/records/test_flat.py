@@ -1,7 +1,7 @@
 from kdbench.records.flat import flatten
 
 
-def test_leaves_have_their_path_and_nodes_their_class():
+def test_leaves_are_named_by_path_and_nodes_by_class():
     config = {
         "optim": {
             "lr": 0.1,

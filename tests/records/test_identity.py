@@ -35,7 +35,7 @@ def test_slug_is_safe_everywhere(text):
     assert made[0] not in ".-"
 
 
-def test_slug_keeps_names_and_keeps_long_ones_apart():
+def test_slug_keeps_names_and_tells_long_ones_apart():
     assert slug("wrn_40_2-logit_std.1") == "wrn_40_2-logit_std.1"
     assert slug("x" * 300 + "a") != slug("x" * 300 + "b")
 
@@ -50,7 +50,7 @@ def test_names_of_a_run():
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_names_keep_three_levels_within_the_limits(text):
+def test_hostile_names_still_give_three_short_levels(text):
     run = identity(dataset=text, pair=text, method=text, temperature=text)
     assert run.group.count("/") == 2
     assert len(run.group) <= 128
@@ -74,7 +74,7 @@ def test_a_run_of_a_table_is_grouped_and_tagged_by_it():
     assert identity().labels(CONFIG)["table"] == "none"
 
 
-def test_every_choice_is_a_flat_label():
+def test_every_config_value_is_a_flat_label():
     settings = {"_target_": "a.Cosine", "start": 8.0, "end": 4.0}
     config = {**CONFIG, "temperature": settings, "plugin": {"_target_": "b.DOT", "delta": 0.1}}
     run = identity(temperature="cosine", teacher_choices={"weights": "auto", "seed": 3})
@@ -87,7 +87,7 @@ def test_every_choice_is_a_flat_label():
     assert all(isinstance(value, str | int | float | None) for value in labels.values())
 
 
-def test_long_settings_stay_apart():
+def test_long_settings_stay_different():
     def strategy(last):
         settings = {f"option_{k}": k for k in range(50)} | {"last": last}
         return identity(temperature="rlkd").labels({**CONFIG, "temperature": settings})["strategy"]
@@ -96,7 +96,7 @@ def test_long_settings_stay_apart():
     assert strategy(1) != strategy(2)
 
 
-def test_null_tracker_hands_on_the_state_it_was_given():
+def test_null_tracker_keeps_the_state_it_was_given():
     tracker = NullTracker()
     assert tracker.state_dict() == {}
     tracker.start(identity(), CONFIG, {"run_id": "abc", "epoch": 4})

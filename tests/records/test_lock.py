@@ -39,13 +39,13 @@ def holder(tmp_path):
     process.join()
 
 
-def test_the_second_names_the_first(tmp_path, holder):
+def test_the_error_names_the_holder(tmp_path, holder):
     expected = re.escape(f"process {holder.pid} on ")
     with pytest.raises(LockedError, match=rf"{expected}\S+ since 20"), run_lock(tmp_path):
         pass
 
 
-def test_a_dead_holder_holds_nothing(tmp_path, holder):
+def test_a_dead_holder_does_not_block(tmp_path, holder):
     holder.kill()
     holder.join()
     with run_lock(tmp_path):
@@ -101,7 +101,7 @@ def test_without_flock_there_is_still_one_holder(tmp_path, monkeypatch, number):
     assert not (tmp_path / OWNER).exists()
 
 
-def test_without_flock_a_dead_holder_of_this_host_holds_nothing(
+def test_without_flock_a_dead_holder_of_this_host_does_not_block(
     tmp_path, no_flock, holder_without_flock
 ):
     with pytest.raises(LockedError, match=f"process {holder_without_flock.pid} "):
@@ -114,33 +114,33 @@ def test_without_flock_a_dead_holder_of_this_host_holds_nothing(
         assert is_held(tmp_path)
 
 
-def test_who_has_flock_does_not_pass_by_who_has_none(tmp_path, holder_without_flock):
+def test_a_holder_with_flock_respects_one_without(tmp_path, holder_without_flock):
     with pytest.raises(LockedError, match=f"process {holder_without_flock.pid} "):
         run_lock(tmp_path).__enter__()
 
 
 def leave(folder, age, **changes):
-    """The owner file of a process on another host, whose last sign of life is that old."""
+    """The owner file of a process on another host, with a last heartbeat of that age."""
     owner = {"pid": 7, "host": "node9", "since": "2026-11-20T10:00:00+00:00", "begun": 5}
     (folder / OWNER).write_text(json.dumps({**owner, "token": "t", **changes}))
     last = (folder / OWNER).stat().st_mtime - age
     os.utime(folder / OWNER, (last, last))
 
 
-def test_a_stale_holder_elsewhere_is_told_with_its_age_and_the_remedy(tmp_path, no_flock):
+def test_a_stale_holder_on_another_host_is_reported_with_age_and_remedy(tmp_path, no_flock):
     leave(tmp_path, age=7200)
     said = r"process 7 on node9 since 2026-11-20.* 2:00:0\d ago.*remove \S+run\.owner\.json"
     with pytest.raises(StaleLockError, match=said):
-        run_lock(tmp_path, patience=float("inf")).__enter__()  # does not wait for ever
+        run_lock(tmp_path, patience=float("inf")).__enter__()  # does not wait forever
     assert not is_held(tmp_path)
     (tmp_path / OWNER).unlink()  # the remedy
     with run_lock(tmp_path):
         pass
 
 
-def test_a_living_holder_elsewhere_is_respected_with_and_without_flock(tmp_path, monkeypatch):
+def test_a_live_holder_on_another_host_is_respected_with_and_without_flock(tmp_path, monkeypatch):
     leave(tmp_path, age=5)
-    with pytest.raises(LockedError, match=r"7 on node9 .*last sign of life was 0:00:0\d ago"):
+    with pytest.raises(LockedError, match=r"7 on node9 .*last heartbeat 0:00:0\d ago"):
         run_lock(tmp_path).__enter__()
     assert is_held(tmp_path)
     monkeypatch.setattr(lock.fcntl, "flock", without_flock())
@@ -148,14 +148,14 @@ def test_a_living_holder_elsewhere_is_respected_with_and_without_flock(tmp_path,
         run_lock(tmp_path).__enter__()
 
 
-def test_with_flock_a_silent_holder_elsewhere_holds_nothing(tmp_path):
+def test_with_flock_a_silent_holder_on_another_host_does_not_block(tmp_path):
     leave(tmp_path, age=lock.STALE + 5)
     assert not is_held(tmp_path)
     with run_lock(tmp_path):
         pass
 
 
-def test_a_holder_shows_signs_of_life(tmp_path, monkeypatch):
+def test_a_holder_has_a_heartbeat(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 0.01)
     beats = threading.Event()
     monkeypatch.setattr(lock.os, "utime", lambda path, **options: beats.set())
@@ -164,8 +164,8 @@ def test_a_holder_shows_signs_of_life(tmp_path, monkeypatch):
         assert beats.wait()
 
 
-def test_one_of_many_takes_over_from_the_dead(tmp_path, no_flock):
-    """Threads stand for processes: to the referee they are as different."""
+def test_only_one_process_takes_over_from_a_dead_holder(tmp_path, no_flock):
+    """Threads instead of processes: the socket treats them alike."""
     leave(tmp_path, age=0, host=lock.socket.gethostname(), pid=2**22 + 1, begun=1)
     gate, taken = threading.Barrier(8), []
 
@@ -185,7 +185,7 @@ def test_one_of_many_takes_over_from_the_dead(tmp_path, no_flock):
     assert len(taken) == 1
 
 
-def test_what_stands_in_the_way_is_named(tmp_path):
+def test_an_obstacle_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -204,7 +204,7 @@ def test_what_stands_in_the_way_is_named(tmp_path):
     (tmp_path / "run" / "run.lock").unlink()
 
 
-def test_a_folder_that_was_given_away_is_left_to_its_new_owner(tmp_path, no_flock):
+def test_a_removed_owner_file_leaves_the_folder_to_its_new_owner(tmp_path, no_flock):
     with run_lock(tmp_path):
         leave(tmp_path, age=0)
     assert json.loads((tmp_path / OWNER).read_text())["host"] == "node9"

@@ -51,7 +51,7 @@ def make_record(**changes):
 
 
 def write_weights(folder, value=1.0):
-    """Final weights beside a record; returns their digest."""
+    """Writes final weights beside a record; returns their digest."""
     state = {"layer.weight": np.full((2, 3), value, dtype=np.float32), "n": np.array(3)}
     save_file(state, folder / WEIGHTS)
     return safetensors_digest(folder / WEIGHTS)
@@ -85,7 +85,7 @@ def test_numbers_are_flat_and_known():
         lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "digest"}),
     ],
 )
-def test_damage_is_noticed(record, tmp_path, change):
+def test_damage_is_detected(record, tmp_path, change):
     record.write(tmp_path)
     path = tmp_path / "record.json"
     path.write_text(change(path.read_text()))
@@ -94,10 +94,10 @@ def test_damage_is_noticed(record, tmp_path, change):
     assert find_finished(tmp_path, record.run_key) is None
 
 
-def test_finished_is_more_than_a_folder(record, tmp_path):
+def test_a_folder_does_not_make_a_run_finished(record, tmp_path):
     assert find_finished(tmp_path, record.run_key) is None
     record.write(tmp_path)
-    assert find_finished(tmp_path, record.run_key) is None  # the weights are not there
+    assert find_finished(tmp_path, record.run_key) is None  # no weights
     record = replace(record, weights_digest=write_weights(tmp_path))
     record.write(tmp_path)
     assert find_finished(tmp_path, record.run_key) == record
@@ -106,7 +106,7 @@ def test_finished_is_more_than_a_folder(record, tmp_path):
     assert find_finished(tmp_path, record.run_key) is None
 
 
-def test_weights_that_are_not_those_of_the_record_are_no_result(record, tmp_path):
+def test_weights_that_differ_from_the_record_are_refused(record, tmp_path):
     record = replace(record, weights_digest=write_weights(tmp_path))
     record.write(tmp_path)
     path = tmp_path / WEIGHTS
@@ -142,20 +142,20 @@ def test_weights_that_are_not_those_of_the_record_are_no_result(record, tmp_path
         {"seconds": None},
     ],
 )
-def test_a_record_whose_fields_have_other_types_is_refused(record, tmp_path, changes):
+def test_a_record_with_fields_of_wrong_types_is_refused(record, tmp_path, changes):
     replace(record, **changes).write(tmp_path)
     with pytest.raises(CheckpointError, match=f"is damaged: {next(iter(changes))}"):
         read_record(tmp_path)
     assert find_finished(tmp_path, record.run_key) is None
 
 
-def test_brackets_without_end(tmp_path):
+def test_a_record_nested_too_deeply_is_refused(tmp_path):
     (tmp_path / "record.json").write_text("[" * 100_000)
     with pytest.raises(CheckpointError, match="is damaged"):
         read_record(tmp_path)
 
 
-def test_a_record_of_a_newer_version_is_not_trained_over(record, tmp_path):
+def test_a_record_of_a_newer_version_is_not_overwritten(record, tmp_path):
     from kdbench.records.record import FILE, NewerRecordError, _digest
 
     content = {**asdict(record), "invented_later": 1}

@@ -14,15 +14,15 @@ def bits(value):
     return struct.pack("<d", value)
 
 
-@settings(deadline=None)  # the first file of a process takes its time
+@settings(deadline=None)  # the first file of a process is slow
 @given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=8))
-def test_every_float_comes_back_bit_for_bit(tmp_path_factory, values):
+def test_every_float_round_trips_exactly(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("csv") / "metrics.csv"
     write_metrics(path, [{"epoch": i, "x": value} for i, value in enumerate(values)])
     assert [bits(row["x"]) for row in read_metrics(path)] == [bits(value) for value in values]
 
 
-def test_columns_stand_in_order_of_first_appearance(tmp_path):
+def test_columns_are_in_order_of_first_appearance(tmp_path):
     path = tmp_path / "metrics.csv"
     rows = [{"epoch": 1, "train/loss": 0.1}, {"epoch": 2, "test/top1": 50.0, "train/loss": -2.5}]
     write_metrics(path, rows)
@@ -39,7 +39,7 @@ def test_nan_infinity_and_numpy_scalars(tmp_path):
     assert row["b"] == -math.inf
 
 
-def test_writing_again_replaces_everything_and_leaves_nothing_beside(tmp_path):
+def test_writing_again_replaces_the_file_and_leaves_no_other(tmp_path):
     path = tmp_path / "metrics.csv"
     write_metrics(path, [{"epoch": i} for i in range(5)])
     write_metrics(path, [{"epoch": 1, "x": 1.0}])
@@ -63,14 +63,14 @@ def test_no_rows_are_an_empty_table(tmp_path):
     assert read_metrics(tmp_path / "metrics.csv") == []
 
 
-def test_a_file_that_counts_epochs_from_zero_is_read_as_if_from_one(tmp_path):
+def test_a_file_that_counts_epochs_from_zero_is_converted(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text("epoch,step,x\n0,5,0.5\n1,10,0.25\n")
     assert [(row["epoch"], row["step"]) for row in read_metrics(path)] == [(1, 5), (2, 10)]
 
 
 @pytest.mark.parametrize("epochs", [(1, 3), (0, 2), (2, 3), (1, 1), (0, 0.5), (1, None)])
-def test_epochs_that_do_not_count_are_refused(tmp_path, epochs):
+def test_epochs_that_are_not_consecutive_are_refused(tmp_path, epochs):
     path = tmp_path / "metrics.csv"
     rows = [{"x": 1.0} | ({} if epoch is None else {"epoch": epoch}) for epoch in epochs]
     write_metrics(path, rows)
@@ -91,7 +91,7 @@ def test_a_missing_file_is_named(tmp_path):
         read_metrics(tmp_path / "metrics.csv")
 
 
-def test_a_folder_that_cannot_be_is_a_resource_error(tmp_path):
+def test_an_impossible_folder_is_a_resource_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ResourceError, match=r"metrics\.csv"):
         write_metrics(tmp_path / "file" / "metrics.csv", [{"epoch": 0}])
