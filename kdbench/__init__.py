@@ -1,7 +1,7 @@
 """kdbench: compare temperature strategies for knowledge distillation.
 
-The public names are imported on first use, so that ``import kdbench``, ``--help`` and shell
-completion stay fast (importing torch takes longer than composing a config).
+Public names are imported on first use, because importing torch would slow down ``import kdbench``,
+``--help`` and shell completion.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""What ``import kdbench`` gives: objectives for any training loop, and finished runs."""
+"""The public API: objectives for any training loop, and finished runs."""
 
 import shlex
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """What a run has left; curves and networks are read when they are asked for.
+    """A run that has ended; curves and network are read on first use.
 
     Attributes:
         folder: of the run.
@@ -33,44 +33,46 @@ class LoadedRun:
 
     @cached_property
     def curves(self) -> "pandas.DataFrame":
-        """metrics.csv, one row for each finished epoch, counted from 1."""
+        """metrics.csv: one row per finished epoch, counted from 1."""
         import pandas
 
         return pandas.DataFrame(RunFolder(self.folder, self.record).metrics)
 
     @cached_property
     def model(self) -> "nn.Module":
-        """The trained student in evaluation mode, on the CPU; its last weights.
+        """The trained student with its final weights, in evaluation mode, on the CPU.
 
         Raises:
-            CheckpointError: the run failed, or its weights are missing, damaged or other ones.
+            CheckpointError: the run failed, or its weights are missing, damaged or changed.
         """
         from kdbench.config.build import build
         from kdbench.digest import state_digest
         from kdbench.model.checkpoint import fit_weights, load_weights
 
         if self.record.status != "done":
-            raise CheckpointError(f"{self.folder} has no weights, it failed: {self.record.reason}")
+            raise CheckpointError(
+                f"{self.folder} has no weights, because the run failed: {self.record.reason}"
+            )
         file, node = self.folder / WEIGHTS, self.record.config["student"]
-        network = build({**node, "weights": None})  # its own are in the file
+        network = build({**node, "weights": None})  # the file has all weights
         fit_weights(network, load_weights(file, role="student"), file, node["arch"])
         digest = state_digest(network.state_dict())
         if digest != self.record.weights_digest:
             raise CheckpointError(
-                f"{file} holds other weights than its run had: they should have the digest "
-                f"{self.record.weights_digest}, found {digest}; put the right file back"
+                f"{file} does not have the weights of its run: their digest should be "
+                f"{self.record.weights_digest}, found {digest}; restore the file"
             )
         return network.eval()
 
 
 def load_run(folder: str | Path) -> LoadedRun:
-    """Opens the folder of a run that has ended; a folder that somebody sent runs nothing.
+    """Opens the folder of a run that has ended. Safe for untrusted folders: runs no code.
 
     Args:
         folder: such as ``outputs/runs/<dataset>/<pair>/<method>/seed0-...``.
 
     Raises:
-        CheckpointError: it has no record, or a damaged one.
+        CheckpointError: its record is missing or damaged.
     """
     run = open_run(Path(folder))
     return LoadedRun(run.folder, run.record)
@@ -81,8 +83,8 @@ def load_objective(method: str, overrides: Sequence[str] | str = ()) -> "Objecti
 
     Args:
         method: a name in ``conf/method``, such as "kd".
-        overrides: as on the command line: ["temperature.tau=2"], or "temperature.tau=2" with
-            spaces between several.
+        overrides: as on the command line: ["temperature.tau=2"], or a string with spaces between
+            several.
 
     Returns:
         Call it with ``Outputs`` and ``Progress``, or with logits: ``from_logits(teacher_logits,
@@ -91,7 +93,7 @@ def load_objective(method: str, overrides: Sequence[str] | str = ()) -> "Objecti
         ``distribute()``.
 
     Raises:
-        ConfigError: unknown method or key, or a value that is not allowed.
+        ConfigError: unknown method or key, or an invalid value.
     """
     from kdbench.config.build import build_objective
     from kdbench.config.overrides import compose_checked

@@ -1,6 +1,6 @@
-"""SHA-256 of files and of state dicts: what identifies a weight file, a dataset, a finished run.
+"""SHA-256 of files and state dicts, to identify weight files, datasets and finished runs.
 
-Importing this module needs no torch; ``state_digest`` loads it when a tensor is at hand anyway.
+Importing this module needs no torch; ``state_digest`` imports it.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file's bytes as 64 hex digits, read in pieces (any size)."""
+    """SHA-256 of a file as 64 hex digits, read in chunks (any size)."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -22,15 +22,15 @@ def file_digest(path: str | Path) -> str:
 def state_digest(state_dict: "Mapping[str, Tensor]") -> str:
     """SHA-256 of a state dict as 64 hex digits.
 
-    Covers, for each key in sorted order, the key, the dtype's name, the shape and the values as
-    little-endian bytes; the device, the memory format and the order of the keys do not count.
+    Covers, for each key in sorted order, the key, the name of the dtype, the shape and the values
+    as little-endian bytes; independent of device, memory format and order of the keys.
 
     Args:
         state_dict: tensors of any real dtype (bfloat16 too) and any shape.
     """
     import torch
 
-    # numpy has no bfloat16, but it can order the bytes of an integer of the same width
+    # numpy has no bfloat16, but can order the bytes of an integer of the same width
     integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     digest = hashlib.sha256()
     for key in sorted(state_dict):
@@ -53,7 +53,7 @@ def safetensors_digest(path: str | Path) -> str:
     """``state_digest`` of the tensors in a safetensors file, without torch and without a copy.
 
     Raises:
-        ValueError: not a sound safetensors file, or a dtype that no network has.
+        ValueError: not a valid safetensors file, or an unsupported dtype.
         OSError: it cannot be read.
     """
     payload = memoryview(Path(path).read_bytes())
@@ -66,10 +66,10 @@ def safetensors_digest(path: str | Path) -> str:
             entry = header[key]
             start, end = (8 + length + offset for offset in entry["data_offsets"])
             if not 0 <= start <= end <= len(payload):
-                raise ValueError("shorter than it says")
+                raise ValueError("shorter than its header says")
             shape, dtype = tuple(entry["shape"]), _DTYPES[entry["dtype"]]
             digest.update(f"{key}\0{dtype}\0{shape}\0".encode())
             digest.update(payload[start:end])  # little-endian, and in the order of the shape
     except (KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
-        raise ValueError(f"no sound safetensors file: {error}") from error
+        raise ValueError(f"not a valid safetensors file: {error}") from error
     return digest.hexdigest()

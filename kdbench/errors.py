@@ -1,4 +1,4 @@
-"""The errors that a user can meet, each with the exit code of the command that met it.
+"""The errors that a user can see, each with its exit code.
 
 Code raises these; only the outermost level (``kdbench.cli.command``) turns them into exit codes.
 Every message says what is wrong, where (config key or path), the value found, what is allowed,
@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from enum import IntEnum
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENOTDIR, errno.EIO}
-_VARIABLE = re.compile(r"[Ee]nvironment variable '([^']*)' not found")  # as OmegaConf says it
-_LOADER_DIED = "DataLoader worker (pid"  # torch has no type for it
+_VARIABLE = re.compile(r"[Ee]nvironment variable '([^']*)' not found")  # OmegaConf's message
+_LOADER_DIED = "DataLoader worker (pid"  # torch has no exception type for it
 _SHARED_MEMORY = "/dev/shm"
 
-# What torch raises as a plain RuntimeError: its CPU allocator has no type of its own, and cuDNN and
-# cuBLAS report by status.
+# Messages of plain RuntimeErrors of torch: its CPU allocator has no exception type, and cuDNN and
+# cuBLAS report a status.
 _NO_MEMORY = ("DefaultCPUAllocator: ", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED")
 _LIBRARY_FAILURES = ("cuDNN error: ", "CUDA error: ")
 _CUDA_NO_MEMORY = 2  # cudaErrorMemoryAllocation
@@ -58,13 +58,13 @@ class KdbenchError(Exception):
 
 
 class ConfigError(KdbenchError):
-    """The configuration cannot be run."""
+    """The config is invalid."""
 
     exit_code = ExitCode.CONFIG
 
 
 class DataError(KdbenchError):
-    """A dataset is missing, damaged or not what the configuration says."""
+    """A dataset is missing, damaged or does not match the config."""
 
     exit_code = ExitCode.DATA
 
@@ -82,55 +82,55 @@ class NumericalError(KdbenchError):
 
 
 class ResourceError(KdbenchError):
-    """Disk, memory or permissions are not sufficient."""
+    """Not enough disk space, memory or permissions."""
 
     exit_code = ExitCode.RESOURCE
 
 
 class TransientError(ResourceError):
-    """Nothing more can be done in this process; in another one it may succeed."""
+    """This process cannot continue, but a retry in another one may succeed."""
 
 
 class LoaderError(TransientError):
-    """A process that loads data died, or has no shared memory: another attempt may succeed."""
+    """A data-loading worker died or is out of shared memory."""
 
 
 class MemoryShortageError(ResourceError):
-    """A device has not the memory that a step needs."""
+    """A device is out of memory."""
 
 
 class DeviceError(TransientError):
-    """A device failed, and nothing can use it any more in this process."""
+    """A device failed and cannot be used any more in this process."""
 
 
 class LockedError(KdbenchError):
-    """Another process works on the same run."""
+    """Another process is using the same run folder."""
 
     exit_code = ExitCode.LOCKED
 
 
 class GaveUpError(KdbenchError):
-    """A run was started again and again and got nowhere."""
+    """A run was restarted several times without progress."""
 
     exit_code = ExitCode.GAVE_UP
 
 
 class SweepError(KdbenchError):
-    """Some jobs of a sweep failed; the others finished."""
+    """Some jobs of a sweep are unfinished; the others are done."""
 
     exit_code = ExitCode.SWEEP
 
 
 def describe_error(error: BaseException) -> str:
-    """What people are told of an error; of a bug they are told its type too."""
+    """The message of an error; for a bug, with its type."""
     known = known_error(error)
     return str(known) if known is not None else f"{type(error).__name__}: {error}"
 
 
 def known_error(error: BaseException | None) -> KdbenchError | None:
-    """The expected error behind an exception, or None: then it is a bug.
+    """The expected error behind an exception, or None for a bug.
 
-    Hydra and OmegaConf wrap what is raised in them; a full disk or memory has many types.
+    Hydra and OmegaConf wrap exceptions; a full disk or memory has many exception types.
     """
     from hydra.errors import ConfigCompositionException, HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -163,7 +163,7 @@ def known_error(error: BaseException | None) -> KdbenchError | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and what is behind it, outermost first."""
+    """An exception and its causes, outermost first."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
@@ -172,9 +172,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def describe_interpolation(error: BaseException) -> str:
-    """What a value that cannot be resolved lacks: the key, and the variable if it is one's name."""
+    """Message of a failed interpolation: its key, and the environment variable if that is unset."""
     for behind in _chain(error):
-        if isinstance(behind, KdbenchError):  # of one of our resolvers, which says it all
+        if isinstance(behind, KdbenchError):  # from one of our resolvers, with a full message
             return str(behind)
     key = getattr(error, "full_key", None)
     text = first_line(error)
@@ -191,10 +191,10 @@ def _describe_composition(error: BaseException, behind: BaseException | None) ->
 
 
 def _is_of_ours(error: BaseException | None) -> bool:
-    """Whether what is behind an error of Hydra's or OmegaConf's may be a mistake in the code.
+    """Whether the cause of an error of Hydra or OmegaConf may be a bug.
 
-    A resolver that fails inside these libraries (no such variable, no such key) was asked for
-    something impossible. One that fails in anybody else's code is broken, unless it says otherwise.
+    A resolver that fails inside these libraries (no such variable, no such key) got invalid input.
+    One that fails in other code has a bug, unless its exception type says otherwise.
     """
     if error is None:
         return False
@@ -206,18 +206,18 @@ def _is_of_ours(error: BaseException | None) -> bool:
 
 
 def explain_loader(problem: str) -> LoaderError:
-    """What kept a process that loads data from going on, the likely causes and the remedies."""
+    """A LoaderError with the problem, the likely causes and the remedies."""
     try:
         usage = shutil.disk_usage(_SHARED_MEMORY)
-        free = f"{usage.free / 2**20:.0f} of {usage.total / 2**20:.0f} MiB are free there"
+        free = f"{usage.free / 2**20:.0f} of {usage.total / 2**20:.0f} MiB free"
     except OSError:
-        free = "it is not there"
+        free = "does not exist"
     return LoaderError(
-        f"{problem}. Likely causes: the machine or container has no memory left and the system "
+        f"{problem}. Likely causes: the machine or container is out of memory and the system "
         f"killed it, or shared memory is too small ({_SHARED_MEMORY}: {free}). Choose fewer "
-        f"dataset.workers (0 loads in the process that trains), a smaller dataset.batch_size, or "
-        f"give more shared memory (docker run --shm-size=8g). The last checkpoint is kept: the "
-        f"same command continues"
+        f"dataset.workers (0 loads in the training process), a smaller dataset.batch_size, or "
+        f"more shared memory (docker run --shm-size=8g). The last checkpoint is kept: the same "
+        f"command continues"
     )
 
 
@@ -236,7 +236,7 @@ def _is_device_failure(error: BaseException) -> bool:
 
 
 def _is_of(error: BaseException, name: str) -> bool:
-    """Whether an error has a class of torch; importing torch to ask takes a second."""
+    """Whether an error has a class of torch, without the second that importing torch takes."""
     return any(
         kind.__name__ == name and kind.__module__.startswith("torch")
         for kind in type(error).__mro__
@@ -244,14 +244,14 @@ def _is_of(error: BaseException, name: str) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says; its type where it says nothing."""
+    """The first line of an error message; the type of an error without one."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 class Preempted(BaseException):
-    """The run was asked to stop, has saved its state, and wants to be started again.
+    """The run was stopped by a signal and has saved its state; the same command continues it.
 
-    Derives from BaseException so that a sweep stops instead of going on with its next job.
+    Derives from BaseException so that a sweep stops instead of starting its next job.
     """
 
     exit_code = ExitCode.PREEMPTED

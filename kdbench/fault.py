@@ -1,7 +1,7 @@
-"""Named points at which a test can kill the process. Off unless the environment asks for one.
+"""Named points at which a test can kill the process, to test recovery from a crash there.
 
-``KDBENCH_KILL_AT=<point>:<n>`` sends SIGKILL to the own process when the point is passed for the
-n-th time. What a crash at that point leaves behind is then what the next start must cope with.
+Off by default. ``KDBENCH_KILL_AT=<point>:<n>`` makes the process send itself SIGKILL when it passes
+the point for the n-th time.
 """
 
 import os
@@ -13,7 +13,7 @@ _passed: Counter[str] = Counter()
 
 
 def point(name: str) -> None:
-    """Dies here if the environment names this point and occurrence."""
+    """Kills the process here if the environment names this point and occurrence."""
     wanted = os.environ.get(VARIABLE)
     if wanted is None:
         return

@@ -1,4 +1,4 @@
-"""What this machine has to offer: CPU threads, GPUs, fast precisions. Found without torch."""
+"""CPU threads, GPUs and fast precisions of this machine, found without torch."""
 
 import os
 import re
@@ -8,14 +8,14 @@ from functools import lru_cache
 from pathlib import Path
 
 THREADS = "OMP_NUM_THREADS"
-_NO_GPU = ("", "-1", "none", "void", "NoDevFiles")  # what hides every GPU from a process
+_NO_GPU = ("", "-1", "none", "void", "NoDevFiles")  # values that hide every GPU
 
 
 def wanted_threads(threads: int | None) -> int | None:
-    """``run.threads``, else what OMP_NUM_THREADS says; None where nobody has said anything.
+    """``run.threads``, or else OMP_NUM_THREADS; None if neither is set.
 
     Slurm and containers set the variable. Of a list for nested levels, such as "4,1", the first
-    number counts.
+    number is used.
     """
     if threads is not None:
         return threads
@@ -23,13 +23,13 @@ def wanted_threads(threads: int | None) -> int | None:
     return int(first) if first.isdecimal() and int(first) else None
 
 
-def thread_variables(otherwise: int) -> dict[str, str]:
-    """The environment of a process of a sweep: what was said for this one, else its cores."""
-    return {THREADS: str(wanted_threads(None) or otherwise)}
+def thread_variables(default: int) -> dict[str, str]:
+    """Thread variables for a process of a sweep: as set for this process, or else ``default``."""
+    return {THREADS: str(wanted_threads(None) or default)}
 
 
 def resolve_precision(precision: str, device: str) -> str:
-    """What ``run.precision=auto`` means on this machine; "auto" where only torch can tell.
+    """Resolves ``run.precision=auto`` for this machine; "auto" if only torch can tell.
 
     Args:
         precision: as in the config.
@@ -43,9 +43,9 @@ def resolve_precision(precision: str, device: str) -> str:
 
 @lru_cache
 def has_fast_bf16(device: str) -> bool | None:
-    """Whether a device computes in bfloat16 at least as fast as in float32; None: unknown.
+    """Whether a device is at least as fast in bfloat16 as in float32; None if unknown.
 
-    Found without torch, in milliseconds, and once per process.
+    Takes milliseconds, once per process.
 
     Args:
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -66,20 +66,20 @@ def visible_gpus() -> list[str]:
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [gpu.strip() for gpu in chosen.split(",") if gpu.strip() not in _NO_GPU]
-    return _ask_nvidia("index")
+    return _query_nvidia("index")
 
 
 def _compute_capabilities() -> list[float]:
-    """Of the GPUs that this process may use, in its order."""
+    """Of the GPUs that this process may use, in order."""
     gpus = visible_gpus()
     if not gpus:
         return []
-    rows = [row.split(", ") for row in _ask_nvidia("index,uuid,compute_cap")]
+    rows = [row.split(", ") for row in _query_nvidia("index,uuid,compute_cap")]
     known = {name: float(cap) for index, uuid, cap in rows for name in (index, uuid)}
     return [known[gpu] for gpu in gpus if gpu in known]
 
 
-def _ask_nvidia(fields: str) -> list[str]:
+def _query_nvidia(fields: str) -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]

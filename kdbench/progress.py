@@ -1,4 +1,4 @@
-"""Where a run stands: the only notion of time that strategies, ramps and schedules see."""
+"""Training progress: the only notion of time that strategies, ramps and schedules see."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class Progress:
         for name, total in (("step", "total_steps"), ("epoch", "total_epochs")):
             value, whole = getattr(self, name), getattr(self, total)
             if not isinstance(value, int) or not isinstance(whole, int):
-                continue  # tensors of a step that is replayed: looking at them would wait for them
+                continue  # tensors of a captured step: reading them would synchronize
             if whole < 1 or not 0 <= value <= whole:
                 raise ValueError(
                     f"0 <= {name} <= {total} and {total} >= 1 must hold, found {name}={value} and "
@@ -32,9 +32,9 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """Part of the run that is done: 0.0 at the first step, 1.0 after the last."""
+        """Finished fraction of the run: 0.0 at the first step, 1.0 after the last."""
         return self.step / self.total_steps
 
 
-# For callers without a notion of time: right wherever nothing is scheduled or ramped.
+# For callers without a training loop: correct if nothing is scheduled or ramped.
 START = Progress(step=0, total_steps=1, epoch=0, total_epochs=1)

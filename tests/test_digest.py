@@ -14,14 +14,14 @@ def test_file_digest_is_sha256_of_the_bytes(tmp_path):
     assert file_digest(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
-def test_state_digest_is_the_documented_one():
+def test_state_digest_is_as_documented():
     state = {"b": torch.tensor([[1.0, -2.0]]), "a": torch.tensor(3)}
     values = b"\x00\x00\x80\x3f\x00\x00\x00\xc0"
     expected = b"a\0int64\0()\0" + b"\x03" + b"\0" * 7 + b"b\0float32\0(1, 2)\0" + values
     assert state_digest(state) == hashlib.sha256(expected).hexdigest()
 
 
-def test_order_and_memory_format_do_not_count():
+def test_the_digest_ignores_order_and_memory_format():
     x = torch.randn(2, 3, 4, 4)
     expected = state_digest({"x": x, "y": x[0]})
     turned = x.to(memory_format=torch.channels_last).requires_grad_()
@@ -38,7 +38,7 @@ def test_order_and_memory_format_do_not_count():
         {"x": torch.ones(4), "y": torch.ones(0)},
     ],
 )
-def test_key_shape_dtype_and_bits_count(other):
+def test_the_digest_covers_key_shape_dtype_and_bits(other):
     assert state_digest(other) != state_digest({"x": torch.ones(4)})
 
 
@@ -71,7 +71,7 @@ def test_a_file_has_the_digest_of_its_tensors(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"1234567", b"\xff" * 64, b"\2" + b"\0" * 7 + b"[]"])
-def test_what_is_no_safetensors_file_has_none(tmp_path, content):
+def test_other_files_have_no_such_digest(tmp_path, content):
     (tmp_path / "file").write_bytes(content)
-    with pytest.raises(ValueError, match="no sound safetensors file"):
+    with pytest.raises(ValueError, match="not a valid safetensors file"):
         safetensors_digest(tmp_path / "file")

@@ -1,4 +1,4 @@
-"""What an exception of somebody else's code means."""
+"""Exceptions of other libraries."""
 
 import errno
 import json
@@ -18,7 +18,7 @@ from kdbench.errors import (
 )
 
 
-def test_the_allocator_of_the_cpu_is_understood():
+def test_an_error_of_the_cpu_allocator_is_recognized():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)
     known = known_error(caught.value)
@@ -47,7 +47,7 @@ def accelerator_error(code):
     return error
 
 
-def test_failures_of_devices_are_told_by_type():
+def test_device_failures_are_recognized_by_type():
     assert isinstance(known_error(accelerator_error(2)), MemoryShortageError)
     assert isinstance(known_error(accelerator_error(700)), DeviceError)
     assert isinstance(known_error(RuntimeError("cuDNN error: CUDNN_STATUS_BAD")), DeviceError)

@@ -79,7 +79,7 @@ def test_a_planted_link_is_replaced_not_followed(tmp_path):
     assert not (tmp_path / "file").is_symlink()
 
 
-def test_room_is_asked_for_before_anything_is_written(tmp_path):
+def test_disk_space_is_checked_before_writing(tmp_path):
     require_room(tmp_path / "not" / "there", 1000, "the checkpoints")
     with pytest.raises(ResourceError, match=r"free, and the checkpoints need 1,0+"):
         require_room(tmp_path, 10**18, "the checkpoints")
@@ -125,19 +125,19 @@ def test_links_in_a_run_folder_are_not_followed(tmp_path, name, dangling):
 
 
 @pytest.mark.parametrize("name", ["run.lock", ".hydra/config.yaml", "train.log"])
-def test_a_folder_in_place_of_a_file_is_said(tmp_path, name):
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path, name):
     (tmp_path / name).mkdir(parents=True)
     with pytest.raises(ResourceError, match="is a folder, where kdbench writes a file"):
         refuse_links(tmp_path)
 
 
-def test_a_file_in_place_of_a_folder_is_said(tmp_path):
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
     (tmp_path / ".hydra").touch()
     with pytest.raises(ResourceError, match="is a file, where kdbench writes a folder"):
         refuse_links(tmp_path)
 
 
-def test_a_run_folder_behind_a_link_is_the_users_own_arrangement(tmp_path):
+def test_a_run_folder_may_be_behind_a_link(tmp_path):
     (tmp_path / "scratch").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "scratch")
     refuse_links(tmp_path / "run")
@@ -145,13 +145,13 @@ def test_a_run_folder_behind_a_link_is_the_users_own_arrangement(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
-def test_a_cache_that_may_not_be_written_is_no_error(tmp_path, monkeypatch, caplog, number):
+def test_a_read_only_cache_is_only_a_warning(tmp_path, monkeypatch, caplog, number):
     def fail(*_):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "write", fail)
     write_cache(tmp_path / "cache" / "file", b"1")
-    assert "file is not kept, and computed again next time" in caplog.text
+    assert "file is not cached and will be recomputed" in caplog.text
     assert not list((tmp_path / "cache").iterdir())
 
 
@@ -164,7 +164,7 @@ def test_a_cache_on_a_full_disk_is_an_error(tmp_path, monkeypatch):
         write_cache(tmp_path / "file", b"1")
 
 
-def test_what_a_killed_writer_left_in_a_cache_is_removed_later(tmp_path):
+def test_files_of_a_killed_writer_are_removed_later(tmp_path):
     old, new = tmp_path / ".a.0.tmp", tmp_path / ".b.0.tmp"
     for path in (old, new):
         path.write_bytes(b"half")
@@ -174,7 +174,7 @@ def test_what_a_killed_writer_left_in_a_cache_is_removed_later(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".b.0.tmp"]
 
 
-def test_an_error_of_the_system_names_the_file(tmp_path):
+def test_a_system_error_names_the_file(tmp_path):
     path = tmp_path / "here.txt"
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as os.write raises it
     expected = pytest.raises(ResourceError, match=r"here\.txt cannot be used: No space left")
@@ -182,7 +182,7 @@ def test_an_error_of_the_system_names_the_file(tmp_path):
         raise full
 
 
-def test_no_inodes_is_said_in_words(tmp_path, monkeypatch):
+def test_a_lack_of_inodes_is_reported(tmp_path, monkeypatch):
     found = os.statvfs(tmp_path)
 
     class Full:
@@ -203,7 +203,7 @@ def test_no_inodes_is_said_in_words(tmp_path, monkeypatch):
         write_atomic(tmp_path / "file", b"1")
 
 
-def test_a_folder_that_may_not_be_written_is_named(tmp_path, monkeypatch):
+def test_a_read_only_folder_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda place, mode: False)
-    with pytest.raises(ResourceError, match="run may not be written"):
+    with pytest.raises(ResourceError, match="run is not writable"):
         make_folder(tmp_path / "run")

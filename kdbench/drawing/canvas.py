@@ -1,7 +1,7 @@
-"""What figures are drawn on: matplotlib without its global state, the same bytes every time.
+"""Figures with matplotlib: without its global state, and with reproducible bytes.
 
-A drawing is a grid of charts. As a file it is one page; in a report each chart is an ``<svg>`` of
-its own, whose colours are those of ``chart.css``, so that it follows light, dark and narrow pages.
+A drawing is a grid of charts. As a file it is one page; in a report each chart is a separate
+``<svg>`` with the colors of ``chart.css``, so that it adapts to light, dark and narrow pages.
 """
 
 import base64
@@ -25,7 +25,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from kdbench.files import write_atomic
 
 FORMATS = ("pdf", "svg", "png")
-# Of chart.css, in light: a name there is a colour here.
+# The light colors of chart.css, by the same names.
 COLOURS = {
     **{"ink": "#1b1f24", "mute": "#5b6470", "rule": "#c9ced6", "faint": "#e6e9ee"},
     **{"c1": "#0072b2", "c2": "#c8500a", "c3": "#00805e", "c4": "#b8578f"},
@@ -35,9 +35,9 @@ _ALIASES = {"base": "ink", "both": "ink", "alone": "mute", "teacher": "c1", "stu
 _DASHES = {"d1": (6, 3), "d2": (1.5, 2.5), "d3": (9, 3, 2, 3), "student": (6, 3)}
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # matplotlib brings it: the same layout everywhere
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same layout everywhere
     "font.size": 8,
-    "text.parse_math": False,  # a label may have a dollar
+    "text.parse_math": False,  # a label may contain a dollar sign
     "svg.fonttype": "none",
     "svg.hashsalt": "kdbench",
     "pdf.fonttype": 42,
@@ -86,8 +86,8 @@ class Panel:
 
     Attributes:
         title: above it.
-        label: what it shows, for those who cannot see it.
-        draw: onto the axes.
+        label: description for screen readers.
+        draw: draws it onto the axes.
     """
 
     title: str
@@ -100,12 +100,12 @@ class Drawing:
     """A figure.
 
     Attributes:
-        name: of its file, without an ending.
-        panels: its charts, line by line.
-        columns: charts in a line.
+        name: of its file, without extension.
+        panels: its charts, row by row.
+        columns: charts per row.
         size: of a cell, inches.
-        legend: label and classes of each line; empty for none.
-        margin: further room at the right of the axes, inches.
+        legend: label and CSS classes of each line; empty for no legend.
+        margin: additional space to the right of the axes, inches.
     """
 
     name: str
@@ -118,7 +118,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class PageFigure:
-    """A drawing in a report: its charts, and a link that saves it as a file."""
+    """A drawing in a report: its charts, and a link to save it as a file."""
 
     charts: Sequence[Markup]
     file: str
@@ -126,19 +126,19 @@ class PageFigure:
 
 
 def colour(css: str) -> str:
-    """The colour of a line, from its classes."""
+    """The color of a line, from its CSS classes."""
     first = css.split()[0]
     return COLOURS[_ALIASES.get(first, first)]
 
 
 def style(css: str) -> dict[str, Any]:
-    """How a line is drawn, from its classes."""
+    """Color and line style, from CSS classes."""
     dashes = next((_DASHES[name] for name in css.split() if name in _DASHES), None)
     return {"color": colour(css), "linestyle": "-" if dashes is None else (0, dashes)}
 
 
 def line(axes: Axes, x: np.ndarray, y: np.ndarray, css: str, name: str = "", **more: Any) -> None:
-    """A line with gaps where ``y`` is NaN, and a dot where it has one point only."""
+    """Draws a line with gaps where ``y`` is NaN; as a dot if it has only one point."""
     marker = "o" if np.isfinite(y).sum() == 1 else None
     (drawn,) = axes.plot(x, y, marker=marker, markersize=3, **{**style(css), **more})
     if name:
@@ -146,12 +146,12 @@ def line(axes: Axes, x: np.ndarray, y: np.ndarray, css: str, name: str = "", **m
 
 
 def clean(text: str) -> str:
-    """Without what no XML and no font has: control characters, halves of characters."""
+    """Replaces what XML and fonts do not support: control characters, lone surrogates."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def band(axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, css: str) -> None:
-    """The area between two lines."""
+    """Fills the area between two lines."""
     known = np.isfinite(low) & np.isfinite(high)
     if known.any():
         axes.fill_between(x, low, high, where=known, color=colour(css), alpha=0.2, linewidth=0)
@@ -161,7 +161,7 @@ def set_scales(
     axes: Axes, x: tuple[float, float], y: tuple[float, float], *, names: tuple[str, str],
     log: bool = False, ticks: int = 5,
 ) -> None:  # fmt: skip
-    """Ends, names and round ticks of both axes; x counts epochs."""
+    """Sets limits, names and round ticks of both axes; x counts epochs."""
     axes.set_xlim(*x)
     axes.set_yscale("log" if log else "linear")
     axes.set_ylim(*y)
@@ -185,7 +185,7 @@ def set_scales(
 def save(
     drawing: Drawing, folder: Path, prefix: str = "", formats: Sequence[str] = FORMATS
 ) -> list[Path]:
-    """Writes a drawing in some formats, on white.
+    """Writes a drawing in some formats, on a white background.
 
     Raises:
         ResourceError: a file cannot be written.
@@ -204,9 +204,9 @@ def show(drawing: Drawing, prefix: str, number: int) -> PageFigure:
     """A drawing for a page.
 
     Args:
-        drawing: what is shown.
-        prefix: of the name of its file, an SVG.
-        number: of the section that it stands in.
+        drawing: the drawing.
+        prefix: of the name of its SVG file.
+        number: of its section in the page.
     """
     scope = f"{drawing.name}-{number}"
     with matplotlib.rc_context(_STYLE):
@@ -258,7 +258,7 @@ def _legend_columns(drawing: Drawing) -> int:
 
 
 def _size(drawing: Drawing) -> tuple[float, float]:
-    """Of the whole figure, inches."""
+    """Width and height of the whole figure, inches."""
     lines = -(-len(drawing.panels) // drawing.columns)
     legend = 0.0
     if drawing.legend:
@@ -277,13 +277,13 @@ def _cells(drawing: Drawing) -> Iterator[tuple[float, float, float, float]]:
 def _render(figure: Figure, ending: str) -> bytes:
     file = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the others can be read
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # shown as a box
         figure.savefig(file, format=ending, dpi=200, metadata=_NO_DATES[ending], facecolor="white")
     return file.getvalue()
 
 
 def _shorten(svg: bytes) -> bytes:
-    """Hundredths of a point are enough; the comments and the document type are not needed."""
+    """Rounds to hundredths of a point; drops comments and the document type."""
     text = re.sub(r"(\d+\.\d{2})\d+", r"\1", svg.decode())
     text = re.sub(r"<!--.*?-->|<!DOCTYPE[^>]*>", "", text, flags=re.DOTALL)
     text = re.sub(r' transform="rotate\(-?0 [^"]*"', "", text)
@@ -291,7 +291,7 @@ def _shorten(svg: bytes) -> bytes:
 
 
 def _axes_groups(svg: bytes) -> Iterator[ElementTree.Element]:
-    """The group of each axes, with the shapes and clips that it refers to."""
+    """The group of each axes, with the clip paths that it refers to."""
     root = ElementTree.fromstring(svg)
     for group in root.iter(f"{{{_SVG}}}g"):
         if group.get("id", "").startswith("axes_"):
@@ -309,7 +309,7 @@ def _to_chart(
     cell: tuple[float, float, float, float],
     scope: str,
 ) -> Markup:
-    """An ``<svg>``; ``scope`` keeps the names in it apart from those of other drawings."""
+    """An ``<svg>``; ``scope`` makes its ids unique among all drawings."""
     for part in group.iter():
         name = part.attrib.pop("id", "")
         if name.startswith("row "):
@@ -320,7 +320,7 @@ def _to_chart(
         elif part.tag.endswith(("clipPath", "}path")) and name:
             part.set("id", name)
     content = ElementTree.tostring(group, "unicode")
-    # What a later chart refers to may stand in an earlier one of the same drawing.
+    # A chart may refer to a shape in an earlier chart of the same drawing.
     content = re.sub(r'((?: id="|#)[mp][0-9a-f]{10})(?=[")])', rf"\1-{scope}", content)
     for name, value in COLOURS.items():
         content = content.replace(value, f"var(--{name})")

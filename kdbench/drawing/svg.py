@@ -1,7 +1,7 @@
-"""Strips and swatches as SVG: the small drawings inside tables and legends of a page.
+"""Strips and swatches as SVG: the small drawings in tables and legends of a page.
 
-Text stays text, and colours are classes that ``chart.css`` fills in for light and for dark. Charts
-with axes are matplotlib's: ``canvas``.
+Text stays text, and colors are CSS classes of ``chart.css``, for light and dark pages. Charts with
+axes are drawn by matplotlib: see ``canvas``.
 """
 
 import math
@@ -16,13 +16,13 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 STYLE = Path(__file__).with_name("chart.css")
-_LETTER = 7  # what a letter takes at most, in units of the viewBox
-_GAP = 5  # between two labels, at least
+_LETTER = 7  # largest width of a letter, in units of the viewBox
+_GAP = 5  # smallest distance of two labels
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Values to places on an axis.
+    """Maps values to positions on an axis.
 
     Attributes:
         low, high: values at its ends.
@@ -36,13 +36,13 @@ class Scale:
         return (np.asarray(values, float) - self.low) / (self.high - self.low)
 
     def ticks(self, most: int) -> list[float]:
-        """Round values between the ends, at most so many."""
+        """At most ``most`` round values between the ends."""
         found = MaxNLocator(most, steps=[1, 2, 5, 10]).tick_values(self.low, self.high)
         return [round(float(v), 12) for v in found if self.low <= v <= self.high][:most]
 
 
 def fit_scale(values: Iterable[float], margin: float = 0.06) -> Scale:
-    """The scale that shows all finite values, with a free part beyond either end."""
+    """The scale of all finite values, with a margin at either end."""
     finite = [v for v in values if math.isfinite(v)] or [1.0]
     low, high = min(finite), max(finite)
     spare = (high - low) * margin or abs(high) * margin or 1.0
@@ -53,7 +53,7 @@ STRIP = (132, 18)  # width and height of a strip, units of the viewBox
 
 
 def draw_strip(values: Sequence[float], scale: Scale, css: str, label: str) -> Markup:
-    """One small dot a value and a tick at their mean: a cell of a table, drawn."""
+    """One dot per value and a tick at their mean, for a table cell."""
     width, height = STRIP
     across = [_number(_across_strip(scale, value)) for value in values]
     dots = Markup().join(Markup('<circle cx="{}" cy="9" r="3"/>').format(x) for x in across)
@@ -65,9 +65,9 @@ def draw_strip(values: Sequence[float], scale: Scale, css: str, label: str) -> M
 
 
 def draw_strip_axis(scale: Scale) -> Markup:
-    """The axis above a column of strips; its name and unit stand in the head of the column."""
+    """The axis above a column of strips; its name and unit are in the column header."""
     width, height = STRIP
-    # As many ticks as have room for their labels.
+    # As many ticks as there is room for their labels.
     found = (_place_labels(scale, most) for most in (5, 4, 3, 2, 1))
     labels = next(labels for labels in found if _are_apart(labels) or len(labels) < 2)
     marks = [
@@ -83,7 +83,7 @@ def draw_strip_axis(scale: Scale) -> Markup:
 
 
 def draw_swatch(css: str) -> Markup:
-    """A piece of a line, for legends."""
+    """A short line, for legends."""
     return Markup(
         '<svg class="swatch" viewBox="0 0 30 10" aria-hidden="true">'
         '<path class="line {}" d="M0,5h30"/></svg>'
@@ -91,7 +91,7 @@ def draw_swatch(css: str) -> Markup:
 
 
 class _Label(NamedTuple):
-    """A tick and its label, which does not reach beyond the ends of the strip."""
+    """A tick and its label, which stays within the strip."""
 
     tick: float
     middle: float

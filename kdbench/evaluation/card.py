@@ -1,4 +1,4 @@
-"""The model card of an exported network: for whoever gets its files and nothing else."""
+"""The model card of an exported network, for readers who have only its files."""
 
 import json
 import shlex
@@ -18,9 +18,9 @@ SAFETENSORS, ONNX = "model.safetensors", "model.onnx"
 _OF_RUN = ("pair", "method", "temperature", "objective", "seed", "epochs", "protocol", "precision")
 _NOT_IN_TABLE = ("classes", "command")  # too long for it
 _PROTOCOLS = {
-    "paper": "Trained on the whole train split; its accuracy on the test set was looked at after "
+    "paper": "Trained on the whole train split; its accuracy on the test set was measured after "
     "each epoch.",
-    "strict": "Every choice was made on a validation split; the test set was read once.",
+    "strict": "Every choice was made on a validation split; the test set was used once.",
 }
 
 
@@ -30,11 +30,11 @@ def collect_facts(
     model: Mapping[str, Any],
     recipe: Mapping[str, Any],
 ) -> dict[str, str]:
-    """What goes into the exported files and onto the card, as texts.
+    """The metadata of the exported files and of the card, as strings.
 
     Args:
         evaluation: of the network.
-        run: whose network it is; None for weights that come from elsewhere.
+        run: the run of the network; None for weights from elsewhere.
         model: config of the network.
         recipe: config of the dataset.
     """
@@ -50,7 +50,7 @@ def collect_facts(
     if run is not None:
         facts |= {name: getattr(run.record, name) for name in (*_OF_RUN, "run_key")}
         facts["command"] = shlex.join(run.record.command)
-    # Readers of weight files take "top1" for the accuracy on the test set.
+    # Readers of weight files expect "top1" to be the accuracy on the test set.
     split = evaluation.dataset["split"]
     prefix = "" if split == "test" else f"{split}_"
     facts |= {f"{prefix}{name}": value for name, value in evaluation.metrics.items()}
@@ -70,7 +70,7 @@ def write_card(
         path: of the card.
         facts: from ``collect_facts``.
         model: config of the network.
-        files: name of each exported file -> how it was checked.
+        files: name of each exported file -> description of its check.
     """
     rows = [f"| {k} | {_inline(v)} |" for k, v in facts.items() if k not in _NOT_IN_TABLE]
     sections = [
@@ -108,10 +108,9 @@ def _usage(
     module, _, name = model["_target_"].rpartition(".")
     arguments = ", ".join(f"{k}={v!r}" for k, v in model.items() if not k.startswith("_"))
     texts = [
-        f"Images are {facts['image']} (channels, height, width), RGB where there are three "
-        f"channels, scaled to [0, 1] and normalised with `mean` and `std` of the table. The "
-        f"output is one logit for each class; `classes` in the metadata of the files has their "
-        f"names in order."
+        f"Images are {facts['image']} (channels, height, width), RGB if there are three channels, "
+        f"scaled to [0, 1] and normalized with `mean` and `std` of the table. The output is one "
+        f"logit per class; `classes` in the metadata of the files lists their names in order."
     ]
     if SAFETENSORS in files:
         texts.append(
@@ -131,17 +130,16 @@ def _usage(
 
 def _origin(facts: Mapping[str, str]) -> str:
     if "command" not in facts:
-        return "The weights were given as a file; how they were trained is not known to kdbench."
+        return "The weights come from a file; how they were trained is unknown."
     return f"With kdbench, by\n\n    {facts['command']}"
 
 
 def _limits(facts: Mapping[str, str]) -> list[str]:
     limits = [
-        f"It chooses one of {facts['num_classes']} classes for whatever it is shown, and was "
-        f"measured on images of {_inline(facts['dataset'])} only.",
-        "Its probabilities are off by `ece` on average, and more for other images.",
-        "The terms of the data, and of the teacher where there was one, apply; they are not "
-        "stated here.",
+        f"It predicts one of {facts['num_classes']} classes for any image, and was evaluated only "
+        f"on images of {_inline(facts['dataset'])}.",
+        "Its calibration error is `ece` on these images, and likely larger on others.",
+        "The licenses of the data and of the teacher, if any, apply; they are not stated here.",
     ]
     if "protocol" in facts:
         limits = [
@@ -154,7 +152,7 @@ def _limits(facts: Mapping[str, str]) -> list[str]:
 
 
 def _inline(text: str) -> str:
-    """A text that neither ends a cell nor begins anything in Markdown or HTML."""
+    """Escapes a text for a Markdown table cell."""
     flat = " ".join(text.split()).replace("\\", "\\\\")
     for char in "|`*_[]<>":
         flat = flat.replace(char, f"\\{char}")

@@ -1,4 +1,4 @@
-"""Evaluates the network of a run or of a weight file, beside its teacher, and exports it."""
+"""Evaluates the network of a run or weight file, compares it with its teacher, and exports it."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -32,24 +32,24 @@ from kdbench.teacher.answers import ask_split
 from kdbench.teacher.teacher import Teacher
 from kdbench.tracker.redact import redact
 
-CHECKED_IMAGES = 256  # at most, of the split, that an ONNX file is tried on
+CHECKED_IMAGES = 256  # at most, to check an ONNX file on
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Which network is to be evaluated, and on what.
+    """The network to evaluate, and how.
 
     Attributes:
         network: folder of a run, or a weight file.
         overrides: of the config, as for ``kdbench-train``.
-        which: "last" or "best" epoch of a run; None: the last.
+        which: "last" or "best" epoch of a run; None for the last.
         split: "test", "val" or "train".
-        arch: name of the network of a weight file; None: the file says it.
-        role: "student" or "teacher" of a file that holds a whole distillation; None: the student.
-        teacher: weight file or folder of a run to compare with; None: the teacher of the run.
+        arch: name of the network of a weight file; None to read it from the file.
+        role: "student" or "teacher", for a file with both; None for the student.
+        teacher: weight file or run folder to compare with; None for the teacher of the run.
         teacher_arch: name of its network.
         export: any of "safetensors" and "onnx".
-        out: folder of the results; None: in the folder of the run, or below ``paths.outputs``.
+        out: folder of the results; None for one in the run folder, or below ``paths.outputs``.
     """
 
     network: Path
@@ -65,18 +65,18 @@ class Request:
 
     @property
     def names_dataset(self) -> bool:
-        """Whether another dataset than that of the run is asked for."""
+        """Whether a dataset is given, possibly another than that of the run."""
         return any(override.startswith("dataset=") for override in self.overrides)
 
 
 @dataclass(frozen=True)
 class EvaluationSetup:
-    """On what a network is evaluated, and how.
+    """Everything needed to evaluate a network.
 
     Attributes:
-        request: what is to be evaluated.
-        run: whose network it is; None for a weight file.
-        cfg: its dataset, paths and ``run`` count.
+        request: of the user.
+        run: the run of the network; None for a weight file.
+        cfg: only its dataset, paths and ``run`` are used.
         compute: device and precision.
         data: the dataset.
     """
@@ -89,7 +89,7 @@ class EvaluationSetup:
 
     @property
     def which(self) -> str:
-        """Whose weights of a run: those of the "last" or of the "best" epoch."""
+        """Which weights of a run: of the "last" or the "best" epoch."""
         return self.request.which or "last"
 
 
@@ -98,10 +98,10 @@ class Evaluated:
     """A network that has been evaluated.
 
     Attributes:
-        evaluation: what was found, as it is written to the folder.
+        evaluation: the results, as written to the folder.
         folder: of the results.
         trained: the network.
-        setup: on what it was evaluated.
+        setup: of the evaluation.
     """
 
     evaluation: Evaluation
@@ -111,12 +111,12 @@ class Evaluated:
 
 
 def evaluate(request: Request) -> Evaluated:
-    """Evaluates a network and writes what was found.
+    """Evaluates a network and writes the results.
 
     Raises:
         CheckpointError: weights are missing, damaged, or of another network.
-        ConfigError: the request names no dataset, or one that does not exist.
-        DataError: the dataset is not where the config says.
+        ConfigError: no dataset is given, or an unknown one.
+        DataError: the dataset is missing.
     """
     setup = _prepare(request)
     trained = load_trained(_choose_weights(setup), setup.data, setup.compute)
@@ -129,11 +129,11 @@ def evaluate(request: Request) -> Evaluated:
 
 
 def export(evaluated: Evaluated) -> Iterator[tuple[Path, str]]:
-    """Writes the formats asked for and a model card; yields each file and how it was checked.
+    """Writes the requested formats and a model card; yields each file and how it was checked.
 
     Raises:
-        CheckpointError: a written file does not hold or compute what the network does.
-        ConfigError: a format is not possible for this network, or its packages are missing.
+        CheckpointError: a written file does not reproduce the weights or outputs of the network.
+        ConfigError: the network does not support a format, or packages are missing.
     """
     setup, trained, formats = (
         evaluated.setup,
@@ -145,7 +145,7 @@ def export(evaluated: Evaluated) -> Iterator[tuple[Path, str]]:
     files = {}
     if "safetensors" in formats:
         export_safetensors(trained.network, folder / SAFETENSORS, facts)
-        files[SAFETENSORS] = "weights, read again and found the same"
+        files[SAFETENSORS] = "weights, verified by reading them back"
     if "onnx" in formats:
         images = next(setup.data.eval_batches(setup.request.split)).images[:CHECKED_IMAGES]
         files[ONNX] = str(export_onnx(trained.network, folder / ONNX, facts, images))
@@ -168,13 +168,13 @@ def _prepare(request: Request) -> EvaluationSetup:
 
 
 def _choose_config(run: RunFolder | None, request: Request) -> DictConfig:
-    """The run's own, with its number of threads; or a new one where a dataset is named."""
+    """The config of the run, with its number of threads; a new one if a dataset is given."""
     if request.names_dataset:
         return compose_checked(request.overrides)
     if run is None:
         raise ConfigError(
-            "a weight file does not say on what it is to be evaluated; name the dataset as for "
-            "kdbench-train, such as dataset=cifar100 paths.data=DIR"
+            "a weight file needs a dataset to be evaluated on; give it as for kdbench-train, such "
+            "as dataset=cifar100 paths.data=DIR"
         )
     return recall_config(run, [f"run.threads={run.record.threads}", *request.overrides])
 
@@ -190,8 +190,8 @@ def _choose_weights(setup: EvaluationSetup) -> WeightFile:
         return WeightFile(path, model=model)
     if record.status != "done":
         raise CheckpointError(
-            f"{run.folder} has no final weights, it failed: {record.reason}; choose another run, "
-            f"or --which best"
+            f"{run.folder} has no final weights, because the run failed: {record.reason}; choose "
+            f"another run, or --which best"
         )
     return WeightFile(run.folder / WEIGHTS, model=model, digest=record.weights_digest)
 
@@ -199,15 +199,15 @@ def _choose_weights(setup: EvaluationSetup) -> WeightFile:
 def _require_best(path: Path, digest: str | None) -> None:
     if digest is not None and path.is_file() and file_digest(path) != digest:
         raise CheckpointError(
-            f"{path} is not what its run wrote: it should have the digest {digest}, found "
-            f"{file_digest(path)}; put the right file back, or choose --which last"
+            f"{path} was changed after the run: it should have the digest {digest}, found "
+            f"{file_digest(path)}; restore the file, or choose --which last"
         )
 
 
 def _measure(setup: EvaluationSetup, trained: TrainedNetwork) -> Evaluation:
     request, data, compute = setup.request, setup.data, setup.compute
     teacher, teacher_missing = _find_teacher(setup)
-    with torch.no_grad():  # as a learner evaluates its student
+    with torch.no_grad():  # the same computation as in training
         network = partial(compute.forward, compute.fuse(trained.network))
         logits, targets = ask_split(network, data, request.split)
     answers, teacher_facts = None, None
@@ -242,7 +242,7 @@ def _measure(setup: EvaluationSetup, trained: TrainedNetwork) -> Evaluation:
 
 
 def _find_teacher(setup: EvaluationSetup) -> tuple[TrainedNetwork | None, str | None]:
-    """The teacher to compare with; or None, and why where there should be one."""
+    """The teacher to compare with; or None, and the reason if there should be one."""
     run, data, compute = setup.run, setup.data, setup.compute
     if setup.request.teacher is not None:
         return load_trained(_given_teacher(setup, setup.request.teacher), data, compute), None
@@ -250,7 +250,7 @@ def _find_teacher(setup: EvaluationSetup) -> tuple[TrainedNetwork | None, str | 
         return None, None
     try:
         return load_trained(_own_teacher(setup, run), data, compute), None
-    except KdbenchError as error:  # no reason to know less of the student
+    except KdbenchError as error:  # evaluate the student all the same
         return None, f"{error} (or --teacher FILE|RUN)"
 
 
@@ -272,9 +272,9 @@ def _own_teacher(setup: EvaluationSetup, run: RunFolder) -> WeightFile:
 
 
 def _selection(setup: EvaluationSetup) -> str:
-    """Which of all the weights that a training has these are, in words."""
+    """Which weights of the training these are, in words."""
     if setup.run is None:
-        return "file as it was given"
+        return "given file"
     if setup.which == "last":
         return "last epoch"
     on = "test set" if setup.run.record.protocol == "paper" else "validation split"
@@ -282,16 +282,16 @@ def _selection(setup: EvaluationSetup) -> str:
 
 
 def _is_trained_on(setup: EvaluationSetup) -> bool | None:
-    """Whether the network has learnt from these images; None where nobody knows."""
+    """Whether the network was trained on these images; None if unknown."""
     run, split = setup.run, setup.request.split
     if run is None:
         return None
-    learnt = ("train",) if run.record.protocol == "strict" else ("train", "val")
-    return split in learnt and setup.data.digest == run.record.dataset_digest
+    trained_on = ("train",) if run.record.protocol == "strict" else ("train", "val")
+    return split in trained_on and setup.data.digest == run.record.dataset_digest
 
 
 def _recorded(setup: EvaluationSetup) -> dict[str, float] | None:
-    """What the record says of these weights on this split; None where it says nothing."""
+    """Metrics of these weights on this split in the record; None if it has none."""
     request, run = setup.request, setup.run
     if run is None or setup.data.digest != run.record.dataset_digest:
         return None

@@ -1,4 +1,4 @@
-"""Networks for other programs: as safetensors and as ONNX."""
+"""Exports networks for other programs, as safetensors and as ONNX."""
 
 import copy
 import importlib.util
@@ -15,20 +15,20 @@ from kdbench.files import write_atomic
 from kdbench.model.checkpoint import load_weights, save_weights
 from kdbench.words import plural
 
-OPSET = 20  # of ONNX; onnxruntime reads it since 1.17
-TOLERANCE = 1e-4  # largest difference of logits over the largest logit: rounding, and no more
+OPSET = 20  # of ONNX; supported by onnxruntime >= 1.17
+TOLERANCE = 1e-4  # largest difference of logits over the largest logit: rounding only
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True)
 class OnnxCheck:
-    """What onnxruntime answers, compared with torch in float32.
+    """Logits of onnxruntime, compared with torch in float32.
 
     Attributes:
-        images: that both were shown.
+        images: number of images.
         max_difference: largest absolute difference of two logits.
         max_logit: largest absolute logit, for scale.
-        same_top1: images for which both choose the same class.
+        same_top1: number of images with the same predicted class.
     """
 
     images: int
@@ -39,63 +39,65 @@ class OnnxCheck:
     def __str__(self) -> str:
         return (
             f"onnxruntime and torch differ by at most {self.max_difference:.1e} (largest logit "
-            f"{self.max_logit:.1f}) and choose the same class for {self.same_top1} of "
+            f"{self.max_logit:.1f}) and predict the same class for {self.same_top1} of "
             f"{plural(self.images, 'image')}"
         )
 
 
 def require_onnx() -> None:
-    """Refuses at once what would end for lack of a package.
+    """Checks early that the packages for an ONNX export are installed.
 
     Raises:
-        ConfigError: names what to install.
+        ConfigError: some are missing; the message says what to install.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"an ONNX export needs {', '.join(missing)}, not found here; install kdbench with its "
-            f"extra, pip install 'kdbench[onnx]', or pip install {' '.join(_PACKAGES)}"
+            f"an ONNX export needs {', '.join(missing)}, not installed here; pip install "
+            f"'kdbench[onnx]', or pip install {' '.join(_PACKAGES)}"
         )
 
 
 def export_safetensors(network: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
-    """Writes the weights, and reads them again.
+    """Writes the weights and reads them back.
 
     Args:
-        network: as it is, whatever its device.
+        network: on any device.
         path: ends in ``.safetensors``.
-        metadata: texts that go with the weights.
+        metadata: stored with the weights.
 
     Raises:
-        CheckpointError: what is read is not what was written.
+        CheckpointError: the weights read back differ.
     """
     state = network.state_dict()
     save_weights(path, state, dict(metadata))
     if state_digest(load_weights(path).state) != state_digest(state):
-        raise CheckpointError(f"{path} does not hold what was written to it; the disk is damaged")
+        raise CheckpointError(f"{path} differs from what was written to it; the disk is damaged")
 
 
 def export_onnx(
     network: nn.Module, path: Path, metadata: Mapping[str, str], images: Tensor
 ) -> OnnxCheck:
-    """Writes the network in float32, with any batch size, after onnxruntime has answered with it.
+    """Writes the network in float32, for any batch size, after a check with onnxruntime.
 
     Args:
         network: in evaluation mode; not changed.
         path: ends in ``.onnx``. Input ``images`` [batch, C, H, W], output ``logits`` [batch, K].
-        metadata: texts that go with the network.
-        images: [N, C, H, W] normalised, N >= 2; what both are shown.
+        metadata: stored with the network.
+        images: [N, C, H, W] normalized, N >= 2; for the check.
 
     Raises:
-        ConfigError: a package is missing, or the network has something that ONNX cannot say.
-        CheckpointError: onnxruntime answers differently; nothing is written.
+        ConfigError: a package is missing, or ONNX does not support the network.
+        CheckpointError: the logits of onnxruntime differ; nothing is written.
     """
     require_onnx()
     network, images = copy.deepcopy(network).cpu().float().eval(), images.cpu().contiguous()
     payload = _translate(network, images[:2], metadata)
     check = _compare(payload, network, images)
     if not check.max_difference <= TOLERANCE * check.max_logit:
-        raise CheckpointError(f"{path} is not written: {check}, allowed is {TOLERANCE:g} of that")
+        raise CheckpointError(
+            f"{path} is not written: {check}; allowed is {TOLERANCE:g} of the largest logit"
+        )
     write_atomic(path, payload)
     return check
 
@@ -115,7 +117,7 @@ def _translate(network: nn.Module, images: Tensor, metadata: Mapping[str, str]) 
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         reason = first_line(error)
         raise ConfigError(
-            f"{type(network).__name__} cannot be written as ONNX: {reason}; use safetensors"
+            f"{type(network).__name__} cannot be exported to ONNX: {reason}; use safetensors"
         ) from error
     assert program is not None
     model = program.model_proto
@@ -131,12 +133,12 @@ def _compare(payload: bytes, network: nn.Module, images: Tensor) -> OnnxCheck:
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
 
-    def answer(batch: Tensor) -> Tensor:
+    def predict(batch: Tensor) -> Tensor:
         return torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0])
 
     with torch.no_grad():
         expected = network(images)
-    found = torch.cat([answer(images[:1]), answer(images[1:])])  # two sizes of a batch
+    found = torch.cat([predict(images[:1]), predict(images[1:])])  # two batch sizes
     return OnnxCheck(
         images=len(images),
         max_difference=(found - expected).abs().max().item(),

@@ -1,4 +1,4 @@
-"""Evaluates a trained network on any split of a dataset."""
+"""Loads a trained network to evaluate it on a dataset."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ from kdbench.model.load import check_forward
 
 @dataclass(frozen=True)
 class WeightFile:
-    """Weights, and what is known of their network without reading them.
+    """A weight file, and what is known about its network without reading it.
 
     Attributes:
-        path: of a file that ``load_weights`` reads.
-        role: which network of a file that holds a whole distillation.
-        model: config of the network; None: one of ``load_model``, by its name.
-        arch: that name; None: the file says it.
-        digest: of the state dict; None where nobody knows it.
+        path: of a file for ``load_weights``.
+        role: which network of a file with student and teacher.
+        model: config of the network; None for one of ``load_model``, by name.
+        arch: that name; None to read it from the file.
+        digest: of the state dict; None if unknown.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class TrainedNetwork:
     Attributes:
         network: on the device, in evaluation mode.
         model: the config that it was built from.
-        file: where its weights come from.
+        file: of its weights.
         digest: SHA-256 over its sorted state dict.
     """
 
@@ -54,7 +54,7 @@ class TrainedNetwork:
     digest: str
 
     def identity(self) -> dict[str, Any]:
-        """Plain facts, for ``results.evaluation.Evaluation``."""
+        """Name, file and digest, for ``records.evaluation.Evaluation``."""
         return {
             "arch": self.model["arch"],
             "weights": str(self.file),
@@ -66,24 +66,24 @@ def load_trained(source: WeightFile, data: DataModule, compute: Compute) -> Trai
     """Builds a network for the images and classes of a dataset, and loads its weights.
 
     Raises:
-        ConfigError: nobody says which network it is, or it cannot take these images.
-        CheckpointError: the file cannot be read, does not fit, or has another digest.
+        ConfigError: the network is unknown, or not suited to these images.
+        CheckpointError: the file is unreadable, does not fit, or has another digest.
     """
     weights = load_weights(source.path, source.role)
     model = source.model or _model_of(source, weights, data)
     if model["num_classes"] != data.num_classes:
         raise ConfigError(
-            f"{source.path} was trained on {model['num_classes']} classes, the dataset has "
+            f"{source.path} was trained on {model['num_classes']} classes, but the dataset has "
             f"{data.num_classes}; choose the dataset that it was trained on"
         )
-    # Its weights are in the file; those that it was initialised with are not wanted again.
+    # The file has all weights: do not load those that the training started from.
     network = build({**model, "weights": None})
     fit_weights(network, weights, source.path, model["arch"])
     digest = state_digest(network.state_dict())
     if source.digest not in (None, digest):
         raise CheckpointError(
-            f"{source.path} holds other weights than its run had: they should have the digest "
-            f"{source.digest}, found {digest}; put the right file back"
+            f"{source.path} does not have the weights of its run: their digest should be "
+            f"{source.digest}, found {digest}; restore the file"
         )
     check_forward(network, data.image_shape[0], data.image_shape[1])
     return TrainedNetwork(
@@ -92,7 +92,7 @@ def load_trained(source: WeightFile, data: DataModule, compute: Compute) -> Trai
 
 
 def count_confusions(logits: Tensor, targets: Tensor) -> list[list[int]]:
-    """[K][K] samples of each class (row) that are taken for each class (column).
+    """[K][K] number of samples by true class (row) and predicted class (column).
 
     Args:
         logits: [N, K].
@@ -108,9 +108,8 @@ def _model_of(source: WeightFile, weights: Weights, data: DataModule) -> dict[st
     if arch is None:
         guess = guess_arch(weights)
         raise ConfigError(
-            f"{source.path} does not say which network it is of; give its name with --arch "
-            f"(--teacher-arch for that of --teacher)"
-            + (f"; it looks like {guess}" if guess else "")
+            f"{source.path} does not name its network; give the name with --arch (--teacher-arch "
+            f"for that of --teacher)" + (f"; it looks like {guess}" if guess else "")
         )
     channels, size, _ = data.image_shape
     return {

@@ -183,7 +183,7 @@ def test_the_folder_may_be_chosen_and_is_not_shared(kdbench, tmp_path):
 def test_a_full_disk_is_noticed_before_training(kdbench, tmp_path):
     code, said = kdbench("method=scratch", "run.keep_checkpoints=1000000000")
     assert code == 6
-    assert "bytes free, and the checkpoints of scratch-none-seed0" in said
+    assert "bytes free, but the checkpoints of scratch-none-seed0" in said
     assert not list((tmp_path / "out" / "runs").rglob("metrics.csv"))
 
 

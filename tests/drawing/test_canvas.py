@@ -48,7 +48,7 @@ def test_the_same_bytes_and_no_global_state(tmp_path):
     )
 
 
-def test_on_a_page_each_chart_stands_alone_in_the_colours_of_the_page():
+def test_on_a_page_each_chart_is_separate_with_the_colors_of_the_page():
     shown = show(DRAWING, "p-", 1)
     assert len(shown.charts) == 3
     boxes = [re.search(r'viewBox="([^"]*)"', chart)[1] for chart in shown.charts]
@@ -66,7 +66,7 @@ def test_on_a_page_each_chart_stands_alone_in_the_colours_of_the_page():
     assert "<title>&lt;b&gt; &amp;" in everything
 
 
-def test_the_link_holds_the_file():
+def test_the_link_contains_the_file():
     shown = show(DRAWING, "p-", 1)
     head, content = shown.href.split(",")
     assert (shown.file, head) == ("p-x.svg", "data:image/svg+xml;base64")
@@ -76,7 +76,7 @@ def test_the_link_holds_the_file():
     assert len([text for text in texts(svg) if text.startswith("<b>")]) == 4
 
 
-def test_a_single_point_can_be_seen():
+def test_a_single_point_is_visible():
     from matplotlib.figure import Figure
 
     axes = Figure().add_axes((0, 0, 1, 1))

@@ -37,7 +37,7 @@ def test_any_values_fit(values, most):
     assert all(scale.low - 1e-6 <= tick <= scale.high + 1e-6 for tick in ticks)
 
 
-def test_what_cannot_be_shown_does_not_count():
+def test_values_that_are_not_finite_are_ignored():
     assert fit_scale([1, 2, float("nan"), float("inf")]) == fit_scale([1, 2])
     assert fit_scale([]).low < fit_scale([]).high
 

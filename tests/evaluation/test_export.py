@@ -1,4 +1,4 @@
-"""What other programs get is what was trained."""
+"""Exported networks equal the trained ones."""
 
 import importlib.util
 
@@ -18,23 +18,23 @@ needs_onnx = pytest.mark.skipif(
 
 @pytest.fixture
 def network():
-    """With everything that the networks of the field have, and little of it."""
+    """A tiny network with every kind of layer that the usual networks have."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, 3)).eval()
 
 
-def test_safetensors_are_read_again(network, tmp_path, monkeypatch):
+def test_safetensors_are_verified(network, tmp_path, monkeypatch):
     path = tmp_path / "new" / "model.safetensors"
     export_safetensors(network, path, {"arch": "toy"})
     assert path.exists()
     monkeypatch.setattr(export, "state_digest", lambda state: object())
-    with pytest.raises(CheckpointError, match="does not hold what was written"):
+    with pytest.raises(CheckpointError, match="differs from what was written"):
         export_safetensors(network, path, {})
 
 
 @needs_onnx
-def test_onnx_answers_as_torch_does_whatever_the_batch(network, tmp_path):
+def test_onnx_agrees_with_torch_for_any_batch_size(network, tmp_path):
     import onnxruntime
 
     images, path = torch.randn(5, 1, 8, 8), tmp_path / "model.onnx"
@@ -51,7 +51,7 @@ def test_onnx_answers_as_torch_does_whatever_the_batch(network, tmp_path):
 
 
 @needs_onnx
-def test_onnx_that_answers_differently_is_not_written(network, tmp_path, monkeypatch):
+def test_an_onnx_file_with_other_logits_is_not_written(network, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "TOLERANCE", -1.0)
     with pytest.raises(CheckpointError, match=r"model\.onnx is not written: .* differ by at most"):
         export_onnx(network, tmp_path / "model.onnx", {}, torch.randn(3, 1, 8, 8))
@@ -59,12 +59,12 @@ def test_onnx_that_answers_differently_is_not_written(network, tmp_path, monkeyp
 
 
 @needs_onnx
-def test_what_onnx_cannot_say_is_told(tmp_path):
+def test_a_network_that_onnx_does_not_support_is_an_error(tmp_path):
     class Undecided(nn.Module):
         def forward(self, images):
             return images.flatten(1) if images.sum() > 0 else -images.flatten(1)
 
-    with pytest.raises(ConfigError, match="Undecided cannot be written as ONNX"):
+    with pytest.raises(ConfigError, match="Undecided cannot be exported to ONNX"):
         export_onnx(Undecided(), tmp_path / "model.onnx", {}, torch.randn(3, 1, 8, 8))
 
 

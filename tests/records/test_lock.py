@@ -190,8 +190,8 @@ def test_an_obstacle_is_named(tmp_path):
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for name, said in [
-        ("file", "file is a file, and"),
-        ("file/below", "file is a file, and"),
+        ("file", "file is a file, but"),
+        ("file/below", "file is a file, but"),
         ("dangling", "dangling is a link to .*nowhere"),
         ("loop", "loop is a link to"),
     ]:

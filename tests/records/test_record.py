@@ -117,7 +117,7 @@ def test_weights_that_differ_from_the_record_are_refused(record, tmp_path):
         find_finished(tmp_path, record.run_key)
     for damaged in (b"", bytes(payload[:-5]), b"\xff" * 100):
         path.write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"is damaged: no sound safetensors file.*put"):
+        with pytest.raises(CheckpointError, match=r"is damaged: not a valid safetensors file.*put"):
             find_finished(tmp_path, record.run_key)
     path.unlink()
     assert find_finished(tmp_path, record.run_key) is None
