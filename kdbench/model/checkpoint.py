@@ -1,8 +1,8 @@
-"""Writes weight files, reads those of this and of other projects, and fits them into a network.
+"""Writes weight files, and loads those of this and other projects into a network.
 
-Nothing here can run code from a file: safetensors, or ``torch.load`` with ``weights_only=True``
-and no fallback. Containers that are understood: RepDistiller, mdistiller (and their many forks),
-torchdistill, pycls, timm, and a bare state dict.
+Never runs code from a file: reads safetensors, or ``torch.load`` with ``weights_only=True`` and no
+fallback. Supported formats: RepDistiller, mdistiller (and their many forks), torchdistill, pycls,
+timm, and a bare state dict.
 """
 
 import argparse
@@ -37,20 +37,20 @@ _DTYPES = {
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
 }
-REMEDY = "give a file with the state dict of a network (safetensors, or torch.save of one)"
+REMEDY = "use a file with the state dict of a network (safetensors or torch.save)"
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a weight file holds.
+    """Content of a weight file.
 
     Attributes:
-        state: bare keys of the network to tensors on the CPU, all finite.
-        top1: accuracy that the file claims, in percent; None where it claims none.
-        epoch: epochs trained, as the file counts them; None where it does not say.
-        container: whose layout the file has ("safetensors", "RepDistiller", "mdistiller", ...).
+        state: keys of the network, without prefixes, to tensors on the CPU, all finite.
+        top1: accuracy stated in the file, in percent; None if there is none.
+        epoch: number of epochs stated in the file; None if there is none.
+        container: format of the file ("safetensors", "RepDistiller", "mdistiller", ...).
         digest: SHA-256 of the file, 64 hex digits.
-        arch: name of the network that the file claims; None where it claims none.
+        arch: name of the network stated in the file; None if there is none.
     """
 
     state: dict[str, Tensor]
@@ -62,15 +62,15 @@ class Weights:
 
 
 def load_weights(path: str | Path, role: Role = "student") -> Weights:
-    """Read a weight file.
+    """Reads a weight file.
 
     Args:
-        path: a ``.safetensors`` file, or one that ``torch.save`` wrote under any name.
-        role: the network to take from a file that holds a whole distillation run.
+        path: a ``.safetensors`` file, or one written by ``torch.save``, of any name.
+        role: which network of a file with student and teacher.
 
     Raises:
-        CheckpointError: missing, not a weight file, damaged, unsafe, without weights or with
-            weights that are not finite; the message says which and what to do.
+        CheckpointError: missing, not a weight file, damaged, unsafe, without weights, or with
+            weights that are not finite.
     """
     path = Path(path)
     _check_file(path)
@@ -88,18 +88,18 @@ def load_weights(path: str | Path, role: Role = "student") -> Weights:
 
 
 def fit_weights(model: nn.Module, weights: Weights, path: str | Path, arch: str) -> None:
-    """Load ``weights`` into ``model``; every key and every shape must agree.
+    """Loads ``weights`` into ``model``; all keys and shapes must match.
 
-    ResNet-18 and -34 in ImageNet's key names, as CTKD saves them, are renamed.
+    Keys of ResNet-18 and -34 with ImageNet's names, as CTKD saves them, are renamed.
 
     Args:
-        model: the network; changed only if everything fits.
-        weights: what ``load_weights`` read.
+        model: the network; changed only if everything matches.
+        weights: from ``load_weights``.
         path: the file, for the message.
         arch: name of the network, for the message.
 
     Raises:
-        CheckpointError: another number of classes, or another architecture.
+        CheckpointError: wrong number of classes, or wrong architecture.
     """
     expected = _shapes(model.state_dict())
     state = weights.state
@@ -116,9 +116,9 @@ def save_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str
     """Writes network weights as safetensors, for other programs to load.
 
     Args:
-        path: ends in ``.safetensors``; its folder is made.
+        path: ends in ``.safetensors``; its folder is created.
         weights: a state dict.
-        metadata: texts that go with them, such as the architecture and the accuracy.
+        metadata: stored with them, such as the architecture and the accuracy.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
@@ -126,9 +126,9 @@ def save_weights(path: Path, weights: dict[str, Tensor], metadata: dict[str, str
 
 
 def sort_metadata(content: bytes) -> bytes:
-    """The bytes of a safetensors file with its metadata in the order of their keys.
+    """The bytes of a safetensors file with its metadata sorted by key.
 
-    The library writes them in a new random order each time.
+    The library writes them in random order.
     """
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
@@ -140,16 +140,16 @@ def sort_metadata(content: bytes) -> bytes:
 
 
 def guess_arch(weights: Weights) -> str | None:
-    """The 32x32 network that these weights most likely are of; None if they resemble none."""
+    """The 32x32 network that these weights most likely belong to; None if they resemble none."""
     return _likely_architecture(_shapes(weights.state))
 
 
 def _check_file(path: Path) -> None:
-    """Refuse what can be told from the outside and from the first bytes."""
+    """Refuses what is recognizable by its kind, size or first bytes."""
     if path.is_dir():
         raise CheckpointError(f"{path}: found a directory; give the weight file inside it")
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; correct the path or fetch the weights first")
+        raise CheckpointError(f"{path}: no such file; correct the path or download the weights")
     if path.stat().st_size == 0:
         raise CheckpointError(
             f"{path}: not a checkpoint, the file is empty (0 bytes); copy it again"
@@ -158,8 +158,8 @@ def _check_file(path: Path) -> None:
         head = file.read(512).lstrip().lower()
     if head.startswith((b"<!doctype html", b"<html", b"<?xml")):
         raise CheckpointError(
-            f"{path}: not a checkpoint, found an HTML page (probably a download that failed); "
-            "fetch the file itself and look at its size"
+            f"{path}: not a checkpoint, found an HTML page (probably a failed download); download "
+            "the file itself and check its size"
         )
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(
@@ -180,21 +180,21 @@ def _read_torch(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(_plain_globals()):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle fails in ways that no list covers
+    except Exception as error:  # a damaged pickle can raise anything
         blocked = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, pickle.UnpicklingError) and blocked:
             raise CheckpointError(
                 f"{path}: refused, found the Python object {blocked[1]} (a whole pickled module, "
-                f"or a file that runs code when it is loaded); {REMEDY}"
+                f"or a file that runs code on loading); {REMEDY}"
             ) from error
         raise _damaged(path, error) from error
 
 
 def _plain_globals() -> list[Any]:
-    """Harmless classes in the files of the field: numpy scalars (the decayed lr), Namespace."""
+    """Harmless classes in common weight files: numpy scalars (the decayed lr), Namespace."""
     scalar = np.float64(0).__reduce__()[0]
     dtypes = [type(np.dtype(name)) for name in ("float64", "float32", "int64")]
-    # numpy 1 and numpy 2 record the same constructor under different names
+    # numpy 1 and numpy 2 have different names for the same constructor
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
     return [np.dtype, *dtypes, *((scalar, name) for name in names), argparse.Namespace]
 
@@ -202,13 +202,13 @@ def _plain_globals() -> list[Any]:
 def _damaged(path: Path, error: Exception) -> CheckpointError:
     reason = first_line(error)
     return CheckpointError(
-        f"{path}: truncated or corrupt, or no weight file at all ({path.stat().st_size:,} bytes; "
+        f"{path}: truncated, corrupt or not a weight file ({path.stat().st_size:,} bytes; "
         f"{reason[:100]}); copy it again and compare sizes"
     )
 
 
 def _unwrap(found: Any, path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """The state dict inside a container, and what the container says beside it."""
+    """The state dict in a file, and the other entries of the file."""
     if not isinstance(found, Mapping):
         raise CheckpointError(f"{path}: found {type(found).__name__}, not a dict; {REMEDY}")
     inner = [key for key in STATE_KEYS if isinstance(found.get(key), Mapping)]
@@ -223,20 +223,20 @@ def _unwrap(found: Any, path: Path) -> tuple[dict[str, Tensor], Mapping[str, Any
 
 
 def _select_role(state: dict[str, Tensor], role: Role, path: Path) -> dict[str, Tensor]:
-    """The keys of one network where the file holds a whole distiller."""
+    """The keys of one network, if the file has student and teacher."""
     if not any(key.startswith(("student.", "teacher.")) for key in state):
         return state
     prefix = f"{role}."
     chosen = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
     if not chosen:
         heads = ", ".join(sorted({key.partition(".")[0] for key in state}))
-        raise CheckpointError(f"{path}: has no {role} in it, found {heads}; choose another file")
-    log.info("%s: took the %s out of the distiller", path, role)
+        raise CheckpointError(f"{path}: contains no {role}, found {heads}; choose another file")
+    log.info("%s: extracted the %s from a file with both networks", path, role)
     return chosen
 
 
 def _container(facts: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
-    """Whose layout it is; ``state`` still has its role prefixes."""
+    """The project whose format it is; ``state`` still has the prefixes of the roles."""
     if any(key.startswith(("student.", "teacher.")) for key in state) or set(facts) == {"model"}:
         return "mdistiller"
     marks = {"model_state": "pycls", "state_dict": "timm", "args": "torchdistill"}
@@ -261,7 +261,7 @@ def _epoch(facts: Mapping[str, Any]) -> int | None:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number or a tensor of one; foreign files use these keys for other things too."""
+    """A finite number, or a tensor of one; other projects use these keys for other things too."""
     try:
         number = float(value)
     except (TypeError, ValueError, RuntimeError):
@@ -274,29 +274,29 @@ def _arch(facts: Mapping[str, Any]) -> str | None:
 
 
 def _check_dense(state: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse tensors that are no plain arrays of numbers in memory of their own."""
+    """Refuses tensors that are not dense arrays of numbers."""
     for key, tensor in state.items():
         kind = _find_oddity(tensor)
         if kind:
             raise CheckpointError(
-                f"{path}: tensor {key} is {kind}, not a plain array of numbers; save the weights "
-                f"of the network as it is trained (dense, on the CPU, in float32 or float16)"
+                f"{path}: tensor {key} is {kind}, not a dense array of numbers; save the weights "
+                f"as they are trained (dense, on the CPU, in float32 or float16)"
             )
 
 
 def _find_oddity(tensor: Tensor) -> str:
-    """What keeps a tensor from being read like any other, in words; empty where nothing does."""
+    """Why a tensor is not a dense array of numbers; empty if it is one."""
     if isinstance(tensor, nn.parameter.UninitializedParameter | nn.parameter.UninitializedBuffer):
-        return "not initialised"
+        return "not initialized"
     if tensor.is_nested or tensor.layout != torch.strided:
         return "nested" if tensor.is_nested else f"sparse ({tensor.layout})"
     if tensor.is_quantized:
-        return "quantised"
+        return "quantized"
     if tensor.device.type == "meta":
-        return "without values (on the device meta)"
+        return "without values (on the meta device)"
     if tensor.dtype not in _DTYPES:
         return f"of type {tensor.dtype}"
-    # A billion elements in four bytes is a small file and a full memory.
+    # A billion elements can share four bytes: a small file that would fill the memory.
     if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
         return "overlapping with itself"
     return ""
@@ -306,8 +306,8 @@ def _check_finite(state: Mapping[str, Tensor], path: Path) -> None:
     for key, tensor in state.items():
         if not tensor.isfinite().all():
             raise CheckpointError(
-                f"{path}: tensor {key} has values that are not finite (NaN or Inf); the training "
-                "that wrote it diverged, use an earlier checkpoint"
+                f"{path}: tensor {key} has values that are not finite (NaN or Inf), so its "
+                "training diverged; use an earlier checkpoint"
             )
 
 
@@ -320,7 +320,7 @@ def _zoo_name(key: str) -> str:
 
 
 def _mismatch(
-    found: Shapes, expected: Shapes, path: str | Path, arch: str, said: str | None
+    found: Shapes, expected: Shapes, path: str | Path, arch: str, claimed: str | None
 ) -> str:
     missing = [key for key in expected if key not in found]
     unexpected = [key for key in found if key not in expected]
@@ -335,23 +335,23 @@ def _mismatch(
             ("of another shape", [f"{k} {found[k]} for {expected[k]}" for k in misshapen]),
         )
     )
-    return f"{path}: weights do not fit {arch}\n{listed}\n{_advice(found, arch, said)}"
+    return f"{path}: weights do not fit {arch}\n{listed}\n{_advice(found, arch, claimed)}"
 
 
-def _advice(found: Shapes, arch: str, said: str | None) -> str:
-    guess = said if said not in (None, arch) else _likely_architecture(found)
-    if guess == arch or (guess is None and said == arch):
+def _advice(found: Shapes, arch: str, claimed: str | None) -> str:
+    guess = claimed if claimed not in (None, arch) else _likely_architecture(found)
+    if guess == arch or (guess is None and claimed == arch):
         return (
-            f"the file is of {arch} in another form (layers, widths, channels or image size were "
-            f"changed), or incomplete; choose another file"
+            f"the file is a modified {arch} (other layers, widths, channels or image size) or "
+            f"incomplete; choose another file"
         )
     if guess is None:
-        return "the file is none of the 32x32 networks; choose another network or file"
+        return "the file matches none of the 32x32 networks; choose another network or file"
     return f"the file looks like {guess}; choose that network or another file"
 
 
 def _is_classifier(misshapen: list[str], found: Shapes, expected: Shapes) -> bool:
-    """Whether one layer differs, and in its outputs only: nothing but a classifier can."""
+    """Whether only the number of outputs of one layer differs: it must be the classifier."""
     layers = {key.rpartition(".")[0] for key in misshapen}
     return len(layers) == 1 and all(found[key][1:] == expected[key][1:] for key in misshapen)
 
@@ -360,12 +360,12 @@ def _class_mismatch(key: str, found: Shapes, expected: Shapes, path: str | Path)
     return (
         f"{path}: file has {found[key][0]} classes, dataset has {expected[key][0]} "
         f"({key} is {found[key]} in the file, {expected[key]} in the network); "
-        "choose weights that were trained on this dataset"
+        "choose weights trained on this dataset"
     )
 
 
 def _likely_architecture(found: Shapes) -> str | None:
-    """The 32x32 network that shares most tensors with the file, if it shares at least half."""
+    """The 32x32 network that shares the most tensors with the file, at least half of them."""
     body = set(found.items())
 
     def overlap(name: str) -> float:

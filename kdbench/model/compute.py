@@ -27,15 +27,15 @@ PRECISIONS = ("fp32", "tf32", "bf16", "fp16", "auto")
 
 @dataclass(frozen=True)
 class Compute:
-    """Where and how the networks of a process run.
+    """Device, precision and layout of the networks of a process.
 
     Attributes:
-        device: all networks, batches and meters live here.
-        precision: "fp32", "tf32", "bf16" or "fp16"; of the networks. Losses are float32 whatever
-            it is, with "tf32" too: only their matrix products are rounded as the networks' are.
+        device: of all networks, batches and meters.
+        precision: of the networks: "fp32", "tf32", "bf16" or "fp16". Losses are always float32;
+            with "tf32" their matrix products are rounded like those of the networks.
         memory_format: of images and convolution weights.
-        folds: whether frozen networks have their batch norms folded into convolutions.
-        fuses: whether trained networks on a CPU have the batch norms of ``fused_norm.py``.
+        folds: whether batch norms of frozen networks are folded into convolutions.
+        fuses: whether trained networks on a CPU use the batch norm of ``fused_norm.py``.
     """
 
     device: torch.device
@@ -46,7 +46,7 @@ class Compute:
 
     @property
     def layout(self) -> str:
-        """Everything about how networks are computed that decides the last bits, in words."""
+        """The settings that affect the last bits of a network's output, in words."""
         words = [str(self.memory_format).removeprefix("torch.")]
         words += ["folded"] * self.folds + ["fused"] * self.fuses
         return ", ".join(words)
@@ -70,24 +70,24 @@ class Compute:
         return found._replace(logits=found.logits.float())
 
     def place(self, network: nn.Module) -> nn.Module:
-        """Moves a network, in place, to the device and the memory format."""
+        """Moves a network to the device and memory format, in place."""
         return network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def fold(self, network: nn.Module) -> nn.Module:
-        """What computes a frozen network: itself, or a folded copy."""
+        """The network to compute a frozen network with: itself, or a folded copy."""
         return fold_norms(network) if self.folds else network
 
     def fuse(self, network: nn.Module) -> nn.Module:
-        """What computes a network that is being trained; it shares the network's parameters."""
+        """The network to train a network with: itself, or a fused one with shared parameters."""
         return fuse_norms(network, load_kernel()) if self.fuses else network
 
     @property
     def batch_norm(self) -> str:
-        """Whose batch norm trains: a machine without a compiler has only that of torch."""
+        """The batch norm in training: "fused", or "torch", for example without a compiler."""
         return "fused" if self.fuses and load_kernel() is not None else "torch"
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Loss scaling for fp16; passes everything through otherwise."""
+        """Loss scaling for fp16; does nothing otherwise."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
     def _autocast(self) -> AbstractContextManager:
@@ -97,17 +97,17 @@ class Compute:
         return torch.autocast(self.device.type, dtype=dtype)
 
     def peak_memory_mb(self) -> float:
-        """Most memory used so far, in MB: of the GPU's allocator, or of the process on a CPU."""
+        """Peak memory so far, in MB: of the GPU's allocator, or of the process on a CPU."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 1e6
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
 def choose_compute(device: str, precision: str, channels_last: bool) -> Compute:
-    """Resolves "auto" and refuses what this machine lacks.
+    """Resolves "auto" and checks that this machine has the device and the precision.
 
     Raises:
-        ConfigError: unknown or missing device, or a precision that the device cannot do.
+        ConfigError: unknown or missing device, or a precision that it does not support.
     """
     found = _find_device(device)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -117,14 +117,14 @@ def choose_compute(device: str, precision: str, channels_last: bool) -> Compute:
 def configure_compute(
     cfg: "DictConfig | Mapping[str, Any]", precision: str | None = None
 ) -> Compute:
-    """What the sections ``run`` and ``speed`` of a config ask for, and sets it in this process.
+    """Applies the sections ``run`` and ``speed`` of a config to this process.
 
-    Convolutions of float32 tensors on NVIDIA GPUs use TF32 (10 bits of mantissa) unless torch is
-    told otherwise: "fp32" tells it, and "tf32" allows it, in matrix products too.
+    By default torch uses TF32 (10 bits of mantissa) in float32 convolutions on NVIDIA GPUs: "fp32"
+    disables it, "tf32" enables it, in matrix products too.
 
     Args:
         cfg: of a run, composed or resolved.
-        precision: in place of the config's.
+        precision: overrides that of the config.
 
     Raises:
         ConfigError: see ``choose_compute``.
@@ -135,15 +135,15 @@ def configure_compute(
     )
     torch.backends.cuda.matmul.allow_tf32 = compute.precision == "tf32"
     torch.backends.cudnn.allow_tf32 = compute.precision == "tf32"
-    # The kernel knows one memory format, and cuDNN needs no help.
+    # The kernel supports only channels-last, and cuDNN is fast already.
     fuses = speed["fused_norm"] and speed["channels_last"] and compute.device.type == "cpu"
     return replace(compute, folds=speed["fold_teacher"], fuses=fuses)
 
 
 def set_threads(threads: int | None) -> int:
-    """Fixes the CPU threads of this process; None: OMP_NUM_THREADS, or the cores it may run on.
+    """Sets the CPU threads of this process; None for OMP_NUM_THREADS, or else all available cores.
 
-    The number changes the last bits of sums, so it is explicit and goes into the record.
+    The number changes the last bits of sums, so it is explicit and recorded.
     """
     threads = wanted_threads(threads) or len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
@@ -156,7 +156,7 @@ def current_threads() -> int:
 
 
 def read_flags() -> dict[str, bool]:
-    """Switches of torch on which the bits of a GPU's results depend, as they are now."""
+    """Current values of the torch flags that affect the bits of results on a GPU."""
     return {
         "tf32_matmul": torch.backends.cuda.matmul.allow_tf32,
         "tf32_convolution": torch.backends.cudnn.allow_tf32,
@@ -166,7 +166,7 @@ def read_flags() -> dict[str, bool]:
 
 
 def describe_machine(compute: Compute, threads: int) -> str:
-    """Everything by which speed and last bits of one network differ from machine to machine."""
+    """Everything about a machine that affects the speed and last bits of a network, in words."""
     where = f"{cpu_model()}, {plural(threads, 'thread')}"
     if compute.device.type == "cuda":
         tf32 = "TF32" if compute.precision == "tf32" else "no TF32"
@@ -176,7 +176,7 @@ def describe_machine(compute: Compute, threads: int) -> str:
 
 def cpu_model() -> str:
     """The name of the processor."""
-    info = Path("/proc/cpuinfo")  # the platform module knows no more than the architecture
+    info = Path("/proc/cpuinfo")  # the platform module knows only the architecture
     lines = info.read_text().splitlines() if info.exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor()
@@ -194,7 +194,7 @@ def _find_device(name: str) -> torch.device:
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         raise ConfigError(
-            f"run.device={name!r}: this machine shows {count} CUDA device(s) to the process "
+            f"run.device={name!r}: {count} CUDA device(s) are visible to this process "
             f"(CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES', 'unset')}); "
             f"use run.device=cpu or auto"
         )
@@ -227,7 +227,7 @@ def _describe_device(device: torch.device) -> str:
 
 
 def _has_fast_bf16(device: torch.device) -> bool:
-    known = has_fast_bf16(str(device))  # first, so that a run and its key agree
+    known = has_fast_bf16(str(device))  # first, to agree with the run key, computed without torch
     if known is not None:
         return known
     if device.type == "cuda":

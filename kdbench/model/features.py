@@ -1,4 +1,4 @@
-"""The feature maps of any network, own or foreign, behind one function."""
+"""Feature maps of any network, from kdbench, timm or torchvision, by one function."""
 
 import copy
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ from kdbench.outputs import Features, NetworkOutput
 
 
 class FeatureNetwork(nn.Module):
-    """A network that knows its own feature maps; base of the 32x32 networks."""
+    """A network that returns its feature maps; base class of the 32x32 networks."""
 
     def forward_features(self, images: Tensor, preacts: bool = False) -> NetworkOutput:
-        """Logits of ``images`` [B, C, H, W] with the maps and the pooled vector on the way.
+        """Logits, feature maps and pooled vector of ``images``.
 
         Args:
-            images: [B, C, H, W], normalised.
-            preacts: the maps before their activation too; f0 is the same in both.
+            images: [B, C, H, W], normalized.
+            preacts: also return the maps before their activation; f0 is the same in both.
         """
         raise NotImplementedError
 
@@ -30,11 +30,11 @@ class FeatureNetwork(nn.Module):
 
 
 class WithFeatures(nn.Module):
-    """A network that answers with its features: ``NetworkOutput`` in the place of logits.
+    """A network that returns ``NetworkOutput``, with features, instead of logits.
 
     Args:
-        network: whose features are wanted; its parameters are shared.
-        preacts: the maps before their activation too.
+        network: shares its parameters with this module.
+        preacts: also return the maps before their activation.
     """
 
     def __init__(self, network: nn.Module, preacts: bool) -> None:
@@ -49,14 +49,14 @@ class WithFeatures(nn.Module):
 def features(model: nn.Module, images: Tensor, preacts: bool = False) -> NetworkOutput:
     """Feature maps, pooled vector and logits of ``images`` from one forward pass.
 
-    The 32x32 networks define their maps themselves. A timm model gives what its
-    ``forward_intermediates`` gives: one map per stage, or per block of a transformer. Any other
-    convolutional network gives the last map of every resolution.
+    The 32x32 networks define their maps themselves. For timm models they are those of
+    ``forward_intermediates``: one per stage, or per block of a transformer. For other
+    convolutional networks they are the last map of every resolution.
 
     Args:
         model: a network from ``load_model``, in any mode.
-        images: [B, C, H, W], normalised.
-        preacts: the maps before their activation too; only the 32x32 networks have them.
+        images: [B, C, H, W], normalized.
+        preacts: also return the maps before their activation; only for the 32x32 networks.
 
     Returns:
         Logits equal to ``model(images)``, with features.
@@ -69,7 +69,7 @@ def features(model: nn.Module, images: Tensor, preacts: bool = False) -> Network
     if preacts:
         raise ConfigError(
             f"pre-activation features: {type(model).__name__} has none, only the 32x32 networks "
-            "of kdbench.model.cifar do; ask for preacts=False or choose one of those"
+            "of kdbench.model.cifar do; use preacts=False or choose one of those"
         )
     if hasattr(model, "forward_intermediates"):
         return _timm_features(model, images)
@@ -113,7 +113,7 @@ def _convolutional_features(model: nn.Module, images: Tensor) -> NetworkOutput:
 
 
 def _stages(model: nn.Module, classifier: nn.Linear) -> Iterator[nn.Module]:
-    """The layers before the head: children, sequences opened, as families differ further down."""
+    """The layers before the head: children, and the items of sequences among them."""
     for child in model.children():
         if any(module is classifier for module in child.modules()):
             continue
@@ -122,7 +122,7 @@ def _stages(model: nn.Module, classifier: nn.Linear) -> Iterator[nn.Module]:
 
 
 def _is_token_model(model: nn.Module) -> bool:
-    """Whether activations are tokens or channels-last, which look like maps but are none."""
+    """Whether activations are tokens or channels-last, which only look like feature maps."""
     from torchvision.models import SwinTransformer, VisionTransformer
 
     return isinstance(model, SwinTransformer | VisionTransformer)
@@ -137,7 +137,7 @@ def example_output(
     Args:
         network: in any mode; stays as it is, its running statistics too.
         image_shape: (C, H, W).
-        preacts: the maps before their activation too.
+        preacts: also return the maps before their activation.
 
     Returns:
         Tensors on the meta device, of two images.

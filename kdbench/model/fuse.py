@@ -1,7 +1,7 @@
-"""Networks rewritten to compute the same with less work.
+"""Networks rewritten to compute the same in less time.
 
-The rewritten network shares its parameters with the original, which stays as it is: it is what
-checkpoints, features and exports know. Only its calls differ.
+The rewritten network shares its parameters with the original, which does not change and is used
+for checkpoints, features and exports.
 """
 
 import logging
@@ -22,40 +22,40 @@ log = logging.getLogger(__name__)
 _ADDITIONS = (operator.add, operator.iadd, torch.add)
 _RELUS = (F.relu, torch.relu, torch.relu_)
 _NOT_TRACED = (
-    "%s is computed as it is, its batch norms on their own: its forward pass depends on more than "
-    "the layers it calls (%s)"
+    "%s is not rewritten, and its batch norms are computed separately: its forward pass cannot be "
+    "traced (%s)"
 )
 
 
 def fold_norms(network: nn.Module) -> nn.Module:
-    """A frozen network whose batch norms are part of the convolutions before them.
+    """Folds the batch norms of a frozen network into the convolutions before them.
 
-    In evaluation mode a batch norm is a scale and a shift of each channel, which the weights of a
-    convolution can take over: (W x - mean) / std * gamma + beta is another W' x + b'.
+    In evaluation mode a batch norm scales and shifts each channel, which the weights of a
+    convolution can include: (W x - mean) / std * gamma + beta = W' x + b'.
 
     Args:
-        network: in evaluation mode; stays as it is.
+        network: in evaluation mode; not changed.
 
     Returns:
-        The folded network, or the same one where its forward pass cannot be traced.
+        The folded network, or the same one if its forward pass cannot be traced.
     """
     try:
-        return fuse(network)  # a copy; leaves alone what has a second reader
-    except Exception as error:  # anything that a forward pass may do
+        return fuse(network)  # a copy; skips convolutions whose output is used twice
+    except Exception as error:  # a forward pass can raise anything
         log.info(_NOT_TRACED, type(network).__name__, first_line(error))
         return network
 
 
 def fuse_norms(network: nn.Module, kernel: Kernel | None) -> nn.Module:
-    """A network whose batch norms also add the shortcut and rectify: see ``NormReLU``.
+    """Fuses the batch norms of a network with the addition and ReLU after them: see ``NormReLU``.
 
     Args:
         network: in any mode, which may change later.
-        kernel: from ``load_kernel``; None changes nothing.
+        kernel: from ``load_kernel``; None for no change.
 
     Returns:
-        The rewritten network, or the same one if it is not of this project: what depends on the
-        mode of other networks would be fixed as it is now.
+        The rewritten network; for a network of another project the same one, because tracing would
+        fix whatever depends on its mode.
     """
     if kernel is None or not _is_own(network):
         return network
@@ -85,17 +85,17 @@ def _norms(traced: fx.GraphModule) -> Iterator[fx.Node]:
 
 
 def _fuse_norm(traced: fx.GraphModule, node: fx.Node, name: str, kernel: Kernel) -> None:
-    """Replaces a batch norm, and the addition and ReLU after it where nobody else reads them."""
+    """Replaces a batch norm, and the addition and ReLU after it if their input has no other use."""
     norm = traced.get_submodule(str(node.target))
     assert isinstance(norm, nn.BatchNorm2d)
     replaced, shortcut = [node], None
-    addition = _only_reader(node)
+    addition = _only_user(node)
     if addition is not None and addition.target in _ADDITIONS:
         operands = [arg for arg in addition.args if isinstance(arg, fx.Node) and arg is not node]
         if len(operands) == 1:
             shortcut = operands[0]
             replaced.append(addition)
-    activation = _only_reader(replaced[-1])
+    activation = _only_user(replaced[-1])
     relu = activation is not None and _is_relu(traced, activation)
     if activation is not None and relu:
         replaced.append(activation)
@@ -108,9 +108,9 @@ def _fuse_norm(traced: fx.GraphModule, node: fx.Node, name: str, kernel: Kernel)
         traced.graph.erase_node(old)
 
 
-def _only_reader(node: fx.Node) -> fx.Node | None:
-    readers = list(node.users)
-    return readers[0] if len(readers) == 1 else None
+def _only_user(node: fx.Node) -> fx.Node | None:
+    users = list(node.users)
+    return users[0] if len(users) == 1 else None
 
 
 def _is_relu(traced: fx.GraphModule, node: fx.Node) -> bool:

@@ -1,4 +1,4 @@
-// Batch normalisation of a channels-last tensor, with the addition of a shortcut and ReLU in the
+// Batch normalization of a channels-last tensor, with the addition of a shortcut and ReLU in the
 // same pass over memory: y = relu((x - mean) / std * weight + bias + shortcut).
 //
 // A tensor is [rows, C]: a row is one pixel of one image. Rows are summed in blocks whose size
@@ -135,7 +135,7 @@ void apply(const T* x, const T* shortcut, T* y, int64_t rows, int64_t channels,
   });
 }
 
-// The gradient that ReLU lets through.
+// The gradient where ReLU is active.
 template <class T, bool RELU>
 inline Floats passed(const T* grad_y, const T* y, int64_t at) {
   const Floats gradient = load(grad_y + at);
@@ -216,7 +216,7 @@ void apply_channels(int is_bfloat16, const void* x, const void* shortcut, void* 
   chosen(x, shortcut, y, rows, channels, scale, shift, relu != 0);
 }
 
-// Gradients of x, of the shortcut (where it is not null), of weight and bias.
+// Gradients of x, the shortcut (if not null), weight and bias.
 void differentiate_channels(int is_bfloat16, const void* grad_y, const void* x, const void* y,
                             void* grad_x, void* grad_shortcut, int64_t rows, int64_t channels,
                             const float* mean, const float* inverse_std, const float* weight,

@@ -1,8 +1,8 @@
 """Batch norm, the addition of a shortcut and ReLU on a CPU, in fewer passes over memory.
 
-PyTorch does them one after the other, and each reads and writes all activations: together a
-quarter of a training step of a small network. ``fused_norm.cpp`` does them at once. It is compiled
-by the machine's g++ when it is first needed (some seconds, once) and kept in the user's cache.
+PyTorch does them one by one, and each reads and writes all activations: together a quarter of the
+training step of a small network. ``fused_norm.cpp`` does them at once. It is compiled with g++ on
+first use (some seconds) and kept in the user's cache.
 """
 
 import ctypes
@@ -24,9 +24,9 @@ from torch.autograd.function import once_differentiable
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-# OpenMP's library is that of torch, which is loaded already: both share one set of threads.
+# Uses the OpenMP library of torch, which is already loaded, and so shares its threads.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
-WIDTH = 16  # as in the source: channels come in multiples of it
+WIDTH = 16  # as in the source: the number of channels must be a multiple
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -57,7 +57,7 @@ class Kernel:
     def apply(
         self, x: Tensor, shortcut: Tensor | None, scale: Tensor, shift: Tensor, relu: bool
     ) -> Tensor:
-        """``relu(x * scale + shift + shortcut)``, without the shortcut where that is None."""
+        """``relu(x * scale + shift + shortcut)``, without a shortcut if that is None."""
         y = torch.empty_like(x)
         self._apply(
             _is_bf16(x),
@@ -78,14 +78,14 @@ class Kernel:
         weight: Tensor,
         adds: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """Gradients of x, of the shortcut if one was added, of weight and bias.
+        """Gradients of x, the shortcut (if any), weight and bias.
 
         Args:
-            grad_y: gradient of the result.
-            x: what was normalised.
-            y: the result, which tells where ReLU was active; None where there was no ReLU.
-            mean: with which it was normalised.
-            inverse_std: likewise.
+            grad_y: gradient of the output.
+            x: the input.
+            y: the output, to see where ReLU was active; None without ReLU.
+            mean: of the batch.
+            inverse_std: of the batch.
             weight: of the batch norm.
             adds: whether a shortcut was added.
         """
@@ -104,13 +104,13 @@ class Kernel:
 class NormReLU(nn.Module):
     """``relu(norm(x) + shortcut)``; shares its parameters and statistics with ``norm``.
 
-    Equal to the three modules one after the other up to rounding: in bfloat16 it rounds once where
-    they round three times. What the kernel does not take (other memory formats, numbers of channels
-    that are no multiple of 16, evaluation with gradients) goes through PyTorch's functions.
+    Equal to the three modules one by one up to rounding: in bfloat16 it rounds once instead of
+    three times. What the kernel does not support (other memory formats, numbers of channels that
+    are not a multiple of 16, evaluation with gradients) is computed by PyTorch.
 
     Args:
         norm: with affine parameters and running statistics.
-        relu: whether the result is rectified.
+        relu: whether to apply ReLU.
         kernel: from ``load_kernel``.
     """
 
@@ -119,8 +119,8 @@ class NormReLU(nn.Module):
         self.norm, self.relu, self.kernel = norm, relu, kernel
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] of ``x`` and, where there is one, a shortcut of the same shape."""
-        if not self._takes(x, shortcut):
+        """[B, C, H, W] of ``x`` and an optional shortcut of the same shape."""
+        if not self._is_supported(x, shortcut):
             return self._one_by_one(x, shortcut)
         norm = self.norm
         if not norm.training:
@@ -131,7 +131,7 @@ class NormReLU(nn.Module):
             return self.kernel.apply(x, shortcut, scale, shift, self.relu)
         return _BatchNormReLU.apply(self, x, shortcut, norm.weight, norm.bias)
 
-    def _takes(self, x: Tensor, shortcut: Tensor | None) -> bool:
+    def _is_supported(self, x: Tensor, shortcut: Tensor | None) -> bool:
         if not self.norm.training and torch.is_grad_enabled():
             return False
         return _is_suitable(x) and (
@@ -146,7 +146,7 @@ class NormReLU(nn.Module):
         return F.relu(y, inplace=True) if self.relu else y
 
     def measure(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and biased variance of each channel, which move the running statistics."""
+        """Mean and biased variance of each channel; updates the running statistics."""
         mean, variance = self.kernel.measure(x)
         norm = self.norm
         assert norm.running_mean is not None
@@ -155,7 +155,7 @@ class NormReLU(nn.Module):
         assert norm.momentum is not None
         norm.num_batches_tracked.add_(1)
         norm.running_mean.lerp_(mean, norm.momentum)
-        count = x.numel() // x.shape[1]  # the running variance is the unbiased one
+        count = x.numel() // x.shape[1]  # the running variance is unbiased
         norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
         return mean, variance
 
@@ -182,7 +182,7 @@ class _BatchNormReLU(torch.autograd.Function):
 
 
 def is_fusible(norm: nn.Module) -> bool:
-    """Whether ``NormReLU`` can take the place of a module."""
+    """Whether ``NormReLU`` can replace a module."""
     return (
         type(norm) is nn.BatchNorm2d
         and norm.affine
@@ -196,22 +196,22 @@ def is_fusible(norm: nn.Module) -> bool:
 
 @cache
 def load_kernel() -> Kernel | None:
-    """The kernel, compiled for this processor; None, with a line that says why, where it cannot."""
+    """The kernel, compiled for this processor; None, with a log message, if that fails."""
     try:
         path = _library_path()
         if not path.exists():
             _compile(path)
         return Kernel(ctypes.CDLL(str(path)))
     except (OSError, subprocess.SubprocessError) as error:
-        log.info("batch norm is that of PyTorch, which is slower: %s", error)
+        log.info("using PyTorch's batch norm, which is slower: %s", error)
         return None
 
 
 def _library_path() -> Path:
-    """Where the library is kept: its name says what it was made of, by whom and for which CPU."""
+    """Path of the library, with a digest of its source, compiler and CPU in its name."""
     compiler = shutil.which("g++")
     if compiler is None:
-        raise FileNotFoundError("fused_norm.cpp is compiled with g++, which is not installed")
+        raise FileNotFoundError("fused_norm.cpp needs g++, which is not installed")
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
     made_of = [SOURCE.read_bytes(), " ".join(FLAGS).encode(), version, _cpu_flags()]
     name = hashlib.sha256(b"\0".join(made_of)).hexdigest()[:16]
@@ -226,7 +226,7 @@ def _cpu_flags() -> bytes:
 
 
 def _compile(path: Path) -> None:
-    """Makes the library; several processes may do so at once, the last one stays."""
+    """Compiles the library; if several processes do so at once, the last one wins."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
@@ -242,7 +242,7 @@ def _is_suitable(x: Tensor) -> bool:
         x.dtype in _DTYPES
         and x.dim() == 4
         and x.shape[1] % WIDTH == 0
-        and x.numel() > x.shape[1]  # one value has no variance, and none nothing at all
+        and x.numel() > x.shape[1]  # a variance needs two values
         and x.device.type == "cpu"
         and x.is_contiguous(memory_format=torch.channels_last)
     )

@@ -1,4 +1,4 @@
-"""``load_model``: any network of the project from its name, with or without weights."""
+"""``load_model``: any supported network by name, with or without weights."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from kdbench.model.checkpoint import fit_weights, load_weights
 from kdbench.model.profile import forward_once
 from kdbench.words import nearest
 
-# Options by which timm and torchvision open files or addresses themselves, some of them as pickles.
+# Options that make timm and torchvision open files or URLs, some of them as pickles.
 _FETCHING = (
     *("pretrained", "pretrained_backbone", "pretrained_cfg", "pretrained_cfg_overlay"),
     *("pretrained_strict", "checkpoint_path", "cache_dir", "weights_backbone"),
@@ -28,7 +28,7 @@ def load_model(
     image_size: int | None = None,
     **options: Any,
 ) -> nn.Module:
-    """Build a network and, if asked to, load its weights; never downloads anything.
+    """Builds a network and optionally loads weights; never downloads anything.
 
     Example:
         >>> teacher = load_model("resnet56", num_classes=100, weights="resnet56.safetensors")
@@ -38,7 +38,7 @@ def load_model(
         arch: one of ``kdbench.model.cifar.__all__``, or ``timm:NAME``, or ``torchvision:NAME``.
         num_classes: outputs of the classifier, >= 1.
         weights: file that ``kdbench.model.checkpoint.load_weights`` reads; None leaves the
-            network as it is initialised.
+            network with its random initialization.
         in_channels: channels of the images, >= 1; torchvision's networks take 3 only.
         image_size: height and width of the images in pixels, for networks whose layout depends
             on it (transformers, mixers); the others take any size. None means the network's own
@@ -68,26 +68,27 @@ def load_model(
 
 
 def check_forward(model: nn.Module, in_channels: int, image_size: int) -> None:
-    """Send one image through the network, which stays as it is found.
+    """Runs one image through the network, without side effects.
 
     Raises:
-        ConfigError: images of this shape do not get through; names the layer and its input.
+        ConfigError: it fails for images of this shape; the message has the layer and its input.
     """
     entered = [("the first layer", f"{in_channels}x{image_size}x{image_size}")]
 
-    def note(module: nn.Module, args: Any) -> None:
+    def enter(module: nn.Module, args: Any) -> None:
         size = "x".join(map(str, args[0].shape[1:])) if args else "nothing"
         entered.append((f"{names[module]} ({type(module).__name__})", size))
 
     names = {module: name for name, module in model.named_modules()}
-    handles = [module.register_forward_pre_hook(note) for module in names if _is_leaf(module)]
+    handles = [module.register_forward_pre_hook(enter) for module in names if _is_leaf(module)]
     try:
         forward_once(model, in_channels, image_size)
     except (RuntimeError, ValueError, AssertionError) as error:
         layer, size = entered[-1]
         raise ConfigError(
-            f"{type(model).__name__} cannot take images of {in_channels}x{image_size}x{image_size}:"
-            f" fails at or after layer {layer}, whose input is {size} ({first_line(error)}); "
+            f"{type(model).__name__} does not accept images of "
+            f"{in_channels}x{image_size}x{image_size}: it fails at or after layer {layer}, whose "
+            f"input is {size} ({first_line(error)}); "
             "choose another network or another dataset"
         ) from error
     finally:
@@ -100,7 +101,7 @@ def _cifar_model(
 ) -> nn.Module:
     if arch not in cifar.__all__:
         raise ConfigError(
-            f"{_unknown(f'arch={arch!r}', arch, cifar.__all__)}. Allowed are the "
+            f"{_unknown(f'arch={arch!r}', arch, cifar.__all__)}. Choose from the "
             f"{len(cifar.__all__)} networks of kdbench.model.cifar, timm:NAME and torchvision:NAME"
         )
     if options:
@@ -156,7 +157,7 @@ def _build(
     image_size: int | None,
     options: dict[str, Any],
 ) -> nn.Module:
-    """Pass the image size to the networks that take it: the others' constructors refuse it."""
+    """Passes the image size only to networks that take it: other constructors would raise."""
     sized = {} if image_size is None else {size_option: image_size}
     try:
         try:
@@ -174,7 +175,7 @@ def _build(
 
 
 def _check_patches(model: nn.Module, arch: str) -> None:
-    """Refuse an image that patches do not cover: timm would drop its border silently."""
+    """Refuses an image size that is not a multiple of the patch size: timm would crop it."""
     from timm.layers import PatchEmbed
 
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-adds; one forward pass that leaves no trace."""
+"""Cost of a network: parameters and multiply-adds; a forward pass without side effects."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,18 +9,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of parameters, frozen ones included, buffers not."""
+    """Number of parameters, including frozen ones, without buffers."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_macs(model: nn.Module, in_channels: int, image_size: int) -> int:
     """Multiply-adds of the convolutions and linear layers for one image.
 
-    Bias, normalisation, pooling and the products inside attention do not count, as in the tables
-    of the distillation literature.
+    Without bias, normalization, pooling and the products inside attention, as in the tables of the
+    distillation literature.
 
     Args:
-        model: left as it is found.
+        model: not changed.
         in_channels: channels of the image, >= 1.
         image_size: height and width of the image in pixels, >= 1.
     """
@@ -41,7 +41,7 @@ def forward_once(model: nn.Module, in_channels: int, image_size: int) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; afterwards every module is in the mode it was in."""
+    """Evaluation mode within the context; restores the mode of every module afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

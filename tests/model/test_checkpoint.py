@@ -28,7 +28,7 @@ def state(**arguments):
 
 
 def optimizer_state():
-    """As the zoos leave it: the decayed learning rate is a numpy scalar."""
+    """As in the zoos: the decayed learning rate is a numpy scalar."""
     optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.05)
     optimizer.param_groups[0]["lr"] = np.float64(0.05) * 0.1 ** np.int64(3)
     return optimizer.state_dict()
@@ -264,7 +264,7 @@ class TestFit:
             path = tmp_path / f"{name}.safetensors"
             save_file(found, path, container)
             said = refusal(path, network("resnet56"), "resnet56")
-            assert "the file is of resnet56 in another form" in said
+            assert "the file is a modified resnet56" in said
             assert "choose that network" not in said
 
     def test_a_name_in_the_file_beats_the_guess(self, tmp_path):
@@ -318,7 +318,7 @@ class _Overlapping:
     tensor = torch.zeros(1).expand(10**9)
 
 
-def _quantised():
+def _quantized():
     return torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
 
 
@@ -327,7 +327,7 @@ def _quantised():
     [
         (lambda: torch.eye(3).to_sparse(), "sparse"),
         (lambda: torch.eye(3).to_sparse_csr(), "sparse"),
-        (_quantised, "quantised"),
+        (_quantized, "quantized"),
         (lambda: torch.ones(3, device="meta"), "meta"),
         (lambda: _Overlapping.tensor, "overlapping"),
         (lambda: torch.ones(3, dtype=torch.complex64), "complex64"),
@@ -335,7 +335,7 @@ def _quantised():
         (lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "nested"),
     ],
 )
-def test_odd_tensors_are_refused_in_words(tmp_path, make, words):
+def test_tensors_that_are_not_dense_are_refused(tmp_path, make, words):
     path = tmp_path / "odd.pth"
     torch.save({"conv1.weight": make()}, path)
     with pytest.raises(CheckpointError, match=r"odd\.pth") as caught:

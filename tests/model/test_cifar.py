@@ -1,4 +1,4 @@
-"""What all 24 networks have in common, without reference data."""
+"""Properties of all 24 networks that need no reference data."""
 
 import math
 from pathlib import Path
@@ -24,7 +24,7 @@ def images(batch=2, channels=3, size=32):
     return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def test_the_catalogue_has_24_names_in_lower_case():
+def test_there_are_24_names_in_lower_case():
     assert len(set(cifar.__all__)) == 24
     assert all(name == name.lower() for name in cifar.__all__)
 
@@ -52,7 +52,7 @@ def test_a_training_step_reaches_every_parameter(arch):
 @pytest.mark.parametrize("arch", FAMILIES)
 @pytest.mark.parametrize("preact", [False, True])
 def test_batch_norm_statistics_move_once_per_forward(arch, preact):
-    """One zoo runs the WRN's extra norms in every pass and so counts each batch twice."""
+    """One zoo runs the extra norms of the WRN in every pass, and so counts each batch twice."""
     model = build(arch).train()
     plain = build(arch).train()
     model.forward_features(images(4, size=16), preact)
@@ -64,7 +64,7 @@ def test_batch_norm_statistics_move_once_per_forward(arch, preact):
 
 
 @pytest.mark.parametrize("arch", FAMILIES)
-def test_preact_leaves_the_logits_and_the_stem_alone(arch):
+def test_preact_does_not_change_the_logits_and_the_stem(arch):
     model = build(arch).eval()
     with torch.no_grad():
         after, before = (
@@ -89,14 +89,14 @@ def test_maps_are_the_relu_of_the_preact_maps(arch):
     assert min(x.min() for x in found.preacts[1:]) < 0
 
 
-def test_wrn_preact_in_training_is_what_the_next_norm_makes_of_the_map():
+def test_wrn_preact_in_training_is_the_output_of_the_next_norm():
     model = build("wrn_16_2").train()
     found = model.forward_features(images(4, size=16), preacts=True).features
     torch.testing.assert_close(found.preacts[1], model.block2.entry_norm(found.maps[1]))
     torch.testing.assert_close(found.preacts[3], model.bn1(found.maps[3]))
 
 
-def test_vgg_halves_a_fourth_time_at_64_pixels_only():
+def test_vgg_pools_a_fourth_time_only_at_64_pixels():
     model = build("vgg8").eval()
     sizes = {
         size: [m.shape[-1] for m in model.forward_features(images(size=size)).features.maps]

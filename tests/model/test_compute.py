@@ -1,4 +1,4 @@
-"""What a process is told about its device."""
+"""Device and precision of a process."""
 
 import pytest
 import torch
@@ -25,8 +25,8 @@ def ampere(monkeypatch):
 @pytest.mark.parametrize(
     ("precision", "tf32"), [("fp32", False), ("tf32", True), ("bf16", False), ("fp16", False)]
 )
-def test_tf32_is_on_where_it_is_asked_for_and_nowhere_else(ampere, precision, tf32):
-    for _ in range(2):  # whatever the run before has left
+def test_tf32_is_on_only_if_requested(ampere, precision, tf32):
+    for _ in range(2):  # whatever the previous run has set
         configure_compute(compose_config([f"run.precision={precision}"]))
         assert torch.backends.cuda.matmul.allow_tf32 is tf32
         assert torch.backends.cudnn.allow_tf32 is tf32
@@ -34,7 +34,7 @@ def test_tf32_is_on_where_it_is_asked_for_and_nowhere_else(ampere, precision, tf
         torch.backends.cudnn.allow_tf32 = not tf32
 
 
-def test_tf32_needs_a_gpu_that_has_it(ampere, monkeypatch):
+def test_tf32_needs_a_gpu_that_supports_it(ampere, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "T4")
     with pytest.raises(ConfigError, match=r"compute capability 8\.0 or higher, found T4"):

@@ -15,7 +15,7 @@ def run(arch, size, **options):
     return model, found
 
 
-def test_own_networks_answer_themselves():
+def test_own_networks_define_their_features():
     model, found = run("resnet8", 32)
     with torch.no_grad():
         torch.testing.assert_close(model.fc(found.features.pooled), found.logits)
@@ -44,7 +44,7 @@ def test_torchvision_gives_the_last_map_of_every_resolution():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_the_head_is_no_stage():
+def test_the_head_is_not_a_stage():
     _, found = run("torchvision:mobilenet_v3_small", 64)
     assert [m.shape[-1] for m in found.features.maps] == [32, 16, 8, 4, 2]
 
@@ -56,7 +56,7 @@ def test_gradients_flow_through_hooked_features():
     assert model.layer4[0].conv1.weight.grad is None
 
 
-def test_refuses_what_has_no_such_features():
+def test_networks_without_such_features_are_refused():
     images = torch.zeros(1, 3, 32, 32)
     with pytest.raises(ConfigError, match="pre-activation features: ResNet has none"):
         features(load_model("torchvision:resnet18", 7), images, preacts=True)

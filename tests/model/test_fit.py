@@ -7,7 +7,7 @@ from kdbench.model.fit import require_fit
 from kdbench.model.load import load_model
 
 
-def test_a_network_that_fits_is_made_once_and_has_no_weights():
+def test_a_network_that_fits_is_built_once_on_the_meta_device():
     made = []
 
     def make():
@@ -38,7 +38,7 @@ def test_logits_of_another_shape_are_refused(make, found):
         require_fit(make, (3, 8, 8), 10)
 
 
-def test_what_only_real_tensors_can_do_is_tried_with_them():
+def test_a_network_that_needs_real_tensors_is_tried_with_them():
     class Decides(nn.Module):
         def forward(self, images):
             return images.flatten(1)[:, :10] if images.sum().item() == 0 else images

@@ -33,7 +33,7 @@ def seeded_norm(channels):
 
 
 def exact(norm, x, shortcut, grad_y, relu):
-    """The same in float64, by PyTorch: value, gradients, statistics."""
+    """PyTorch's value, gradients and statistics in float64."""
     norm = copy.deepcopy(norm).double()
     x = x.double().detach().requires_grad_()
     shortcut = None if shortcut is None else shortcut.double().detach().requires_grad_()
@@ -56,7 +56,7 @@ def fused(norm, x, shortcut, grad_y, relu):
 
 
 def off_the_kink(x, norm, shortcut):
-    """Where rounding cannot decide whether ReLU is active."""
+    """Values far enough from 0 that rounding does not change which ReLUs are active."""
     y = copy.deepcopy(norm).double()(x.double())
     y = y if shortcut is None else y + shortcut.double()
     return y.abs() > 0.05
@@ -73,7 +73,7 @@ def off_the_kink(x, norm, shortcut):
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     mean=st.sampled_from([0.0, 3.0]),
 )
-def test_value_and_gradients_are_those_of_float64(batch, channels, size, relu, adds, dtype, mean):
+def test_value_and_gradients_agree_with_float64(batch, channels, size, relu, adds, dtype, mean):
     norm, shape = seeded_norm(channels), (batch, channels, size, size)
     x, grad_y = nhwc(*shape, dtype=dtype, mean=mean), nhwc(*shape, dtype=dtype, seed=1)
     shortcut = nhwc(*shape, dtype=dtype, seed=2) if adds else None
@@ -86,7 +86,7 @@ def test_value_and_gradients_are_those_of_float64(batch, channels, size, relu, a
 
 
 @needs_compiler
-def test_a_large_mean_costs_no_digits():
+def test_a_large_mean_loses_no_precision():
     norm, x = seeded_norm(16), nhwc(8, 16, 16, 16, mean=1e4)
     expected = copy.deepcopy(norm).double()(x.double())
     # The mean itself has seven digits in float32, as PyTorch's has.
@@ -94,7 +94,7 @@ def test_a_large_mean_costs_no_digits():
 
 
 @needs_compiler
-def test_the_number_of_threads_changes_no_bit():
+def test_the_bits_do_not_depend_on_the_number_of_threads():
     x, grad_y = nhwc(16, 32, 16, 16), nhwc(16, 32, 16, 16, seed=1)
     before, found = torch.get_num_threads(), []
     try:
@@ -109,7 +109,7 @@ def test_the_number_of_threads_changes_no_bit():
 
 
 @needs_compiler
-def test_not_a_number_stays_one():
+def test_nan_propagates():
     x = nhwc(2, 16, 4, 4)
     x[0, 3, 0, 0] = torch.nan
     for dtype in (torch.float32, torch.bfloat16):
@@ -128,13 +128,13 @@ def test_not_a_number_stays_one():
     ],
     ids=["strides", "float64", "channels"],
 )
-def test_what_the_kernel_does_not_take_goes_through_pytorch(x):
+def test_unsupported_inputs_are_computed_by_pytorch(x):
     norm = nn.BatchNorm2d(x.shape[1]).to(x.dtype)
     expected = F.relu(copy.deepcopy(norm)(x) + x)
     assert torch.equal(NormReLU(norm, True, KERNEL)(x, x), expected)
 
 
-def test_batch_norms_that_cannot_be_replaced_are_told():
+def test_batch_norms_that_cannot_be_replaced_are_recognized():
     assert is_fusible(nn.BatchNorm2d(WIDTH))
     others = [
         nn.BatchNorm2d(WIDTH + 1),
@@ -174,23 +174,23 @@ def test_every_relu_of_a_resnet_is_part_of_a_norm():
     assert "relu" not in network.code.replace("fused_norm", "")
 
 
-def test_networks_of_others_and_machines_without_compiler_keep_theirs():
+def test_other_networks_and_machines_without_compiler_keep_their_batch_norms():
     foreign, own = nn.Sequential(nn.BatchNorm2d(16), nn.ReLU()), load_model("resnet8", 10)
     assert fuse_norms(foreign, KERNEL) is foreign
     assert fuse_norms(own, None) is own
 
 
 @pytest.mark.parametrize("arch", ["resnet8", "resnet18", "wrn_16_1", "shufflenetv2", "vgg8"])
-def test_a_folded_teacher_answers_the_same(arch):
+def test_a_folded_teacher_has_the_same_logits(arch):
     torch.manual_seed(0)
     teacher = load_model(arch, num_classes=10)
     images = torch.randn(8, 3, 32, 32)
-    torch.optim.swa_utils.update_bn([images], teacher)  # else norms would do nothing
+    torch.optim.swa_utils.update_bn([images], teacher)  # else the norms would be identities
     teacher.eval().requires_grad_(False)
     folded = fold_norms(teacher)
     torch.testing.assert_close(folded(images), teacher(images), rtol=1e-3, atol=1e-4)
     left = sum(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-    assert left == {"wrn_16_1": 7}.get(arch, 0)  # WRNs normalise sums as well
+    assert left == {"wrn_16_1": 7}.get(arch, 0)  # WRNs also normalize sums
 
 
 @needs_compiler
@@ -201,7 +201,7 @@ def test_vggs_are_rewritten_for_images_of_any_size(arch, caplog):
     plain = load_model(arch, num_classes=10).to(memory_format=torch.channels_last).eval()
     folded, fused = fold_norms(plain), fuse_norms(plain, KERNEL)
     assert not caplog.records
-    for size in (32, 64):  # at 64 they halve once more
+    for size in (32, 64):  # at 64 they pool once more
         images = nhwc(2, 3, size, size)
         torch.testing.assert_close(folded(images), plain(images), rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(fused(images), plain(images), rtol=1e-3, atol=1e-4)

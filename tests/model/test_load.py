@@ -27,7 +27,7 @@ def test_a_plain_name_is_one_of_the_24():
     assert model(torch.randn(2, 1, 28, 28)).shape == (2, 5)
 
 
-def test_the_seed_decides_the_initialisation():
+def test_the_seed_determines_the_initialization():
     digests = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
@@ -52,13 +52,15 @@ def test_weights_come_from_a_file(tmp_path):
         ("torchvision:vit_b_16", 32, 3, {}),
     ],
 )
-def test_foreign_networks_take_the_datasets_images(arch, size, channels, options):
+def test_networks_of_other_libraries_accept_the_images_of_the_dataset(
+    arch, size, channels, options
+):
     model = load_model(arch, 10, None, channels, size, **options)
     check_forward(model, channels, size)
     assert model.eval()(torch.zeros(1, channels, size, size)).shape == (1, 10)
 
 
-def test_unknown_names_say_the_three_nearest():
+def test_unknown_names_suggest_the_three_nearest():
     message = refusal("resnet8x5")
     assert "'resnet8x5'" in message
     assert "resnet8x4, resnet8, " in message
@@ -71,11 +73,11 @@ def test_unknown_names_say_the_three_nearest():
 
 
 @pytest.mark.parametrize("arch", ["timm:", "timm", "hub:resnet18", "timm:hf-hub:timm/resnet18", ""])
-def test_names_that_are_none_are_refused(arch):
+def test_invalid_names_are_refused(arch):
     assert "unknown network" in refusal(arch)
 
 
-def test_options_that_a_network_does_not_take_are_refused():
+def test_options_that_a_network_does_not_have_are_refused():
     assert "found patch_size" in refusal("resnet8", patch_size=4)
     assert "patch_size=4" in refusal("timm:test_resnet", patch_size=4)
     assert "img_size" in refusal("timm:test_resnet", img_size=32)
@@ -83,13 +85,13 @@ def test_options_that_a_network_does_not_take_are_refused():
     assert "3 channels, the dataset has 1" in refusal("torchvision:resnet18", in_channels=1)
 
 
-def test_an_image_that_patches_do_not_cover_is_refused():
+def test_an_image_size_that_is_not_a_multiple_of_the_patch_size_is_refused():
     message = refusal("timm:test_vit", image_size=28)
     assert "28 is not a multiple of the patch size 16" in message
     assert "image_size=30" in refusal("torchvision:vit_b_16", image_size=30)
 
 
-def test_check_forward_names_sizes_and_layer_and_leaves_no_trace():
+def test_check_forward_names_sizes_and_layer_without_side_effects():
     model = load_model("torchvision:alexnet", 10).train()
     model.features.eval()
     modes = [module.training for module in model.modules()]
@@ -99,7 +101,7 @@ def test_check_forward_names_sizes_and_layer_and_leaves_no_trace():
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_check_forward_leaves_statistics_and_random_numbers_alone():
+def test_check_forward_does_not_change_statistics_or_random_numbers():
     model = nn.Sequential(load_model("resnet8", 10), nn.Dropout()).train()
     digest = state_digest(model.state_dict())
     random_state = torch.get_rng_state()
@@ -110,7 +112,7 @@ def test_check_forward_leaves_statistics_and_random_numbers_alone():
         check_forward(model, 4, 32)
 
 
-def test_foreign_libraries_are_imported_only_when_used():
+def test_other_libraries_are_imported_only_when_used():
     code = "import sys, kdbench.model.load as m; m.load_model('resnet8', 10); " + (
         "sys.exit('timm' in sys.modules or 'torchvision' in sys.modules)"
     )

@@ -1,4 +1,4 @@
-"""What the 32x32 families share: blocks that can show their sum, stages, initialisation."""
+"""Shared parts of the 32x32 networks: blocks with pre-activations, stages, initialization."""
 
 from collections.abc import Iterable
 
@@ -9,7 +9,7 @@ from kdbench.outputs import Features
 
 
 class Block(nn.Module):
-    """A residual unit that ends in an activation and can stop before it."""
+    """A residual unit that ends in an activation and can return its input, the pre-activation."""
 
     def preactivation(self, x: Tensor) -> Tensor:
         """The unit's output before its last activation."""
@@ -27,7 +27,7 @@ class Block(nn.Module):
 def run_stages(
     x: Tensor, stages: Iterable[nn.Sequential], preacts: bool
 ) -> tuple[Tensor, list[Tensor], list[Tensor] | None]:
-    """Send ``x`` through the stages.
+    """Runs ``x`` through the stages.
 
     Args:
         x: [B, C, H, W], output of the stem.
@@ -84,7 +84,7 @@ def conv1x1(in_channels: int, channels: int, stride: int = 1) -> nn.Conv2d:
 
 
 def projection(in_channels: int, channels: int, stride: int) -> nn.Module:
-    """Shortcut of a residual block: 1x1 convolution and BN where the shape changes (option B)."""
+    """Shortcut of a residual block: 1x1 convolution and BN if the shape changes (option B)."""
     if stride == 1 and in_channels == channels:
         return nn.Identity()
     return nn.Sequential(conv1x1(in_channels, channels, stride), nn.BatchNorm2d(channels))

@@ -27,11 +27,11 @@ LAYOUT = (
     (6, 80, 3, 2),
     (6, 160, 1, 1),
 )
-FEATURE_STAGES = (1, 2, 4, 6)  # the last stage of every resolution, and the first that widens
+FEATURE_STAGES = (1, 2, 4, 6)  # as in the zoos
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 depthwise and linear 1x1 convolution; a shortcut where shapes agree."""
+    """1x1 expansion, 3x3 depthwise and linear 1x1 convolution; a shortcut if shapes match."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class MobileNetV2(FeatureNetwork):
         )
         self.conv2 = nn.Sequential(conv1x1(160, 1280), nn.BatchNorm2d(1280), nn.ReLU(inplace=True))
         linear = nn.Linear(1280, num_classes)
-        self.classifier = nn.Sequential(linear)  # a sequence for its key names
+        self.classifier = nn.Sequential(linear)  # a Sequential for the key names of the zoos
         init_convolutions(self)
         init_classifier(linear)
 

@@ -1,8 +1,8 @@
 """ShuffleNetV1 with three groups for 32x32 images.
 
 Source: Zhang et al., "ShuffleNet: An Extremely Efficient Convolutional Neural Network for Mobile
-Devices", CVPR 2018. As in the distillation zoos (RepDistiller, mdistiller): a 1x1 stem, and a ReLU
-after the depthwise convolution that the paper does not have.
+Devices", CVPR 2018. As in the distillation zoos (RepDistiller, mdistiller), and unlike the paper:
+a 1x1 stem, and a ReLU after the depthwise convolution.
 """
 
 import torch

@@ -14,15 +14,15 @@ from kdbench.outputs import NetworkOutput
 
 
 class SplitBlock(Block):
-    """Two halves of the channels, brought together, activated and shuffled."""
+    """Concatenates two halves of the channels, then activates and shuffles them."""
 
     def activate(self, x: Tensor) -> Tensor:
-        """ReLU and shuffle; a half that was only passed on is not negative, so it stays as is."""
+        """ReLU and shuffle; ReLU does not change an untouched half, which is not negative."""
         return F.channel_shuffle(F.relu(x, inplace=True), 2)
 
 
 class BasicBlock(SplitBlock):
-    """Passes the left half of the channels on and sends the right half through a branch."""
+    """Keeps the left half of the channels and sends the right half through a branch."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""VGG networks with batch normalisation for 32x32 images and a single linear classifier.
+"""VGG networks with batch normalization for 32x32 images and a single linear classifier.
 
 Source: Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
 Recognition", ICLR 2015; block layout and names are those of the distillation zoos (RepDistiller,
@@ -46,15 +46,15 @@ class VGG(FeatureNetwork):
         return NetworkOutput(self.classifier(pooled), found)
 
 
-# A leaf of a trace, which knows no sizes and could not decide.
+# A leaf for tracing, because a traced branch cannot depend on the image size.
 @fx.wrap
 def _pool_large(maps: Tensor, image_size: int) -> Tensor:
-    """The zoos halve a fourth time for 64x64 images only, so that 32x32 ends at 4x4."""
+    """As in the zoos, pools a fourth time only for 64x64 images, so that 32x32 ends at 4x4."""
     return F.max_pool2d(maps, 2) if image_size == 64 else maps
 
 
 def _block(num_convs: int, in_channels: int, channels: int) -> nn.Sequential:
-    """Convolutions, each with BN and ReLU, without the last ReLU: the network applies that one."""
+    """Convolutions, each with BN and ReLU, but for the last ReLU, which the network applies."""
     layers: list[nn.Module] = []
     for _ in range(num_convs):
         convolution = nn.Conv2d(in_channels, channels, 3, padding=1)

@@ -19,7 +19,7 @@ from kdbench.outputs import NetworkOutput
 
 
 class PreactBlock(nn.Module):
-    """BN, ReLU and convolution, twice; where channels change, branch and shortcut share BN-ReLU."""
+    """BN, ReLU and convolution, twice; if channels change, branch and shortcut share BN-ReLU."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class PreactBlock(nn.Module):
         self.convShortcut = None if same else conv1x1(in_channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Raw sum, [B, C, H, W]: the next block normalises it."""
+        """Raw sum, [B, C, H, W], normalized by the next block."""
         activated = F.relu(self.bn1(x), inplace=True)
         shortcut = x if self.convShortcut is None else self.convShortcut(activated)
         out = F.relu(self.bn2(self.conv1(activated)), inplace=True)
@@ -39,7 +39,7 @@ class PreactBlock(nn.Module):
 
 
 class Stage(nn.Module):
-    """``num_blocks`` blocks, the first with the stride; a module of its own for its key names."""
+    """``num_blocks`` blocks, the first with the stride; a module for the key names of the zoos."""
 
     def __init__(self, num_blocks: int, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Stage(nn.Module):
 
     @property
     def entry_norm(self) -> nn.BatchNorm2d:
-        """The BN that the input of this stage meets first."""
+        """The first BN of this stage, applied to its input."""
         return self.layer[0].bn1  # type: ignore[return-value]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,8 +60,8 @@ class Stage(nn.Module):
 class WideResNet(FeatureNetwork):
     """Stem of 16 channels and three stages of 16, 32 and 64 times ``width`` channels.
 
-    Features: f0 the stem's output, f1 to f3 the raw outputs of the stages (preacts: after the BN
-    that comes next).
+    Features: f0 is the output of the stem, f1 to f3 the raw outputs of the stages (preacts: after
+    the next BN).
     """
 
     def __init__(self, num_blocks: int, width: int, num_classes: int, in_channels: int) -> None:
@@ -85,12 +85,12 @@ class WideResNet(FeatureNetwork):
         maps, before = [f1, f2, f3], None
         if preacts:
             norms = (self.block2.entry_norm, self.block3.entry_norm, self.bn1)
-            before = [_look_through(norm, x) for norm, x in zip(norms, maps, strict=True)]
+            before = [_normalize(norm, x) for norm, x in zip(norms, maps, strict=True)]
         return NetworkOutput(self.fc(pooled), show_features(stem, maps, before, pooled))
 
 
-def _look_through(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """``norm(x)`` without counting ``x`` a second time in the running statistics."""
+def _normalize(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """``norm(x)`` without updating the running statistics a second time."""
     if not norm.training:
         return norm(x)
     return F.batch_norm(x, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
