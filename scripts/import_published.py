@@ -2,10 +2,10 @@
 
     python scripts/import_published.py published-results.csv [FOLDER]
 
-One file for each work in which numbers were read. Names become those of conf/, and each row is
-told how near it is to the origin of its number (column "kind", see kdbench/report/published.py),
-and whether its number is of the best epoch or of the last (column "selection").
-Nothing is merged and nothing is left out: sources that disagree all stay.
+One file per work that the numbers were read from. Names become those of conf/. Each row gets the
+kind of its source (column "kind", see kdbench/report/published.py) and whether its number is of the
+best or the last epoch (column "selection"). Nothing is merged or dropped: sources that disagree are
+all kept.
 """
 
 import argparse
@@ -41,9 +41,9 @@ METHODS = {
 }
 ASSISTANT = "assistant resnet20"  # of the rows of TAKD that have the assistant of method=takd
 NETWORKS = {"shuffleV1": "shufflenetv1", "shuffleV2": "shufflenetv2"}
-# Measured by RepDistiller, CRD's code, from which CIFAR-100 papers quote them.
+# Measured with RepDistiller, the code of CRD, and quoted by CIFAR-100 papers.
 BEFORE_CRD = ["AB", "AT", "CC", "FSP", "FT", "FitNet", "KD", "NST", "PKT", "RKD", "SP", "VID"]
-# Methods that a work is the origin of.
+# Methods introduced or first measured by a work.
 OWN = {
     "crd": [*BEFORE_CRD, "CRD"],
     "ctkd": ["KD+CTKD", "DKD+CTKD"],
@@ -62,8 +62,8 @@ OWN = {
     "ttm": ["TTM", "WTTM", "WTTM without cross-entropy", "WTTM+CRD", "WTTM+ITRD"],
 }
 
-# Of which epoch a work prints its own numbers, and who says so. Of other works nobody says it: that
-# a program also logs its best epoch is no word about its table.
+# The epoch of a work's own numbers, and the source of this. For other works it is unknown: a
+# program that also logs its best epoch does not say which one is in the table.
 SELECTION = {
     "crd": "last",  # an author, RepDistiller issue 16
     "itrd": "last",  # train_student.py says so of its README
@@ -75,7 +75,7 @@ UNKNOWN = "unknown"
 
 
 def clean(rows: Iterable[Mapping[str, str]]) -> dict[str, list[dict[str, str]]]:
-    """Rows by the work they were read in (stem of its file), in the order they came in."""
+    """Rows by the work that they were read from (stem of its file), in their original order."""
     found = defaultdict(list)
     for row in rows:
         paper, _, quoted = row["paper"].partition("; ")
@@ -85,7 +85,7 @@ def clean(rows: Iterable[Mapping[str, str]]) -> dict[str, list[dict[str, str]]]:
 
 
 def slug(name: str) -> str:
-    """A name as conf/ spells it."""
+    """A name in the spelling of conf/."""
     return re.sub(r"[^a-z0-9/]+", "_", name.lower()).strip("_")
 
 
@@ -115,7 +115,7 @@ def _kind(row: Mapping[str, str], quoted: str, work: str) -> str:
 
 
 def _select(found: Mapping[str, list[dict[str, str]]]) -> dict[str, list[dict[str, str]]]:
-    """The rows with their selection; a quoted number has that of the number that it quotes."""
+    """Sets the selection of the rows; a quoted number has that of its origin."""
     origins = defaultdict(set)
     for work, rows in found.items():
         for row in rows:

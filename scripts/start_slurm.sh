@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Starts a Slurm cluster of one node with two pretended GPUs on this machine, for tests.
+# Starts a Slurm cluster of one node with two fake GPUs on this machine, for tests.
 #
-#   scripts/start_slurm.sh FOLDER      everything is kept below FOLDER; stop_slurm.sh removes it
+#   scripts/start_slurm.sh FOLDER      keeps everything in FOLDER; stop_slurm.sh removes it
 #   export SLURM_CONF=FOLDER/slurm.conf
 #
-# Needs root and Debian or Ubuntu: packages are installed where they are missing, the GPUs are
-# device nodes. It listens on the loopback interface only, and leaves /etc/slurm alone.
+# Needs root and Debian or Ubuntu: it installs missing packages and creates device nodes as GPUs. It
+# listens only on the loopback interface and does not use /etc/slurm.
 set -euo pipefail
 folder=$(realpath -m "${1:?usage: scripts/start_slurm.sh FOLDER}")
 host=$(hostname -s)
@@ -18,11 +18,11 @@ mkdir -p "$folder"/{state,spool,munge}
 chmod 755 "$folder" "$folder/munge"
 head -c 128 /dev/urandom >"$folder/munge/key"
 chmod 400 "$folder/munge/key"
-for gpu in 0 1; do # Slurm refuses ordinary files and then sets no CUDA_VISIBLE_DEVICES
+for gpu in 0 1; do # Slurm refuses regular files, and then does not set CUDA_VISIBLE_DEVICES
     [ -e "$folder/gpu$gpu" ] || mknod "$folder/gpu$gpu" c 1 3
 done
 
-# cred_expire: Slurm starts a requeued job after so many seconds, by default 120.
+# cred_expire: seconds after which Slurm starts a requeued job; the default is 120.
 cat >"$folder/slurm.conf" <<CONF
 ClusterName=kdbench
 SlurmctldHost=$host(127.0.0.1)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stops what start_slurm.sh started, and removes its folder: scripts/stop_slurm.sh FOLDER
+# Stops the cluster of start_slurm.sh and removes its folder: scripts/stop_slurm.sh FOLDER
 set -uo pipefail
 folder=$(realpath -m "${1:?usage: scripts/stop_slurm.sh FOLDER}")
 [ -e "$folder/slurm.conf" ] || exit 0
@@ -8,7 +8,7 @@ scancel --full --signal=KILL --user=root
 scancel --user=root
 scontrol shutdown
 munge=$(cat "$folder/munge/pid")
-for _ in $(seq 40); do # both remove their files as the last thing they do
+for _ in $(seq 40); do # both remove their files last
     [ -e "$folder/slurmctld.pid" ] || [ -e "$folder/slurmd.pid" ] || break
     sleep 0.25
 done

@@ -1,10 +1,9 @@
-"""Keeps a finished sweep in a small form: its numbers as CSV, its table and two figures.
+"""Exports a finished sweep: its numbers as CSV, its table and two figures.
 
     python scripts/write_study.py OUTPUTS docs/studies/NAME
 
-writes runs.csv (a line for each run), epochs.csv (a line for each epoch of each run), table.md,
-accuracy.svg and temperature.svg. Everything comes from records and metrics of the runs; nothing
-of the machine but what the records say goes into the files.
+writes runs.csv (one row per run), epochs.csv (one row per epoch of each run), table.md,
+accuracy.svg and temperature.svg, all from the records and metrics of the runs.
 """
 
 import argparse
@@ -80,7 +79,7 @@ def list_epochs(runs: Sequence[RunFolder]) -> str:
 
 
 def shorten(value: str | float) -> str:
-    """Seven digits; the rest is in no figure."""
+    """Seven significant digits, enough for any figure."""
     return value if isinstance(value, str) else f"{value:.7g}"
 
 
@@ -91,7 +90,7 @@ def write_rows(names: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def draw_dots(values: Mapping[str, Sequence[float]]) -> Drawing:
-    """A line for each row: a dot for each seed, and a bar at their mean."""
+    """One line per row: a dot per seed, and a bar at their mean."""
 
     def draw(axes: Axes) -> None:
         for place, each in enumerate(values.values()):
@@ -140,7 +139,7 @@ def draw_ranges(ends: Mapping[str, Mapping[str, tuple[float, float, float]]]) ->
 
 
 def name_rows(axes: Axes, rows: Sequence[str]) -> None:
-    """The rows from the top down, and lines under their marks."""
+    """Puts the names of the rows, from top to bottom, beside the axes."""
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks(range(len(rows)), [""] * len(rows))
     axes.grid(axis="x")

@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, the runs that they compare, a stopwatch, a table."""
+"""Shared parts of the benchmarks: options, runs to compare, a stopwatch, a table."""
 
 import argparse
 import time
@@ -29,13 +29,13 @@ from kdbench.tracker.display import Display
 
 ROOT = Path(__file__).resolve().parents[2]
 PAIRS = "resnet56_resnet20,resnet32x4_resnet8x4"
-# Of the first run, of the second, ...; a larger cohort begins again with the first.
+# Of the first run, the second, ...; repeated for a larger cohort.
 METHODS = ("kd", "ctkd", "dtkd", "atkd", "logit_std", "ttm", "wttm", "dkd")
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where all runs of a benchmark take place."""
+    """Config, device and data of all runs of a benchmark."""
 
     cfg: DictConfig
     compute: Compute
@@ -44,7 +44,7 @@ class Bench:
 
     @property
     def circumstances(self) -> dict[str, Any]:
-        """What the numbers depend on besides the code."""
+        """What the numbers depend on, besides the code."""
         device, dataset = self.compute.device, self.cfg.dataset
         return {
             "cpu": cpu_model(),
@@ -58,12 +58,12 @@ class Bench:
 
 
 def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """With the options that all benchmarks have."""
+    """A parser with the options of all benchmarks."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=description, formatter_class=formatter)
     parser.add_argument("--device", default="auto", help="as run.device")
     parser.add_argument("--precision", default="auto", help="as run.precision")
-    parser.add_argument("--threads", default="null", help="as run.threads; 1 if others compute")
+    parser.add_argument("--threads", default="null", help="as run.threads; 1 on a busy machine")
     parser.add_argument("--dataset", default="cifar100")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--outputs", type=Path, default=ROOT / "outputs")
@@ -80,7 +80,7 @@ def parse_count(text: str) -> int:
 
 
 def list_overrides(args: argparse.Namespace) -> list[str]:
-    """The options that all benchmarks have, as overrides of kdbench's config."""
+    """The options of all benchmarks, as overrides of the config."""
     return [
         f"dataset={args.dataset}",
         f"paths.data='{args.data}'",
@@ -96,7 +96,7 @@ def list_overrides(args: argparse.Namespace) -> list[str]:
 
 
 def open_bench(overrides: Sequence[str], pairs: str) -> Bench:
-    """Raises ConfigError if any of the pairs, separated by commas, or an override is wrong."""
+    """Raises ConfigError if an override or one of the comma-separated pairs is invalid."""
     check_overrides([*overrides, f"pair={pairs}"])
     cfg = compose_config(overrides)
     threads = set_threads(cfg.run.threads)
@@ -113,10 +113,10 @@ def compose_runs(overrides: Sequence[str], number: int) -> list[DictConfig]:
 
 
 def fresh_teacher(cfg: DictConfig, batch: Batch, compute: Compute) -> nn.Module:
-    """A teacher that knows nothing: what it knows does not change what it costs."""
+    """An untrained teacher: training does not change its cost."""
     with RandomState(cfg.teacher.seed, compute.device).turn():
         network = compute.place(build(cfg.teacher.model))
-    # Without its statistics a deep network answers in the thousands, which no teacher does.
+    # Without batch statistics the logits of a deep network are in the thousands.
     torch.optim.swa_utils.update_bn([batch], network)
     return network
 
@@ -124,7 +124,7 @@ def fresh_teacher(cfg: DictConfig, batch: Batch, compute: Compute) -> nn.Module:
 def save_teacher(
     pair: str, bench: Bench, overrides: Sequence[str], folder: Path
 ) -> tuple[DictConfig, Path]:
-    """The first run of a pair, and a file with its fresh teacher that everybody can read."""
+    """The config of the first run of a pair, and a file with its untrained teacher."""
     (cfg,) = compose_runs([*overrides, f"pair={pair}"], 1)
     batch = next(bench.data.train_batches(epoch=0))
     path = folder / f"{pair}.pth"
@@ -133,37 +133,37 @@ def save_teacher(
 
 
 def make_trainer(teacher: Teacher | None, cfgs: Sequence[DictConfig], bench: Bench) -> Trainer:
-    lead = cfgs[0]
-    folder = Path(lead.paths.outputs) / "bench"
+    first = cfgs[0]
+    folder = Path(first.paths.outputs) / "bench"
     runs = [prepare_run(cfg, folder, "bench", teacher, bench.data, bench.compute) for cfg in cfgs]
     return Trainer(
         teacher,
         runs,
         bench.data,
-        epochs=lead.run.epochs,
-        protocol=lead.run.protocol,
+        epochs=first.run.epochs,
+        protocol=first.run.protocol,
         compute=bench.compute,
-        checkpoint_minutes=lead.run.checkpoint_minutes,
+        checkpoint_minutes=first.run.checkpoint_minutes,
         display=Display(
-            lead.run.epochs, bench.data.steps_per_epoch, {run.key: run.name for run in runs}
+            first.run.epochs, bench.data.steps_per_epoch, {run.key: run.name for run in runs}
         ),
     )
 
 
 class Work:
-    """What kdbench does in a process of its own: steps of runs, or batches and nothing else.
+    """The work of kdbench in its own process: training steps, or only data loading.
 
     Args:
-        kind: "single" is a run of the first of the METHODS, "cohort" one of each, "memo" the same
-            cohort, whose teacher remembers all that it is asked, and "batches" has no runs.
+        kind: "single" is one run of the first of the METHODS, "cohort" one run of each, "memo" the
+            same cohort with all teacher logits cached, "batches" only loads data.
         pair: of networks.
         learners: runs of a cohort.
         weights: file of the teacher.
-        overrides: of kdbench's config.
+        overrides: of the config.
     """
 
     KINDS = ("single", "cohort", "memo", "batches")
-    UNTIMED = 3  # steps at the beginning of a turn: until caches and threads are back
+    UNTIMED = 3  # warm-up steps of a turn, for caches and threads
 
     def __init__(
         self, kind: str, pair: str, learners: int, weights: Path, overrides: Sequence[str]
@@ -186,7 +186,7 @@ class Work:
             self._ahead = endless(self.bench.data)
 
     def do(self, number: int) -> None:
-        """The next steps, or batches."""
+        """Runs the next steps, or loads the next batches."""
         batches = islice(self.batches, number)
         if self.trainer is None:
             deque(batches, maxlen=0)
@@ -194,7 +194,7 @@ class Work:
             advance(self.trainer, batches)
 
     def seconds(self, number: int) -> float:
-        """Time of the next steps; a memo knows them."""
+        """Time of the next steps, with their teacher logits cached for "memo"."""
         if self._ahead is not None and self.trainer is not None:
             for batch in islice(self._ahead, self.UNTIMED + number):
                 self.trainer.teacher.answer(batch)
@@ -202,8 +202,8 @@ class Work:
         return stopwatch(partial(self.do, number), self.bench.compute.device)
 
     def peak_memory_mb(self) -> float:
-        """Most memory that training took so far, and that evaluation takes, in MB."""
-        if self.trainer is not None:  # all batches of an evaluation take the same
+        """Peak memory of training so far and of evaluation, in MB."""
+        if self.trainer is not None:  # all evaluation batches need the same
             batch = next(iter(self.bench.data.eval_batches("test")))
             self.trainer.teacher(batch.images)
             for run in self.trainer.runs:
@@ -218,7 +218,7 @@ def endless(data: DataModule) -> Iterator[Batch]:
 
 
 def advance(trainer: Trainer, batches: Iterable[Batch]) -> None:
-    """The next steps of all runs; raises the error of one that failed and would cost no time."""
+    """Runs the next steps of all runs; raises the error of a failed run, which would be skipped."""
     for batch in batches:
         step = trainer.runs[0].learner.step
         epoch = step // trainer.data.steps_per_epoch
@@ -230,7 +230,7 @@ def advance(trainer: Trainer, batches: Iterable[Batch]) -> None:
 
 
 def stopwatch(work: Callable[[], None], device: torch.device) -> float:
-    """Seconds until some work is done, on the device too."""
+    """Seconds for some work, including its kernels on the device."""
     synchronise(device)
     began = time.perf_counter()
     work()
@@ -244,6 +244,6 @@ def synchronise(device: torch.device) -> None:
 
 
 def format_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table; ``columns`` has a format string for each heading."""
+    """A Markdown table; ``columns`` maps each heading to a format string."""
     cells = [[text.format(**row) for text in columns.values()] for row in rows]
     return write_markdown_table([list(columns), *cells])

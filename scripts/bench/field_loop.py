@@ -1,19 +1,19 @@
-"""The training loop of the field, in plain torch: the opponent of scripts/bench/training.py.
+"""The usual training loop in plain torch: the baseline of scripts/bench/training.py.
 
-Repositories that distil 32x32 networks train them like this: PIL images pass through torchvision's
-transforms in the workers of a DataLoader; float32, NCHW; modules run eagerly; torch.optim.SGD; the
-teacher answers every batch of every run; loss and accuracies are read by .item() in every step.
-What such a loop can have without becoming another one, it has: workers that stay, pinned memory
-and copies that do not wait on CUDA, cuDNN's benchmark mode, gradients that are dropped instead of
-zeroed. Only the networks come from kdbench, because the same networks are the same work.
+Repositories that distill 32x32 networks train them like this: PIL images and torchvision's
+transforms in the workers of a DataLoader; float32, NCHW; eager modules; torch.optim.SGD; a teacher
+forward pass for every batch of every run; loss and accuracies by .item() in every step. It has the
+optimizations that do not change its structure: persistent workers, pinned memory and non-blocking
+copies on CUDA, cuDNN's benchmark mode, gradients set to None. Only the networks come from kdbench,
+so that both sides do the same work.
 
-It obeys lines on standard input and answers each with a line of JSON:
+It reads commands from standard input and replies to each with a line of JSON:
 
     steps N      N training steps; {"seconds": ...}
     batches N    N batches from the loader, without training; {"seconds": ...}
     quit
 
-Each begins with untimed ones, until what the workers had prepared in the pause is used up.
+Each command starts with untimed steps, to use up the batches prefetched while it was idle.
 """
 
 import argparse
@@ -42,7 +42,7 @@ PADDING = 4
 
 
 class Images(Dataset):
-    """Images [N, H, W, C] uint8 in memory, as torchvision's CIFAR classes hold them."""
+    """Images [N, H, W, C] uint8 in memory, as in torchvision's CIFAR classes."""
 
     def __init__(
         self, images: np.ndarray, targets: np.ndarray, transform: transforms.Compose
@@ -57,12 +57,12 @@ class Images(Dataset):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    for answer in serve(parse_arguments(argv), sys.stdin):
-        print(json.dumps(answer), flush=True)
+    for reply in serve(parse_arguments(argv), sys.stdin):
+        print(json.dumps(reply), flush=True)
 
 
 def serve(args: argparse.Namespace, lines: Iterable[str]) -> Iterator[dict[str, float]]:
-    """Does what each line says, and says how long it took."""
+    """Runs each command and yields its time."""
     torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True
     device = torch.device(args.device)
@@ -101,7 +101,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("--data", type=Path, required=True, help="train.images, train.targets")
     parser.add_argument("--classes", type=int, required=True)
-    parser.add_argument("--mean", type=float, nargs="+", required=True, help="of each channel")
+    parser.add_argument("--mean", type=float, nargs="+", required=True, help="per channel")
     parser.add_argument("--std", type=float, nargs="+", required=True)
     parser.add_argument("--batch-size", type=int, required=True)
     parser.add_argument("--teacher", required=True, help="name of its network")
@@ -166,7 +166,7 @@ def train_step(
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Hinton's loss: KL divergence of the softened outputs, times the temperature squared."""
+    """Hinton's loss: KL divergence of the softened outputs times the squared temperature."""
     student = F.log_softmax(student_logits / TEMPERATURE, dim=1)
     teacher = F.softmax(teacher_logits / TEMPERATURE, dim=1)
     return F.kl_div(student, teacher, reduction="batchmean") * TEMPERATURE**2

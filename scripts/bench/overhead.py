@@ -1,16 +1,16 @@
-"""What a run pays for its logs and checks: meters, guard, display, CSV, W&B and checkpoints.
+"""The overhead of logs and checks of a run: meters, guard, display, CSV, W&B and checkpoints.
 
-A real run, with W&B offline and a progress bar, in the middle of its length, where the tables that
-it writes are half as long as they will be. Its epochs are cut to a few steps; the meters are then
-filled up to a whole epoch, and the test set is evaluated as a whole. Every second epoch is watched:
-a stopwatch runs in the methods that log and check. The others say how long a step takes, and what
-comes after the steps. Every epoch counts as the best so far, so that its weights are written too.
+It measures a real run, with W&B offline and a progress bar, halfway through, when the tables that
+it writes have half their final length. Its epochs are cut to a few steps; then the meters are
+filled up to a whole epoch, and the whole test set is evaluated. In every second epoch the methods
+that log and check are timed. The other epochs give the time of a step and of what follows the
+steps. Every epoch counts as the best so far, so that its weights are written too.
 
-The share of a part is its time in a whole epoch, over the time of a whole epoch. On CUDA the
-stopwatch waits for the device, which makes the parts look slower than they are.
+The share of a part is its time in a whole epoch, divided by the time of that epoch. On CUDA the
+stopwatch synchronizes, which makes the parts look slower than they are.
 
-The teacher is freshly initialised, because what it knows does not change what it costs. All that
-is written is below --outputs; the result is bench/overhead-<date>.json there.
+The teacher is untrained, because training does not change its cost. All output goes below
+--outputs; the result is bench/overhead-<date>.json there.
 """
 
 import argparse
@@ -59,7 +59,7 @@ from scripts.bench.common import (
 )
 
 ALLOWED = 0.02  # of the time of a run
-# None of them calls another one.
+# None of them calls another.
 PARTS = (
     ("meters", TrainMeter, "update", "step"),
     ("meters", TrainMeter, "compute", "epoch"),
@@ -77,10 +77,10 @@ PARTS = (
 COLUMNS = {
     "part": "{part}",
     "what": "{what}",
-    "once a": "{unit}",
+    "once per": "{unit}",
     "ms": "{ms:.3f}",
     "min-max": "{ms_min:.3f}-{ms_max:.3f}",
-    "ms of an epoch": "{epoch_ms:.1f}",
+    "ms per epoch": "{epoch_ms:.1f}",
     "share": "{share:.3%}",
 }
 
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = args.outputs / "bench" / f"overhead-{now:%Y%m%d-%H%M%S}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # On the disk on which runs are, because what they write is synced.
+        # On the same disk as real runs, because their writes are synced.
         with TemporaryDirectory(dir=path.parent, prefix="overhead-") as folder:
             report = {"date": now.isoformat(timespec="seconds"), **measure(args, folder)}
         write_atomic(path, json.dumps(report, indent=1).encode())
@@ -103,13 +103,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--pair", default="resnet56_resnet20")
-    parser.add_argument("--steps", type=parse_count, default=30, help="of an epoch")
-    parser.add_argument("--rounds", type=parse_count, default=3, help="epochs that are watched")
+    parser.add_argument("--steps", type=parse_count, default=30, help="per epoch")
+    parser.add_argument("--rounds", type=parse_count, default=3, help="number of timed epochs")
     return parser.parse_args(argv)
 
 
 def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
-    """The rows of the table, and what they were measured with."""
+    """The rows of the table, and their circumstances."""
     overrides = [
         *("tracker=wandb" if o == "tracker=csv" else o for o in list_overrides(args)),
         "tracker.mode=offline",
@@ -128,7 +128,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Length:
-    """Of a whole run."""
+    """Length of a whole run."""
 
     epochs: int
     steps_per_epoch: int
@@ -136,12 +136,12 @@ class Length:
 
 @dataclass(frozen=True)
 class Observed:
-    """Seconds, of each epoch.
+    """Measured seconds, one value per epoch.
 
     Attributes:
-        step: of a step; the mean of an epoch.
+        step: of a step, the mean of an epoch.
         rest: of an epoch, after its steps.
-        parts: what is watched -> of a step, an epoch or a run, whichever it belongs to.
+        parts: timed method -> seconds per step, epoch or run (its unit in PARTS).
     """
 
     step: list[float]
@@ -150,7 +150,7 @@ class Observed:
 
 
 class ShortEpochs:
-    """A data module of which an epoch ends after a few steps."""
+    """A data module whose epochs end after a few steps."""
 
     def __init__(self, data: DataModule, steps: int) -> None:
         self._data, self.steps_per_epoch = data, min(steps, data.steps_per_epoch)
@@ -167,15 +167,15 @@ class ShortEpochs:
 
 
 class Terminal(io.StringIO):
-    """Where a bar is drawn that nobody looks at."""
+    """A fake terminal for the progress bar."""
 
     def isatty(self) -> bool:
-        """So that there is one."""
+        """True, so that the bar is drawn."""
         return True
 
 
 def observe(bench: Bench, overrides: Sequence[str], rounds: int) -> Observed:
-    """Trains, and keeps the time."""
+    """Trains and measures."""
     device, steps = bench.compute.device, bench.data.steps_per_epoch
     found = Observed([], [], defaultdict(list))
     with watched(device) as starting:
@@ -203,7 +203,7 @@ def observe(bench: Bench, overrides: Sequence[str], rounds: int) -> Observed:
 
 
 def prepare(bench: Bench, overrides: Sequence[str]) -> Trainer:
-    """One run, with a bar."""
+    """One run, with a progress bar."""
     cfg = compose_config(overrides)
     network = fresh_teacher(cfg, next(iter(bench.data.train_batches(0))), bench.compute)
     teacher = Teacher(network, bench.compute, state_digest(network.state_dict()))
@@ -214,29 +214,29 @@ def prepare(bench: Bench, overrides: Sequence[str]) -> Trainer:
 
 
 def go_to(run: Run, epoch: int, steps: int) -> None:
-    """The state of a run that has got to an epoch, with as many rows as it would have written."""
-    notes, count = run.journal, range(1, epoch + 1)
-    notes.rows = [notes.rows[-1] | {"epoch": i} for i in count]
-    notes.timings = [notes.timings[-1] | {"epoch": i} for i in count]
+    """Puts a run into its state at an epoch, with as many rows as it would have written."""
+    journal, count = run.journal, range(1, epoch + 1)
+    journal.rows = [journal.rows[-1] | {"epoch": i} for i in count]
+    journal.timings = [journal.timings[-1] | {"epoch": i} for i in count]
     run.learner.step = epoch * steps
-    for row, timing in zip(notes.rows, notes.timings, strict=True):
-        notes.tracker.log({**row, **timing})
+    for row, timing in zip(journal.rows, journal.timings, strict=True):
+        journal.tracker.log({**row, **timing})
 
 
 def run_epoch(trainer: Trainer, run: Run, epoch: int) -> tuple[float, float]:
-    """Seconds of the steps of an epoch, and of what comes after them."""
+    """Seconds of the steps of an epoch, and of what follows them."""
     device, meter = trainer.compute.device, run.learner.meter
     step = stopwatch(lambda: trainer.train_epoch(epoch, [run], StopSignals()), device)
     fill(meter, trainer.data.num_train, device)
     rest = stopwatch(lambda: trainer.end_epoch(epoch, [run]), device)
     if run.error is not None:
         raise run.error
-    run.journal.rows[-1][run.journal.selection] = -1.0  # so that the next one is better
+    run.journal.rows[-1][run.journal.selection] = -1.0  # so that the next epoch is the best
     return step, rest
 
 
 def fill(meter: TrainMeter, samples: int, device: torch.device) -> None:
-    """As many temperatures as after a whole epoch: the time of their quantiles depends on it."""
+    """Fills up temperatures to a whole epoch, as the time of their quantiles depends on it."""
     state = meter.state_dict()
     for name, values in state.items():
         if name.endswith("/all"):
@@ -246,7 +246,7 @@ def fill(meter: TrainMeter, samples: int, device: torch.device) -> None:
 
 @contextmanager
 def watched(device: torch.device, on: bool = True) -> Iterator[dict[str, float]]:
-    """Within it the parts add their seconds to the dict; where it is not on, nothing does."""
+    """Adds the seconds of the parts within this context to a dict, if ``on``."""
     seconds: dict[str, float] = defaultdict(float)
     with ExitStack() as stack:
         for _, owner, name, _ in PARTS if on else ():
@@ -258,7 +258,7 @@ def watched(device: torch.device, on: bool = True) -> Iterator[dict[str, float]]
 def timed(
     method: Callable[..., Any], what: str, seconds: dict[str, float], device: torch.device
 ) -> Callable[..., Any]:
-    """The same method, with a stopwatch."""
+    """Wraps a method with a stopwatch."""
 
     @wraps(method)
     def measured(*args: Any, **kwargs: Any) -> Any:
@@ -277,7 +277,7 @@ UNIT = {label(owner, name): unit for _, owner, name, unit in PARTS}
 
 
 def summarise(found: Observed, length: Length) -> dict[str, Any]:
-    """The table, medians over the epochs."""
+    """The table: medians over the epochs."""
     step, rest = median(found.step), median(found.rest)
     epoch = length.steps_per_epoch * step + rest
     times = {"step": length.steps_per_epoch, "epoch": 1, "run": 1 / length.epochs}
@@ -298,13 +298,13 @@ def summarise(found: Observed, length: Length) -> dict[str, Any]:
 
 
 def conclude(report: Mapping[str, Any]) -> str:
-    """Whether it is little enough, and what it consists of."""
+    """The total overhead, whether it is allowed, and its parts."""
     shares = sorted(report["shares"].items(), key=lambda item: -item[1])
     parts = ", ".join(f"{part} {share:.2%}" for part, share in shares)
     verdict = "more than" if report["share"] > report["allowed"] else "within"
     return (
-        f"{report['step_seconds']:.4f} s a step, {report['rest_seconds']:.2f} s after the last one "
-        f"of an epoch.\nTogether {report['share']:.2%} of a run of {report['epochs']} epochs of "
+        f"{report['step_seconds']:.4f} s per step, {report['rest_seconds']:.2f} s after the last "
+        f"step of an epoch.\nTotal {report['share']:.2%} of a run of {report['epochs']} epochs of "
         f"{report['steps_per_epoch']} steps, {verdict} {report['allowed']:.0%}: {parts}\n"
     )
 

@@ -1,13 +1,12 @@
-"""Where the time of a training step goes, by kind of work.
+"""The time of a training step by kind of operation.
 
-Steps with and without the profiler take turns, and all times are medians. The kinds are timed with
-it; the wall time is that of the steps without it, and what it has beyond the kinds is the row
-"between": Python, launches, waiting. The profiler makes many small calls look longer than they
-are, and few large ones hardly, so the share outside convolutions, linear layers and batch norm is
-wall time less these three.
+Steps with and without the profiler alternate, and all times are medians. The kinds are timed with
+the profiler, the wall time without it; the difference is the row "between": Python, launches,
+waiting. The profiler slows down many small calls, but hardly a few large ones, so the share outside
+convolutions, linear layers and batch norm is the wall time minus these three.
 
-The backward of an operation counts with it; what casts and copies inside one cost counts as such.
-On CUDA the kinds are times of kernels.
+The backward of an operation counts as the same kind; casts and copies inside an operation count as
+casts and copies. On CUDA the times are those of kernels.
 """
 
 import os
@@ -39,14 +38,14 @@ from scripts.bench.common import (
     stopwatch,
 )
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would tell of every start and stop
-# What runs inside these belongs to them, whatever it is.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise it logs every start and stop
+# All operations inside these count as their kind.
 SCOPES = {
     "data": re.compile(r"^scope: data"),
     "loss, temperature, meters": re.compile(r"^scope: loss"),
     "optimizer": re.compile(r"^Optimizer\."),
 }
-# Otherwise the innermost enclosing operation with a name of these decides.
+# Otherwise the innermost enclosing operation with such a name decides.
 KINDS = {
     "casts and copies": re.compile(
         r"^aten::(to|_to_copy|copy_|contiguous|clone)$|ToCopyBackward|CopyBackwards|CloneBackward"
@@ -74,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--pairs", default=PAIRS)
     parser.add_argument("--cohort", type=parse_count, default=1, help="number of runs")
-    parser.add_argument("--steps", type=parse_count, default=10, help="that are profiled")
+    parser.add_argument("--steps", type=parse_count, default=10, help="number of profiled steps")
     args = parser.parse_args(argv)
     overrides = list_overrides(args)
     try:
@@ -93,7 +92,7 @@ def show(pair: str, runs: int, work: Work, found: dict[str, Any]) -> None:
     circumstances = {"pair": pair, "runs": runs, **work.bench.circumstances}
     print("\n" + ", ".join(f"{name} {value}" for name, value in circumstances.items()))
     seconds = found["seconds"]
-    parts = {**found["kinds"], "a step": seconds}
+    parts = {**found["kinds"], "total": seconds}
     rows = [
         {"kind": kind, "milliseconds": 1000 * value, "share": value / seconds}
         for kind, value in parts.items()
@@ -103,7 +102,7 @@ def show(pair: str, runs: int, work: Work, found: dict[str, Any]) -> None:
 
 
 def profile(work: Work, steps: int) -> dict[str, Any]:
-    """Median seconds of a step and of each kind, most first, and the share outside the CORE."""
+    """Median seconds of a step and of each kind, longest first, and the share outside the CORE."""
     mark(work)
     device = work.bench.compute.device
     work.do(Work.UNTIMED)
@@ -115,7 +114,7 @@ def profile(work: Work, steps: int) -> dict[str, Any]:
     found = {kind for step in steps_by_kind for kind in step}
     kinds = {kind: median(step.get(kind, 0.0) for step in steps_by_kind) for kind in found}
     core = sum(kinds.get(kind, 0.0) for kind in CORE)
-    # None would be left where the profiler made the small calls look that much longer.
+    # Not below 0, in case the profiler slows down the small calls too much.
     kinds[BETWEEN] = max(seconds - sum(kinds.values()), 0.0)
     ordered = dict(sorted(kinds.items(), key=lambda item: -item[1]))
     return {"seconds": seconds, "kinds": ordered, "outside": 1 - core / seconds}
@@ -128,14 +127,14 @@ def profile_step(work: Work, device: torch.device) -> dict[str, float]:
         stopwatch(lambda: work.do(1), device)
     seconds = defaultdict[str, float](float)
     for event in profiler.events():
-        if event.device_type.name == "CPU":  # kernels count with what launched them
+        if event.device_type.name == "CPU":  # kernels count for the operation that launched them
             own = event.self_device_time_total if on_cuda else event.self_cpu_time_total
             seconds[kind_of(event)] += own / 1e6
     return seconds
 
 
 def kind_of(event: FunctionEvent) -> str:
-    """The kind of an operation: its scope, or that of the innermost one with a known name."""
+    """The kind of an operation: its scope, or of the innermost one with a known name."""
     names = list(lineage(event))
     for kind, pattern in SCOPES.items():
         if any(pattern.search(name) for name in names):
@@ -148,14 +147,14 @@ def kind_of(event: FunctionEvent) -> str:
 
 
 def lineage(event: FunctionEvent | None) -> Iterator[str]:
-    """Names of an operation and of all that enclose it, innermost first."""
+    """Names of an operation and of all enclosing ones, innermost first."""
     while event is not None:
         yield event.name
         event = event.cpu_parent
 
 
 def mark(work: Work) -> None:
-    """Gives the parts of a step that are no network the names of SCOPES."""
+    """Marks the parts of a step outside the networks with the names of SCOPES."""
     work.batches = named_batches(work.batches)
     for run in work.trainer.runs if work.trainer else ():
         learner = run.learner

@@ -1,16 +1,16 @@
-"""How cost grows: with learners, classes, image size and samples; and what decoding costs.
+"""Scaling of the cost with learners, classes, image size and samples; and the cost of decoding.
 
-For each of them a small table: real training steps (or batches) at a few values, the ratio to the
-first value, and beside it the ratio that the law in the heading expects. All values of a table
-take turns, in an order that turns round from one round to the next; the first round warms up and
-does not count. Ratios are of the same round, and their median counts.
+One small table for each: real training steps (or batches) at a few values, the ratio to the first
+value, and the ratio expected from the law in the heading. All values of a table take turns, in an
+order that is reversed every round; the first round is a warm-up. Ratios are taken within a round,
+and the table has their median.
 
 The photographs of --data/imagenet-sample are decoded by kdbench and by torchvision's ImageFolder
-with a plain DataLoader, an epoch each in turn, the start of the workers included. Then eight runs
-that decode for themselves stand against a cohort of eight that decodes once.
+with a plain DataLoader, in alternating epochs, including the start of the workers. Then eight runs
+that each decode for themselves are compared with a cohort of eight that decodes once.
 
-Networks are freshly initialised and small images are random, because neither changes the cost. All
-that is written is below --outputs; the result is bench/scaling-<date>.json there.
+Networks are untrained and small images are random, because neither changes the cost. All output
+goes below --outputs; the result is bench/scaling-<date>.json there.
 """
 
 import argparse
@@ -58,15 +58,15 @@ from scripts.bench.common import (
     open_bench,
     parse_count,
 )
-from scripts.bench.sweep import STEPS, ask, count_networks, parse_counts, time_rounds
+from scripts.bench.sweep import STEPS, count_networks, parse_counts, query_teacher, time_rounds
 
 WORKERS = (0, 1, 2)
 COHORT = 8
 CLASS_TURNS = 8  # longer turns, because the differences are small
 FETCHED = ("first", "epoch")
 PHOTO_BATCH = 8  # of the sample's 143, so that two workers have the same number of batches
-PHOTO_NETWORK = "timm:test_resnet"  # 0.4 M parameters: next to others, decoding would be lost
-SMALL = "resnet20_resnet8"  # the growth is in question, and small networks hide it least
+PHOTO_NETWORK = "timm:test_resnet"  # 0.4 M parameters: larger networks would hide the decoding
+SMALL = "resnet20_resnet8"  # small networks, which hide the growth least
 COLUMNS = {
     "value": "{value}",
     "median": "{median:.4g}",
@@ -92,21 +92,21 @@ Turns = Mapping[str, Callable[[], None]]
 
 @dataclass(frozen=True)
 class Scaling:
-    """What all tables are measured with; ``steps`` are those of a turn."""
+    """The setup of all tables; ``steps`` is the number of steps of a turn."""
 
     args: argparse.Namespace
     bench: Bench
     steps: int
 
     def open(self, *overrides: str) -> Bench:
-        """The same with another config."""
+        """The same benchmark with another config."""
         cfg = compose_config(overrides)
         return replace(self.bench, cfg=cfg, data=open_data(cfg, self.bench.compute))
 
     def time(
         self, name: str, turns: Turns, steps: Mapping[str, int] | None = None
     ) -> list[dict[str, float]]:
-        """Seconds per step of every turn, for each round that counts; None: turns of one step."""
+        """Seconds per step of every turn in each round after the warm-up; None: one step each."""
         counts = dict.fromkeys(turns, 1) if steps is None else steps
         rounds = time_rounds(name, turns, 1 + self.args.rounds, 1, self.bench.compute.device)[1:]
         return [{turn: value / counts[turn] for turn, value in r.items()} for r in rounds]
@@ -135,7 +135,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sizes", type=parse_counts, default="32,48,64,96", help="in pixels")
     parser.add_argument("--samples", type=parse_counts, default="5000,10000,20000,50000")
     parser.add_argument("--steps", type=parse_count, help=f"of a turn; default {STEPS}")
-    parser.add_argument("--rounds", type=parse_count, default=5, help="that count")
+    parser.add_argument("--rounds", type=parse_count, default=5, help="without the warm-up")
     return parser.parse_args(argv)
 
 
@@ -147,12 +147,12 @@ def parse_names(text: str) -> list[str]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The tables, and what they were measured with."""
+    """The tables, and their circumstances."""
     bench = open_bench(list_overrides(args), args.pair)
     steps = args.steps or STEPS[bench.compute.device.type]
     scaling = Scaling(args, bench, steps)
     if "decode" in args.only:
-        photo_overrides(scaling, workers=0)  # refuses a missing folder now, not after minutes
+        photo_overrides(scaling, workers=0)  # reports a missing folder now, not after minutes
     circumstances = {**bench.circumstances, "steps": steps, "rounds": args.rounds}
     print(", ".join(f"{name} {value}" for name, value in circumstances.items()), flush=True)
     tables = [table for name in args.only for table in TABLES[name](scaling)]
@@ -164,18 +164,18 @@ def measure_learners(scaling: Scaling) -> Iterator[Table]:
     overrides, bench = [*list_overrides(scaling.args), f"pair={pair}"], scaling.bench
     cfgs = [compose_config([*overrides, f"seed={i}"]) for i in range(counts[-1])]
     teacher, batches = prepare_teacher(replace(bench, cfg=cfgs[0]), scaling.steps)
-    # Turns are about equally long: the first step after another turn is slow.
+    # Turns of about equal length, because the first step of a turn is slow.
     steps = {"teacher": counts[-1]} | {str(n): counts[-1] // n for n in counts}
-    turns = {"teacher": partial(ask, teacher, batches * steps["teacher"])}
+    turns = {"teacher": partial(query_teacher, teacher, batches * steps["teacher"])}
     for n in counts:
         trainer = make_trainer(teacher, cfgs[:n], bench)
         turns[str(n)] = partial(advance, trainer, batches * steps[str(n)])
     rounds = scaling.time("learners", turns, {t: scaling.steps * k for t, k in steps.items()})
-    asking, single = (median(r[name] for r in rounds) for name in ("teacher", "1"))
+    forward, single = (median(r[name] for r in rounds) for name in ("teacher", "1"))
     title = f"Learners: a step of N learners of {pair}, seconds"
     law = "T + N S; T is the teacher alone, T + S the step of one learner"
-    costs = {str(n): cohort_cost(n, asking, single) for n in counts}
-    yield make_table(title, law, rounds, costs) | {"teacher_seconds": asking}
+    costs = {str(n): cohort_cost(n, forward, single) for n in counts}
+    yield make_table(title, law, rounds, costs) | {"teacher_seconds": forward}
 
 
 def prepare_teacher(bench: Bench, steps: int) -> tuple[Teacher, list[Batch]]:
@@ -185,9 +185,9 @@ def prepare_teacher(bench: Bench, steps: int) -> tuple[Teacher, list[Batch]]:
     return Teacher(network, bench.compute, digest=""), batches
 
 
-def cohort_cost(learners: int, asking: float, single: float) -> float:
-    """Cost of a step of a cohort, from the cost of asking the teacher and of a single step."""
-    return asking + learners * (single - asking)
+def cohort_cost(learners: int, teacher: float, single: float) -> float:
+    """Cost of a step of a cohort, from that of a teacher forward pass and of a single step."""
+    return teacher + learners * (single - teacher)
 
 
 def measure_classes(scaling: Scaling) -> Iterator[Table]:
@@ -203,8 +203,8 @@ def measure_classes(scaling: Scaling) -> Iterator[Table]:
     elements = [count_elements(make_loss(cfg, compute)) for cfg in cfgs]
     title = f"Classes: a step at K classes ({SMALL}), seconds"
     law = (
-        "constant + a K; multiply-adds of the networks cost what they cost in the first row, "
-        "elements of the loss what they cost in the loss of the last row alone"
+        "constant + a K; the cost per multiply-add of the networks is that in the first row, the "
+        "cost per element of the loss that in the loss of the last row"
     )
     costs = dict(zip(classes, class_costs(macs, elements, step, loss), strict=True))
     table = make_table(title, law, rounds, costs)
@@ -214,7 +214,7 @@ def measure_classes(scaling: Scaling) -> Iterator[Table]:
 def prepare_single(
     scaling: Scaling, override: str, times: int
 ) -> tuple[DictConfig, Callable[[], None]]:
-    """The config of a small run, and a turn that is several times as long as usual."""
+    """The config of a small run, and a turn that is ``times`` as long as usual."""
     bench = scaling.open(*list_overrides(scaling.args), f"pair={SMALL}", override)
     teacher, batches = prepare_teacher(bench, scaling.steps)
     trainer = make_trainer(teacher, [bench.cfg], bench)
@@ -228,9 +228,9 @@ def class_costs(
 
     Args:
         macs: multiply-adds of the networks at each of them.
-        elements: that the loss computes, forward and backward, at each of them.
+        elements: computed by the loss, forward and backward, at each of them.
         step: measured seconds of a step at the first of them.
-        loss: measured seconds of the loss alone at the last of them.
+        loss: measured seconds of only the loss at the last of them.
     """
     price = loss / elements[-1]
     return [
@@ -249,14 +249,14 @@ def make_loss(cfg: DictConfig, compute: Compute) -> Callable[[], None]:
 
 
 class ElementCounter(TorchDispatchMode):
-    """Counts the elements of all tensors that are computed; views are not."""
+    """Counts the elements of all computed tensors, without views."""
 
     def __init__(self) -> None:
         super().__init__()
         self.elements = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Computes, and counts what comes out."""
+        """Runs an operation and counts the elements of its outputs."""
         made = func(*args, **(kwargs or {}))
         if not func.is_view:
             self.elements += sum(t.numel() for t in tree_leaves(made) if isinstance(t, Tensor))
@@ -311,7 +311,7 @@ def measure_samples(scaling: Scaling) -> Iterator[Table]:
 
 
 def open_samples(bench: Bench, count: int) -> TensorData:
-    """Training data of any size; the images repeat after a while."""
+    """Training data of any size, with repeated images."""
     dataset, device = build(bench.cfg.dataset), bench.compute.device
     train, test, names = dataset.read()
     some = np.arange(count) % len(train.targets)
@@ -322,14 +322,14 @@ def open_samples(bench: Bench, count: int) -> TensorData:
 
 
 def memory_mb(data: TensorData) -> float:
-    """What the tensors of the data occupy; a view occupies nothing beside what it shows."""
+    """Memory of the tensors of the data, without counting views twice."""
     tensors = [value for value in vars(data).values() if isinstance(value, Tensor)]
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
     return sum(storages.values()) / 1e6
 
 
 def take(data: DataModule | TensorData, count: int | None) -> None:
-    """Fetches the first batches of an epoch; None: all of them."""
+    """Loads the first batches of an epoch; None for all of them."""
     for _ in islice(data.train_batches(epoch=0), count):
         pass
 
@@ -340,7 +340,7 @@ def measure_decode(scaling: Scaling) -> Iterator[Table]:
 
 
 def measure_loaders(scaling: Scaling) -> Table:
-    """Images per second of an epoch of photographs, ours against torchvision's."""
+    """Images per second in an epoch of photographs, kdbench against torchvision."""
     turns = {}
     for workers in WORKERS:
         bench = scaling.open(*photo_overrides(scaling, workers))
@@ -359,7 +359,7 @@ def measure_loaders(scaling: Scaling) -> Table:
 
 
 def summarise_loaders(workers: int, images: int, rounds: Sequence[Seconds]) -> dict[str, Any]:
-    """One row: rates of both loaders, and the ratio of the same round; > 1 is in our favour."""
+    """One row: rates of both loaders and their ratio per round; > 1 if kdbench is faster."""
     row: dict[str, Any] = {"workers": workers}
     names = ("kdbench", "torchvision")
     rates = {name: [images / seconds[f"{name} {workers}"] for seconds in rounds] for name in names}
@@ -371,7 +371,7 @@ def summarise_loaders(workers: int, images: int, rounds: Sequence[Seconds]) -> d
 
 
 def measure_sharing(scaling: Scaling) -> Table:
-    """Eight runs that decode for themselves against a cohort of eight that decodes once."""
+    """Eight runs that each decode for themselves against a cohort of eight that decodes once."""
     overrides = [
         *photo_overrides(scaling, workers=0),
         "method=scratch",
@@ -396,8 +396,8 @@ def measure_sharing(scaling: Scaling) -> Table:
     )
     saved = median(r[alone] - r[together] for r in rounds)
     law = (
-        f"N (D + S) against D + N S; decoding alone, without workers, takes D = {decode:.3g} s, "
-        f"so {(COHORT - 1) * decode:.3g} s should be saved, and {saved:.3g} s are"
+        f"N (D + S) against D + N S; decoding without workers takes D = {decode:.3g} s, so "
+        f"{(COHORT - 1) * decode:.3g} s should be saved, measured {saved:.3g} s"
     )
     costs = {alone: apart, together: apart - (COHORT - 1) * decode}
     table = make_table(title, law, rounds, costs)
@@ -405,18 +405,18 @@ def measure_sharing(scaling: Scaling) -> Table:
 
 
 def decode_and_train(trainers: Sequence[Trainer]) -> None:
-    """One step of all; each trainer fetches the batch for itself."""
+    """One step of all; each trainer loads its own batch."""
     for trainer in trainers:
         advance(trainer, islice(trainer.data.train_batches(epoch=0), 1))
 
 
 def photo_overrides(scaling: Scaling, workers: int) -> list[str]:
-    """ImageNet's recipe on the sample; DataError where that is missing."""
+    """ImageNet's recipe on the sample; DataError if that is missing."""
     folder = scaling.args.data / "imagenet-sample"
     if not folder.is_dir():
         raise DataError(
-            f"{folder} is missing: class folders of photographs are expected there; say with "
-            f"--data where it is, or leave decode out with --only"
+            f"{folder} with class folders of photographs is missing; set --data, or leave out "
+            f"decode with --only"
         )
     classes = sum(entry.is_dir() and entry.name[0] != "." for entry in folder.iterdir())
     return [
@@ -431,7 +431,7 @@ def photo_overrides(scaling: Scaling, workers: int) -> list[str]:
 
 
 def plain_loader(dataset: DictConfig, device: torch.device) -> DataLoader:
-    """The same recipe as torchvision's users write it."""
+    """The same recipe, as usual with torchvision."""
     recipe = dataset.augmentation
     crop = transforms.RandomResizedCrop(
         dataset.image_size, scale=tuple(recipe.crop_scale), ratio=tuple(recipe.crop_ratio)
@@ -455,13 +455,13 @@ def take_plain(loader: DataLoader, device: torch.device) -> None:
 def make_table(
     title: str, law: str, rounds: Sequence[Mapping[str, float]], costs: Mapping[str, float]
 ) -> Table:
-    """A table of what was measured beside what a law expects.
+    """A table of measured and expected costs.
 
     Args:
         title: with the unit.
-        law: in words.
-        rounds: what was measured at each value, for each round.
-        costs: what the law expects at each value, in any unit; the first is the reference.
+        law: the expected growth, in words.
+        rounds: measured cost at each value, for each round.
+        costs: expected cost at each value, in any unit; the first is the reference.
     """
     reference = next(iter(costs))
     rows = []

@@ -1,10 +1,10 @@
-"""One side of scripts/bench/training.py: kdbench at work in a process of its own.
+"""One side of scripts/bench/training.py: kdbench in its own process.
 
-It obeys lines on standard input and answers each with a line of JSON:
+It reads commands from standard input and replies to each with a line of JSON:
 
-    steps N      N training steps, fetching their batches included; {"seconds": ...}
-    memory       most memory that training took, and that evaluation takes; {"megabytes": ...}
-    profile N    where the time of a step goes: see scripts/bench/profile_step.py
+    steps N      N training steps, including data loading; {"seconds": ...}
+    memory       peak memory of training and evaluation; {"megabytes": ...}
+    profile N    time of a step by kind: see scripts/bench/profile_step.py
     quit
 
 For --work=batches a step is a batch. The other side is scripts/bench/field_loop.py.
@@ -22,8 +22,8 @@ from scripts.bench.profile_step import profile
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    for answer in serve(parse_arguments(argv), sys.stdin):
-        print(json.dumps(answer), flush=True)
+    for reply in serve(parse_arguments(argv), sys.stdin):
+        print(json.dumps(reply), flush=True)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -36,7 +36,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def serve(args: argparse.Namespace, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Does what each line says, and says what came of it."""
+    """Runs each command and yields its result."""
     work = Work(args.work, args.pair, args.learners, args.weights, list_overrides(args))
     for line in lines:
         if line.strip() == "quit":
@@ -49,7 +49,7 @@ def serve(args: argparse.Namespace, lines: Iterable[str]) -> Iterator[dict[str, 
         elif command == "profile":
             yield profile(work, *map(int, number))
         else:
-            raise SystemExit(f"{line!r}: there are steps N, memory, profile N and quit")
+            raise SystemExit(f"{line!r}: use steps N, memory, profile N or quit")
 
 
 if __name__ == "__main__":

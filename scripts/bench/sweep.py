@@ -1,17 +1,17 @@
-"""N single runs against one cohort of N: what it saves that a sweep asks its teacher once.
+"""N single runs against one cohort of N: the speedup from sharing the teacher's forward pass.
 
-In one process, for each pair and each N: the time of a step of N single runs, added up, against
-the time of a step of the cohort of the same N runs. Their methods differ, as those of a sweep do.
-Singles and cohorts take turns on the same batches, in an order that turns round from one round to
-the next; the first round warms up and does not count. The teacher alone has a turn too, from which
-its shares follow. Fetching batches is not timed; it would favour the cohort, which fetches once.
+In one process, for each pair and each N: the total time of a step of N single runs against the time
+of a step of the cohort of the same N runs, with different methods, as in a sweep. Singles and
+cohorts take turns on the same batches, in an order that is reversed every round; the first round is
+a warm-up. The teacher also has its own turn, which gives its shares. Data loading is not timed,
+because that would favor the cohort, which loads each batch once.
 
-The bound is what multiply-adds allow: a step costs a single run T + 3 S and a cohort T + 3 N S,
-where T and S are a forward pass of teacher and student, and a backward pass counts as two. N = 1
-is the control: how far its ratio is from 1 tells how far to trust the others.
+The bound is the ratio of multiply-adds: a step of a single run costs T + 3 S and that of a cohort
+T + 3 N S, where T and S are a forward pass of teacher and student, and a backward pass counts as
+two. N = 1 is the control: the distance of its ratio from 1 is the error of the others.
 
-The teacher is freshly initialised, because what it knows does not change what it costs. All that
-is written is below --outputs; the result is bench/sweep-<date>.json there.
+The teacher is untrained, because training does not change its cost. All output goes below
+--outputs; the result is bench/sweep-<date>.json there.
 """
 
 import argparse
@@ -51,7 +51,7 @@ from scripts.bench.common import (
     stopwatch,
 )
 
-STEPS = {"cpu": 2, "cuda": 30}  # of a turn: long for the clock, short for whatever else runs
+STEPS = {"cpu": 2, "cuda": 30}  # of a turn: long enough to time, short against other load
 COLUMNS = {
     "pair": "{pair}",
     "N": "{runs}",
@@ -84,7 +84,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pairs", default=PAIRS)
     parser.add_argument("--learners", type=parse_counts, default="1,2,4,8", help="the N")
     parser.add_argument("--steps", type=parse_count, help=f"of a turn; default {STEPS}")
-    parser.add_argument("--repeats", type=parse_count, default=7, help="rounds that count")
+    parser.add_argument("--repeats", type=parse_count, default=7, help="rounds without the warm-up")
     return parser.parse_args(argv)
 
 
@@ -93,7 +93,7 @@ def parse_counts(text: str) -> list[int]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """The rows of the table, and what they were measured with."""
+    """The rows of the table, and their circumstances."""
     overrides = list_overrides(args)
     bench = open_bench(overrides, args.pairs)
     device = bench.compute.device
@@ -114,10 +114,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def prepare_turns(
     cfgs: Sequence[DictConfig], sizes: Sequence[int], bench: Bench, batches: Sequence[Batch]
 ) -> dict[str, Callable[[], None]]:
-    """What takes turns: the teacher, each run alone, and each cohort after the last of its runs."""
+    """The turns: the teacher, each single run, and each cohort after the last of its runs."""
     network = fresh_teacher(cfgs[0], batches[0], bench.compute)
     teacher = Teacher(network, bench.compute, state_digest(network.state_dict()))
-    turns: dict[str, Callable[[], None]] = {"teacher": partial(ask, teacher, batches)}
+    turns: dict[str, Callable[[], None]] = {"teacher": partial(query_teacher, teacher, batches)}
     for n in range(1, len(cfgs) + 1):
         alone = make_trainer(teacher, cfgs[n - 1 : n], bench)
         turns[f"single {n}"] = partial(advance, alone, batches)
@@ -127,7 +127,7 @@ def prepare_turns(
     return turns
 
 
-def ask(teacher: Teacher, batches: Sequence[Batch]) -> None:
+def query_teacher(teacher: Teacher, batches: Sequence[Batch]) -> None:
     for batch in batches:
         teacher(batch.images)
 
@@ -139,7 +139,7 @@ def time_rounds(
     steps: int,
     device: torch.device,
 ) -> list[dict[str, float]]:
-    """Seconds per step of every turn, for each round."""
+    """Seconds per step of every turn in each round."""
     rounds = []
     for number in range(count):
         order = list(turns) if number % 2 == 0 else list(turns)[::-1]
@@ -158,12 +158,12 @@ def count_networks(cfg: DictConfig) -> tuple[int, int]:
 
 
 def ratio_bound(runs: int, teacher: float, student: float) -> float:
-    """Ratio of N single runs to their cohort if time were multiply-adds and nothing else.
+    """Ratio of N single runs to their cohort in multiply-adds.
 
     Args:
         runs: N, >= 1.
         teacher: T, multiply-adds of a forward pass, > 0.
-        student: S, the same.
+        student: S, multiply-adds of a forward pass, > 0.
     """
     return runs * (teacher + 3 * student) / (teacher + 3 * runs * student)
 
@@ -171,7 +171,7 @@ def ratio_bound(runs: int, teacher: float, student: float) -> float:
 def summarise(
     cfgs: Sequence[DictConfig], macs: tuple[int, int], rounds: Sequence[Mapping[str, float]]
 ) -> dict[str, Any]:
-    """One row of the table: N single runs and their cohort, medians over the rounds."""
+    """One row: N single runs and their cohort, medians over the rounds."""
     n = len(cfgs)
     singles = [sum(seconds[f"single {i}"] for i in range(1, n + 1)) for seconds in rounds]
     cohort = [seconds[f"cohort {n}"] for seconds in rounds]

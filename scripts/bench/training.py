@@ -1,19 +1,19 @@
-"""kdbench against the training loop of the field, on this machine, at the same work.
+"""kdbench against the usual training loop, on this machine and with the same work.
 
-Two sides, each in processes of its own: scripts/bench/field_loop.py with the number of DataLoader
-workers that suits it best here, and kdbench (scripts/bench/serve.py) as one run, as a cohort of 8
-methods, and as this cohort with a teacher memo that knows all answers. Only one works at a time:
-they take turns in an order that turns round from one round to the next. A ratio compares times per
-step of the same round; eight runs of the field's loop cost eight times one. The time of kdbench is
-that of whole steps, with fetching batches, meters and checks; checkpoints are not included.
+Two sides, in separate processes: scripts/bench/field_loop.py with its fastest number of DataLoader
+workers, and kdbench (scripts/bench/serve.py) as one run, as a cohort of 8 methods, and as this
+cohort with all teacher logits cached. Only one runs at a time: they take turns in an order that is
+reversed every round. A ratio compares the times per step within a round; eight runs of the usual
+loop take eight times as long as one. The time of kdbench includes data loading, meters and checks,
+but no checkpoints.
 
-Besides: batches alone, against a DataLoader with 2 workers; the time from the command to the end of
-the first step with everything cached that a second run finds cached (killed there; it includes the
-check of the teacher on the test set), taken in turns with `import torch` and with a run without a
-teacher; the peak memory of a cohort, in a process that does nothing else; and the part of a step
-that is outside convolutions, linear layers and batch norm (scripts/bench/profile_step.py).
+Also measured: data loading, against a DataLoader with 2 workers; the time from the command to the
+end of the first step with the caches of an earlier run (including the check of the teacher on the
+test set; killed after the step), alternating with `import torch` and with a run without a teacher;
+the peak memory of a cohort in its own process; and the share of a step outside convolutions, linear
+layers and batch norm (scripts/bench/profile_step.py).
 
-Values are medians over the rounds. All that is written is below --outputs; the result is
+Values are medians over the rounds. All output goes below --outputs; the result is
 bench/bench-<date>.json there.
 """
 
@@ -53,7 +53,7 @@ from scripts.bench.common import (
 )
 
 SCRIPTS = Path(__file__).parent
-LOADER_WORKERS = 2  # of the opponent in the comparison of batches alone
+LOADER_WORKERS = 2  # of the DataLoader in the comparison of data loading
 COLUMNS = {
     "what": "{what}",
     "pair": "{pair}",
@@ -66,13 +66,13 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class What:
-    """A line of the table.
+    """A row of the table.
 
     Attributes:
-        text: of the line.
-        form: how a value is written.
-        least: whether a target is the least that will do, or the most.
-        targets: of some pairs, on two CPU cores; "" where the pair does not matter.
+        text: name of the row.
+        form: format of its values.
+        least: whether targets are lower or upper limits.
+        targets: by pair, on two CPU cores; "" for any pair.
     """
 
     text: str
@@ -85,18 +85,18 @@ SMALL, WIDE = PAIRS.split(",")
 TABLE = {
     "single": What("one run, x", "{:.2f}", True, {SMALL: 3.0, WIDE: 3.0}),
     "cohort": What("sweep of {learners}, x", "{:.2f}", True, {SMALL: 5.0, WIDE: 6.5}),
-    "memo": What("the same, warm memo, x", "{:.2f}", True, {SMALL: 6.0, WIDE: 9.0}),
-    "batches": What("batches alone, x", "{:.1f}", True, {"": 20.0}),
+    "memo": What("the same, cached logits, x", "{:.2f}", True, {SMALL: 6.0, WIDE: 9.0}),
+    "batches": What("data loading, x", "{:.1f}", True, {"": 20.0}),
     "start": What("start to first step, s", "{:.2f}", False, {"": 6.0}),
     "above": What("- above `import torch`, s", "{:.2f}", False, {"": 2.0}),
-    "untaught": What("- without a teacher, s", "{:.2f}", False, {}),
+    "scratch": What("- without a teacher, s", "{:.2f}", False, {}),
     "memory": What("peak of a cohort of {learners}, MB", "{:.0f}", False, {SMALL: 2500}),
     "outside": What("outside conv., linear, norm, %", "{:.1f}", False, {SMALL: 15, WIDE: 15}),
 }
 
 
 class Player:
-    """A process that works when it is asked to."""
+    """A process that runs commands from its standard input."""
 
     def __init__(self, script: str, arguments: Sequence[str]) -> None:
         self.script = script
@@ -111,28 +111,28 @@ class Player:
         assert self._process.stdout is not None
         self._input, self._output = self._process.stdin, self._process.stdout
 
-    def ask(self, line: str) -> dict[str, Any]:
-        """The answer to a line; ends the benchmark where there is none."""
+    def request(self, line: str) -> dict[str, Any]:
+        """Sends a command and returns the reply; ends the benchmark if there is none."""
         try:
             print(line, file=self._input)
             return json.loads(self._output.readline())
         except (BrokenPipeError, json.JSONDecodeError):
             self._process.kill()
-            raise SystemExit(f"{self.script} did not answer {line!r}; see above") from None
+            raise SystemExit(f"{self.script} did not reply to {line!r}; see above") from None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         with suppress(BrokenPipeError):
-            self._input.close()  # which ends it, as `quit` does
+            self._input.close()  # ends it, like `quit`
         self._process.wait()
         self._output.close()
 
 
 @dataclass(frozen=True)
 class Match:
-    """A pair, and how both sides are called for it."""
+    """A pair, and how to start both sides for it."""
 
     args: argparse.Namespace
     bench: Bench
@@ -141,9 +141,9 @@ class Match:
     weights: Path
 
     def field(self, workers: int) -> Player:
-        """The field's loop with so many DataLoader workers."""
+        """The usual loop with this number of DataLoader workers."""
         cfg, bench = self.cfg, self.bench
-        # Where SmallDataset.open keeps the decoded images.
+        # The cache file of SmallDataset.open.
         name = f"{cfg.dataset.name}-{bench.data.digest[:12]}.safetensors"
         arguments = [
             f"--data={Path(cfg.paths.cache) / 'datasets' / name}",
@@ -198,13 +198,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument("--pairs", default=PAIRS)
     parser.add_argument("--learners", type=parse_count, default=8, help="runs of the cohort")
-    parser.add_argument("--rounds", type=parse_count, default=5, help="and as many starts")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of a turn, about")
-    parser.add_argument("--profiled", type=parse_count, default=10, help="steps")
+    parser.add_argument("--rounds", type=parse_count, default=5, help="also of the starts")
+    parser.add_argument("--seconds", type=float, default=4.0, help="approximate, of a turn")
+    parser.add_argument("--profiled", type=parse_count, default=10, help="number of steps")
     parser.add_argument(
         "--workers",
         type=parse_workers,
-        help="of the DataLoader, to choose from; default: 0,1,2,4 ... cores",
+        help="of the DataLoader: numbers to try; default: 0,1,2,4 ... cores",
     )
     return parser.parse_args(argv)
 
@@ -220,7 +220,7 @@ def list_workers() -> list[int]:
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The rows of the table, and what they were measured with."""
+    """The rows of the table, and their circumstances."""
     overrides = list_overrides(args)
     bench = open_bench(overrides, args.pairs)
     circumstances = {
@@ -251,7 +251,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def try_workers(match: Match) -> dict[int, float]:
-    """Seconds per step of the field's loop by its number of DataLoader workers."""
+    """Seconds per step of the usual loop by its number of DataLoader workers."""
     tried = {}
     for number in match.args.workers or list_workers():
         with match.field(number) as player:
@@ -274,8 +274,8 @@ def compare_training(match: Match, workers: int) -> list[dict[str, Any]]:
         players |= {kind: stack.enter_context(match.kdbench(kind)) for kind in kinds}
         work = {name: partial(turn, player, "steps") for name, player in players.items()}
         rounds = race(match.pair, work, match.args)
-        memory = players["cohort"].ask("memory")["megabytes"]
-        profiled = players["single"].ask(f"profile {match.args.profiled}")
+        memory = players["cohort"].request("memory")["megabytes"]
+        profiled = players["single"].request(f"profile {match.args.profiled}")
     rows = [
         summarise(
             kind,
@@ -300,25 +300,25 @@ def compare_batches(match: Match) -> list[dict[str, Any]]:
 
 
 def turn(player: Player, command: str, steps: int) -> float:
-    return player.ask(f"{command} {steps}")["seconds"]
+    return player.request(f"{command} {steps}")["seconds"]
 
 
 def race(
     title: str, work: Mapping[str, Callable[[int], float]], args: argparse.Namespace
 ) -> list[dict[str, float]]:
-    """Seconds per step of everybody, for each round."""
+    """Seconds per step of all sides in each round."""
     steps = {name: count_steps(do, args.seconds) for name, do in work.items()}
     rounds = []
     for number in range(args.rounds):
         order = list(work) if number % 2 == 0 else list(work)[::-1]
         rounds.append({name: work[name](steps[name]) / steps[name] for name in order})
-        told = ", ".join(f"{name} {rounds[-1][name]:.4f}" for name in work)
-        print(f"{title}, round {number + 1} of {args.rounds}: {told} s/step", flush=True)
+        times = ", ".join(f"{name} {rounds[-1][name]:.4f}" for name in work)
+        print(f"{title}, round {number + 1} of {args.rounds}: {times} s/step", flush=True)
     return rounds
 
 
 def count_steps(work: Callable[[int], float], seconds: float) -> int:
-    """Steps that take about so long; the trial is a warm-up too."""
+    """Number of steps that take about this time; finding it is also a warm-up."""
     steps = 3
     while (took := work(steps)) < seconds / 10:
         steps *= 4
@@ -326,7 +326,7 @@ def count_steps(work: Callable[[int], float], seconds: float) -> int:
 
 
 def time_starts(match: Match, folder: Path) -> list[dict[str, Any]]:
-    """From the command to the end of the first step."""
+    """Seconds from the command to the end of the first step."""
     train = [
         *(sys.executable, "-m", "kdbench.cli.train"),
         *list_overrides(match.args),
@@ -335,19 +335,19 @@ def time_starts(match: Match, folder: Path) -> list[dict[str, Any]]:
         f"paths.cache='{match.cfg.paths.cache}'",
         f"run.threads={match.bench.threads}",
     ]
-    # The teacher knows nothing, and is checked nevertheless.
-    taught = ["method=kd", f"teacher.weights='{match.weights}'", "teacher.expected_top1=0"]
+    # The teacher is untrained, so expect nothing of its check.
+    teacher = ["method=kd", f"teacher.weights='{match.weights}'", "teacher.expected_top1=0"]
     commands = {
         "import": [sys.executable, "-c", "import torch"],
-        "start": [*train, *taught],
-        "untaught": [*train, "method=scratch"],
+        "start": [*train, *teacher],
+        "scratch": [*train, "method=scratch"],
     }
     rounds = []
-    for number in range(1 + match.args.rounds):  # the first fills caches
+    for number in range(1 + match.args.rounds):  # the first fills the caches
         order = list(commands) if number % 2 == 0 else list(commands)[::-1]
         rounds.append({name: time_process(commands[name]) for name in order})
-        told = ", ".join(f"{name} {rounds[-1][name]:.2f} s" for name in commands)
-        print(f"start, round {number} of {match.args.rounds}: {told}", flush=True)
+        times = ", ".join(f"{name} {rounds[-1][name]:.2f} s" for name in commands)
+        print(f"start, round {number} of {match.args.rounds}: {times}", flush=True)
     return list(summarise_starts(match, rounds[1:]))
 
 
@@ -357,11 +357,11 @@ def summarise_starts(
     seconds = {name: [r[name] for r in rounds] for name in rounds[0]}
     yield summarise("start", match, seconds["start"], seconds=seconds)
     yield summarise("above", match, [r["start"] - r["import"] for r in rounds])
-    yield summarise("untaught", match, seconds["untaught"])
+    yield summarise("scratch", match, seconds["scratch"])
 
 
 def time_process(command: Sequence[str]) -> float:
-    """Seconds until it ends, or kills itself after its first step."""
+    """Seconds until a process ends, or kills itself after its first step."""
     environment = {**os.environ, fault.VARIABLE: "step:1"}
     began = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)

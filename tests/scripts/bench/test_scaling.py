@@ -42,8 +42,8 @@ def require_circumstances(report):
     assert report["environment"].keys() >= {"git", "versions", "cores", "machine"}
 
 
-def test_cohort_asks_once_and_trains_each():
-    assert [bench_scaling.cohort_cost(n, asking=2, single=5) for n in (1, 2, 4)] == [5, 8, 14]
+def test_cohort_runs_the_teacher_once_and_trains_each():
+    assert [bench_scaling.cohort_cost(n, teacher=2, single=5) for n in (1, 2, 4)] == [5, 8, 14]
 
 
 def test_classes_cost_multiply_adds_and_elements():
@@ -52,7 +52,7 @@ def test_classes_cost_multiply_adds_and_elements():
     assert costs == pytest.approx([10, 11 + 1, 13 + 3])
 
 
-def test_elements_are_counted_but_views_are_not():
+def test_elements_are_counted_without_views():
     left, right = torch.zeros(2, 3), torch.zeros(2, 1)
     assert bench_scaling.count_elements(lambda: (left + right).t().expand(3, 2).sum()) == 7
 
@@ -66,7 +66,7 @@ def test_loss_grows_by_the_same_number_of_elements_for_each_class():
     assert counts[2] - counts[1] == 10 * (counts[1] - counts[0]) > 0
 
 
-def test_ratios_are_of_the_same_round_and_stand_beside_the_law():
+def test_ratios_are_within_a_round_and_beside_the_expected_ones():
     rounds = [{"32": 2, "64": 6}, {"32": 1, "64": 4}, {"32": 4, "64": 20}]
     table = bench_scaling.make_table("t", "l", rounds, {"32": 32**2, "64": 64**2})
     first, second = table["rows"]
@@ -83,7 +83,7 @@ def test_rates_of_loaders_are_images_per_second():
 
 
 @pytest.mark.slow
-def test_scaling_prints_its_tables_and_writes_what_it_measured(tmp_path, photos, capsys):
+def test_scaling_prints_its_tables_and_writes_its_report(tmp_path, photos, capsys):
     values = ["--learners=2", "--classes=10,20", "--sizes=16,32", "--samples=100,300"]
     small = ["--override", "dataset.image_size=32"]
     places = [f"--outputs={tmp_path / 'out'}", f"--data={photos}"]
@@ -113,7 +113,7 @@ def test_missing_photographs_are_refused_before_anything_is_measured(tmp_path, c
         bench_scaling.main([*SMALL, f"--outputs={tmp_path}", f"--data={tmp_path / 'nowhere'}"])
     assert stopped.value.code == 3
     said = capsys.readouterr()
-    assert "nowhere/imagenet-sample is missing" in said.err
+    assert "nowhere/imagenet-sample with class folders" in said.err
     assert "round" not in said.out.replace("rounds", "")
 
 
@@ -144,7 +144,7 @@ def test_share_of_a_part_is_its_time_in_a_whole_epoch():
     assert "more than 2%: meters 1.60%" in said
 
 
-def test_an_epoch_is_cut_and_the_rest_of_the_data_is_as_it_was():
+def test_an_epoch_is_cut_and_the_rest_of_the_data_is_unchanged():
     class Data:
         steps_per_epoch, num_train = 5, 10
 
@@ -182,5 +182,5 @@ def test_overhead_is_measured_in_a_real_run(tmp_path, wandb_nobody, capsys):
     assert [path.suffix for path in (tmp_path / "out" / "bench").iterdir()] == [".json"]
     said = capsys.readouterr().out
     assert len([line for line in said.splitlines() if line.startswith("|")]) == 2 + 12
-    assert "Together " in said
+    assert "Total " in said
     assert TrainMeter.update is update

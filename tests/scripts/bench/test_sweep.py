@@ -30,7 +30,7 @@ def test_bound_is_1_for_one_run_and_rises_to_its_limit():
     assert bounds[-1] == pytest.approx((teacher + 3 * student) / (3 * student))
 
 
-def test_ratio_is_that_of_the_same_round():
+def test_ratios_are_within_a_round():
     cfgs = [SimpleNamespace(pair="p", method=method) for method in ("kd", "ctkd")]
     slow = {"teacher": 1.0, "single 1": 4.0, "single 2": 6.0, "cohort 2": 8.0}
     rounds = [slow, {name: value / 2 for name, value in slow.items()}]
@@ -41,7 +41,7 @@ def test_ratio_is_that_of_the_same_round():
     assert row["bound"] == 2 * 250 / 400
 
 
-def test_device_is_waited_for_on_both_sides_of_the_work(monkeypatch):
+def test_device_is_synchronized_before_and_after_the_work(monkeypatch):
     calls = []
     monkeypatch.setattr(torch.cuda, "synchronize", calls.append)
     BENCH["stopwatch"](lambda: calls.append("work"), torch.device("cuda", 1))
@@ -68,7 +68,7 @@ def test_run_that_fails_ends_the_comparison():
 
 
 @pytest.mark.slow
-def test_script_prints_a_table_and_writes_what_it_measured(bench, tmp_path, monkeypatch, capsys):
+def test_script_prints_a_table_and_writes_its_report(bench, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     bench("--learners=1,2")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -31,23 +31,23 @@ TINY = [
 
 
 class InsidePlayer:
-    """Does in this process what a player does in another."""
+    """Runs the commands of a player in this process."""
 
     def __init__(self, script, arguments):
         module = importlib.import_module(f"scripts.bench.{script.removesuffix('.py')}")
         self.lines = deque()
         lines = iter(self.lines.popleft, "quit")
-        self.answers = module.serve(module.parse_arguments(arguments), lines)
+        self.replies = module.serve(module.parse_arguments(arguments), lines)
 
-    def ask(self, line):
+    def request(self, line):
         self.lines.append(line)
-        return json.loads(json.dumps(next(self.answers)))
+        return json.loads(json.dumps(next(self.replies)))
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
-        self.answers.close()
+        self.replies.close()
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def tiny(tmp_path):
     overrides = [
         *("dataset=fake", f"paths.outputs='{tmp_path}'", "tracker=csv", "run.epochs=240"),
         *("run.device=cpu", f"run.threads={torch.get_num_threads()}", *FAKE),
-        "speed=none",  # whose steps equal those of speed=full: see test_same_results.py
+        "speed=none",  # same results as speed=full: see test_same_results.py
     ]
     return bench_common.open_bench(overrides, PAIR), [*overrides, f"pair={PAIR}"]
 
@@ -127,7 +127,7 @@ def test_accuracy_is_in_percent():
 
 
 @pytest.mark.slow
-def test_script_prints_the_table_and_writes_what_it_measured(tmp_path, monkeypatch, capsys):
+def test_script_prints_the_table_and_writes_its_report(tmp_path, monkeypatch, capsys):
     commands = []
     monkeypatch.setattr(bench, "Player", InsidePlayer)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)  # to be put back
@@ -153,7 +153,7 @@ def test_script_prints_the_table_and_writes_what_it_measured(tmp_path, monkeypat
     assert rows["memory"]["value"] > 100
     profile = rows["outside"]["profile"]
     assert profile["kinds"].keys() >= {"convolution", "batch norm", "optimizer", "data", "between"}
-    # A share of two clocks' seconds: on a busy machine it can be anything, below 1.
+    # From two clocks, so on a busy machine it can be any value below 1.
     assert profile["outside"] < 1
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(rows)
@@ -163,7 +163,7 @@ def test_script_prints_the_table_and_writes_what_it_measured(tmp_path, monkeypat
 
 ROW_ORDER = [
     *("single", "cohort", "memo", "memory", "outside"),
-    *("batches", "start", "above", "untaught"),
+    *("batches", "start", "above", "scratch"),
 ]
 
 
@@ -174,7 +174,7 @@ def test_mistakes_are_refused_before_anything_is_measured(tmp_path, capsys):
     assert "resnet20_resnet9 does not exist" in capsys.readouterr().err
 
 
-def test_order_of_the_turns_changes_with_the_round():
+def test_order_of_the_turns_is_reversed_every_round():
     turns = []
 
     def work(name):
@@ -192,7 +192,7 @@ def test_short_steps_are_counted_in_a_longer_trial():
     assert trials == [3, 12, 48, 192]
 
 
-def test_row_says_whether_its_target_is_met():
+def test_row_states_whether_its_target_is_met():
     match = SimpleNamespace(pair=bench.SMALL, args=Namespace(learners=8))
     row = bench.summarise("cohort", match, [4.0, 5.5, 5.2])
     assert (row["value"], row["target"], row["met"]) == (5.2, 5.0, True)
@@ -207,7 +207,7 @@ def test_row_says_whether_its_target_is_met():
     assert bench.summarise("memory", match, [2600.0])["met"] is False
 
 
-def test_kind_of_an_operation_is_that_of_its_scope_or_of_the_nearest_known_name():
+def test_kind_of_an_operation_is_its_scope_or_the_nearest_known_name():
     def event(*names):
         found = None
         for name in names:
@@ -230,12 +230,12 @@ def test_kind_of_an_operation_is_that_of_its_scope_or_of_the_nearest_known_name(
 
 
 def test_side_that_dies_ends_the_benchmark(tmp_path):
-    match = "gone.py did not answer 'steps 1'"
+    match = "gone.py did not reply to 'steps 1'"
     with pytest.raises(SystemExit, match=match), bench.Player("gone.py", []) as player:
-        player.ask("steps 1")
+        player.request("steps 1")
 
 
-def test_field_answers_lines(tiny, tmp_path, monkeypatch, capsys):
+def test_field_loop_replies_to_commands(tiny, tmp_path, monkeypatch, capsys):
     circumstances, overrides = tiny
     cfg, weights = bench_common.save_teacher(PAIR, circumstances, overrides, tmp_path)
     args = Namespace(override=[], learners=2)
@@ -245,22 +245,22 @@ def test_field_answers_lines(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", ["steps 1\n", "batches 2\n", "quit\n"])
     bench.Match(args, circumstances, PAIR, cfg, weights).field(workers=0)
     field_loop.main(called[0])
-    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [answer.keys() for answer in answers] == [{"seconds"}, {"seconds"}]
-    assert all(answer["seconds"] > 0 for answer in answers)
+    replies = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [reply.keys() for reply in replies] == [{"seconds"}, {"seconds"}]
+    assert all(reply["seconds"] > 0 for reply in replies)
 
 
 @pytest.mark.slow
-def test_sides_work_in_processes_of_their_own(tiny, tmp_path):
+def test_sides_run_in_separate_processes(tiny, tmp_path):
     circumstances, overrides = tiny
     cfg, weights = bench_common.save_teacher(PAIR, circumstances, overrides, tmp_path)
     args = bench.parse_arguments([*TINY, f"--outputs={tmp_path}", "--override", *FAKE])
     match = bench.Match(args, circumstances, PAIR, cfg, weights)
     with match.field(workers=2) as field, match.kdbench("memo") as ours:
-        assert field.ask("steps 2")["seconds"] > 0
-        assert ours.ask("steps 2")["seconds"] > 0
-        assert ours.ask("memory")["megabytes"] > 100
-        assert field.ask("batches 2")["seconds"] > 0
+        assert field.request("steps 2")["seconds"] > 0
+        assert ours.request("steps 2")["seconds"] > 0
+        assert ours.request("memory")["megabytes"] > 100
+        assert field.request("batches 2")["seconds"] > 0
 
 
 @pytest.mark.slow
