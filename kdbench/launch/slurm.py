@@ -228,7 +228,7 @@ class Controller:
 
     def __init__(self) -> None:
         self._misses: Counter[str] = Counter()  # consecutive queries that did not list a job
-        self._cancelled: list[str] = []
+        self._canceled: list[str] = []
         self._polled = 0.0
 
     def has_lost(self, job_id: str) -> bool:
@@ -243,7 +243,7 @@ class Controller:
 
     def cancel_pending(self, job_id: str) -> None:
         """Cancels a job, now or once it is pending."""
-        self._cancelled.append(job_id)
+        self._canceled.append(job_id)
         self._cancel()
 
     def _poll(self) -> None:
@@ -253,10 +253,10 @@ class Controller:
             listed = set(done.stdout.split())
             for job_id in self._misses:
                 self._misses[job_id] = 0 if job_id in listed else self._misses[job_id] + 1
-        if self._cancelled:
+        if self._canceled:
             self._cancel()
         self._polled = time.monotonic()
 
     def _cancel(self) -> None:
-        command = ["scancel", "--state=PENDING", *self._cancelled]
+        command = ["scancel", "--state=PENDING", *self._canceled]
         subprocess.run(command, capture_output=True, check=False)

@@ -119,17 +119,17 @@ def _is_valid(request: Path, member: Member, logs: ExitStack) -> bool:
     return True
 
 
-def _report_error(request: Path, member: Member, error: Exception, beside: int) -> None:
+def _report_error(request: Path, member: Member, error: Exception, num_runs: int) -> None:
     """Reports a run that has not finished: to be retried, waited for, or failed.
 
     Args:
         request: names the files.
         member: the run.
         error: the cause.
-        beside: number of runs trained at once, including this one.
+        num_runs: number of runs trained at once, including this one.
     """
     known = known_error(error)
-    if isinstance(known, MemoryShortageError) and beside > 1:
+    if isinstance(known, MemoryShortageError) and num_runs > 1:
         log.info("%s did not fit in memory with the others; it will be retried", member.name)
         report(request, RunStatus(member.key, RETURNED))
         return

@@ -167,10 +167,10 @@ void differentiate(const T* grad_y, const T* x, const T* y, T* grad_x, T* grad_s
   const float *a = scale.data(), *b = slope.data(), *c = offset.data();
   map(rows, channels, [=](int64_t at, int64_t channel) {
     const Floats gradient = passed<T, RELU>(grad_y, y, at);
-    const Floats centred = load(x + at) - load(mean + channel);
+    const Floats centered = load(x + at) - load(mean + channel);
     if (ADD) store(grad_shortcut + at, gradient);
     store(grad_x + at,
-          gradient * load(a + channel) + centred * load(b + channel) + load(c + channel));
+          gradient * load(a + channel) + centered * load(b + channel) + load(c + channel));
   });
 }
 

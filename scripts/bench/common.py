@@ -231,14 +231,14 @@ def advance(trainer: Trainer, batches: Iterable[Batch]) -> None:
 
 def stopwatch(work: Callable[[], None], device: torch.device) -> float:
     """Seconds for some work, including its kernels on the device."""
-    synchronise(device)
+    synchronize(device)
     began = time.perf_counter()
     work()
-    synchronise(device)
+    synchronize(device)
     return time.perf_counter() - began
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -123,7 +123,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     circumstances |= {"pair": args.pair, "short_steps": bench.data.steps_per_epoch}
     print(", ".join(f"{name} {value}" for name, value in circumstances.items()), flush=True)
     found = observe(bench, [*overrides, f"pair={args.pair}"], args.rounds)
-    return {**circumstances, "environment": describe_environment(), **summarise(found, length)}
+    return {**circumstances, "environment": describe_environment(), **summarize(found, length)}
 
 
 @dataclass(frozen=True)
@@ -276,7 +276,7 @@ def label(owner: Any, name: str) -> str:
 UNIT = {label(owner, name): unit for _, owner, name, unit in PARTS}
 
 
-def summarise(found: Observed, length: Length) -> dict[str, Any]:
+def summarize(found: Observed, length: Length) -> dict[str, Any]:
     """The table: medians over the epochs."""
     step, rest = median(found.step), median(found.rest)
     epoch = length.steps_per_epoch * step + rest

@@ -354,11 +354,11 @@ def measure_loaders(scaling: Scaling) -> Table:
         "law": "the same as torchvision; proportional to the workers, up to the cores",
         "columns": DECODE_COLUMNS,
         "images": images,
-        "rows": [summarise_loaders(workers, images, rounds) for workers in WORKERS],
+        "rows": [summarize_loaders(workers, images, rounds) for workers in WORKERS],
     }
 
 
-def summarise_loaders(workers: int, images: int, rounds: Sequence[Seconds]) -> dict[str, Any]:
+def summarize_loaders(workers: int, images: int, rounds: Sequence[Seconds]) -> dict[str, Any]:
     """One row: rates of both loaders and their ratio per round; > 1 if kdbench is faster."""
     row: dict[str, Any] = {"workers": workers}
     names = ("kdbench", "torchvision")

@@ -107,7 +107,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         turns = prepare_turns(cfgs, args.learners, bench, batches)
         rounds = time_rounds(pair, turns, 1 + args.repeats, len(batches), device)
         macs = count_networks(cfgs[0])
-        rows += [summarise(cfgs[:n], macs, rounds[1:]) for n in args.learners]
+        rows += [summarize(cfgs[:n], macs, rounds[1:]) for n in args.learners]
     return {**circumstances, "environment": describe_environment(), "rows": rows}
 
 
@@ -168,7 +168,7 @@ def ratio_bound(runs: int, teacher: float, student: float) -> float:
     return runs * (teacher + 3 * student) / (teacher + 3 * runs * student)
 
 
-def summarise(
+def summarize(
     cfgs: Sequence[DictConfig], macs: tuple[int, int], rounds: Sequence[Mapping[str, float]]
 ) -> dict[str, Any]:
     """One row: N single runs and their cohort, medians over the rounds."""

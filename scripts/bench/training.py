@@ -277,7 +277,7 @@ def compare_training(match: Match, workers: int) -> list[dict[str, Any]]:
         memory = players["cohort"].request("memory")["megabytes"]
         profiled = players["single"].request(f"profile {match.args.profiled}")
     rows = [
-        summarise(
+        summarize(
             kind,
             match,
             [(1 if kind == "single" else learners) * r["field"] / r[kind] for r in rounds],
@@ -285,8 +285,8 @@ def compare_training(match: Match, workers: int) -> list[dict[str, Any]]:
         )
         for kind in kinds
     ]
-    rows.append(summarise("memory", match, [memory]))
-    rows.append(summarise("outside", match, [100 * profiled["outside"]], profile=profiled))
+    rows.append(summarize("memory", match, [memory]))
+    rows.append(summarize("outside", match, [100 * profiled["outside"]], profile=profiled))
     return rows
 
 
@@ -296,7 +296,7 @@ def compare_batches(match: Match) -> list[dict[str, Any]]:
         rounds = race("batches", work, match.args)
     ratios = [r["field"] / r["batches"] for r in rounds]
     seconds = {side: [r[side] for r in rounds] for side in work}
-    return [summarise("batches", match, ratios, seconds=seconds)]
+    return [summarize("batches", match, ratios, seconds=seconds)]
 
 
 def turn(player: Player, command: str, steps: int) -> float:
@@ -348,16 +348,16 @@ def time_starts(match: Match, folder: Path) -> list[dict[str, Any]]:
         rounds.append({name: time_process(commands[name]) for name in order})
         times = ", ".join(f"{name} {rounds[-1][name]:.2f} s" for name in commands)
         print(f"start, round {number} of {match.args.rounds}: {times}", flush=True)
-    return list(summarise_starts(match, rounds[1:]))
+    return list(summarize_starts(match, rounds[1:]))
 
 
-def summarise_starts(
+def summarize_starts(
     match: Match, rounds: Sequence[Mapping[str, float]]
 ) -> Iterator[dict[str, Any]]:
     seconds = {name: [r[name] for r in rounds] for name in rounds[0]}
-    yield summarise("start", match, seconds["start"], seconds=seconds)
-    yield summarise("above", match, [r["start"] - r["import"] for r in rounds])
-    yield summarise("scratch", match, seconds["scratch"])
+    yield summarize("start", match, seconds["start"], seconds=seconds)
+    yield summarize("above", match, [r["start"] - r["import"] for r in rounds])
+    yield summarize("scratch", match, seconds["scratch"])
 
 
 def time_process(command: Sequence[str]) -> float:
@@ -371,7 +371,7 @@ def time_process(command: Sequence[str]) -> float:
     return took
 
 
-def summarise(kind: str, match: Match, values: Sequence[float], **details: Any) -> dict[str, Any]:
+def summarize(kind: str, match: Match, values: Sequence[float], **details: Any) -> dict[str, Any]:
     what, value = TABLE[kind], median(values)
     target = what.targets.get(match.pair, what.targets.get(""))
     met = None if target is None else value >= target if what.least else value <= target

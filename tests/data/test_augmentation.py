@@ -43,7 +43,7 @@ def test_views_are_uniform_over_samples_and_over_epochs():
         assert stats.chisquare(np.bincount(views, minlength=162)).pvalue > 1e-3
 
 
-def test_views_of_neighbouring_epochs_are_independent():
+def test_views_of_neighboring_epochs_are_independent():
     augmentation, index = CropFlip(1, True), np.arange(50_000)
     table = np.zeros((18, 18))
     np.add.at(table, (augmentation.draw(0, 0, index), augmentation.draw(0, 1, index)), 1)

@@ -27,7 +27,7 @@ def test_any_integer_is_a_seed():
     assert len({int(hash64(seed, 0)[0]) for seed in (-1, 0, 1, 2**63 - 1, 2**64 - 2)}) == 5
 
 
-def test_uniform_over_neighbouring_counters():
+def test_uniform_over_neighboring_counters():
     for word in (np.arange(100_000), np.arange(100_000) * 4096):
         for shift in (0, 58):  # lowest and highest bits
             bins = (hash64(0, 0, 1, word) >> np.uint64(shift)) % np.uint64(64)

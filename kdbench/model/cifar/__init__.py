@@ -1,7 +1,7 @@
-"""The distillation field's networks for 32x32 images: ``__all__`` is the catalogue.
+"""The 32x32 networks of the distillation literature, listed in ``__all__``.
 
-Each is ``name(num_classes, in_channels=3)`` and takes images of any size from 8x8 up. State-dict
-keys and logits agree with those of RepDistiller and mdistiller, so their weight files fit.
+Each is ``name(num_classes, in_channels=3)`` and takes images of any size >= 8x8. State-dict keys
+and logits agree with RepDistiller and mdistiller, so their weight files can be loaded.
 """
 
 from kdbench.model.cifar.mobilenetv2 import mobilenetv2

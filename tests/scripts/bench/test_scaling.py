@@ -77,7 +77,7 @@ def test_ratios_are_within_a_round_and_beside_the_expected_ones():
 
 def test_rates_of_loaders_are_images_per_second():
     rounds = [{"kdbench 0": 1, "torchvision 0": 2}, {"kdbench 0": 2, "torchvision 0": 2}]
-    row = bench_scaling.summarise_loaders(0, 100, rounds)
+    row = bench_scaling.summarize_loaders(0, 100, rounds)
     assert (row["kdbench"], row["kdbench_per_core"], row["torchvision"]) == (75, 75, 50)
     assert (row["ratio"], row["ratio_min"], row["ratio_max"]) == (1.5, 1, 2)
 
@@ -132,7 +132,7 @@ def test_share_of_a_part_is_its_time_in_a_whole_epoch():
         "WandbTracker.start": [5],
     }
     found = Observed(step=[0.1, 0.1, 0.7], rest=[10], parts=parts)
-    report = bench_overhead.summarise(found, Length(epochs=10, steps_per_epoch=400))
+    report = bench_overhead.summarize(found, Length(epochs=10, steps_per_epoch=400))
     assert report["epoch_seconds"] == 400 * 0.1 + 10
     shares = {part: share for part, share in report["shares"].items() if share}
     assert shares == pytest.approx({"meters": 0.8 / 50, "checkpoints": 0.2 / 50, "W&B": 0.5 / 50})

@@ -34,7 +34,7 @@ def test_ratios_are_within_a_round():
     cfgs = [SimpleNamespace(pair="p", method=method) for method in ("kd", "ctkd")]
     slow = {"teacher": 1.0, "single 1": 4.0, "single 2": 6.0, "cohort 2": 8.0}
     rounds = [slow, {name: value / 2 for name, value in slow.items()}]
-    row = BENCH["summarise"](cfgs, (100, 50), rounds)
+    row = BENCH["summarize"](cfgs, (100, 50), rounds)
     assert row["ratio"] == row["ratio_min"] == row["ratio_max"] == 10 / 8
     assert row["singles_seconds"] == 7.5
     assert row["teacher_share_singles"] == 2 * 1 / 10

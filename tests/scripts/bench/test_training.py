@@ -194,7 +194,7 @@ def test_short_steps_are_counted_in_a_longer_trial():
 
 def test_row_states_whether_its_target_is_met():
     match = SimpleNamespace(pair=bench.SMALL, args=Namespace(learners=8))
-    row = bench.summarise("cohort", match, [4.0, 5.5, 5.2])
+    row = bench.summarize("cohort", match, [4.0, 5.5, 5.2])
     assert (row["value"], row["target"], row["met"]) == (5.2, 5.0, True)
     assert bench.describe(row) == {
         "what": "sweep of 8, x",
@@ -204,7 +204,7 @@ def test_row_states_whether_its_target_is_met():
         "goal": ">= 5",
         "verdict": "met",
     }
-    assert bench.summarise("memory", match, [2600.0])["met"] is False
+    assert bench.summarize("memory", match, [2600.0])["met"] is False
 
 
 def test_kind_of_an_operation_is_its_scope_or_the_nearest_known_name():
