@@ -81,7 +81,7 @@ def test_a_planted_link_is_replaced_not_followed(tmp_path):
 
 def test_disk_space_is_checked_before_writing(tmp_path):
     require_room(tmp_path / "not" / "there", 1000, "the checkpoints")
-    with pytest.raises(ResourceError, match=r"free, and the checkpoints need 1,0+"):
+    with pytest.raises(ResourceError, match=r"free, but the checkpoints need 1,0+"):
         require_room(tmp_path, 10**18, "the checkpoints")
 
 
@@ -127,13 +127,13 @@ def test_links_in_a_run_folder_are_not_followed(tmp_path, name, dangling):
 @pytest.mark.parametrize("name", ["run.lock", ".hydra/config.yaml", "train.log"])
 def test_a_folder_in_place_of_a_file_is_refused(tmp_path, name):
     (tmp_path / name).mkdir(parents=True)
-    with pytest.raises(ResourceError, match="is a folder, where kdbench writes a file"):
+    with pytest.raises(ResourceError, match="is a folder, where kdbench needs a file"):
         refuse_links(tmp_path)
 
 
 def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
     (tmp_path / ".hydra").touch()
-    with pytest.raises(ResourceError, match="is a file, where kdbench writes a folder"):
+    with pytest.raises(ResourceError, match="is a file, where kdbench needs a folder"):
         refuse_links(tmp_path)
 
 

@@ -202,7 +202,7 @@ def _plain_globals() -> list[Any]:
 def _damaged(path: Path, error: Exception) -> CheckpointError:
     reason = first_line(error)
     return CheckpointError(
-        f"{path}: truncated, corrupt or not a weight file ({path.stat().st_size:,} bytes; "
+        f"{path}: truncated or corrupt, or not a weight file ({path.stat().st_size:,} bytes; "
         f"{reason[:100]}); copy it again and compare sizes"
     )
 

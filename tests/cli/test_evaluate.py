@@ -124,7 +124,7 @@ def test_a_record_that_says_something_else_is_noticed(evaluate, run):
     [
         (["RUN/none"], 4, ["nothing is there"]),
         (["RUN/checkpoint"], 4, ["has no record.json"]),
-        (["RUN/student.safetensors"], 2, ["name the dataset", "dataset=cifar100"]),
+        (["RUN/student.safetensors"], 2, ["needs a dataset", "dataset=cifar100"]),
         (["RUN", "--arch", "resnet8"], 2, ["--arch: only for weight files"]),
         (["RUN/student.safetensors", "--which", "best"], 2, ["--which: only for folders"]),
         (["RUN", "run.epochs=5"], 2, ["run.epochs is part of what the run was"]),

@@ -73,5 +73,5 @@ def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name)
     )
-    with pytest.raises(ConfigError, match=r"needs onnxruntime, not found.*kdbench\[onnx\]"):
+    with pytest.raises(ConfigError, match=r"needs onnxruntime, not installed.*kdbench\[onnx\]"):
         require_onnx()
