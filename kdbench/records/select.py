@@ -1,4 +1,4 @@
-"""Finding a value in a record, and choosing runs by such values: ``dataset=cifar100 seed<5``."""
+"""Selects runs by conditions on values of their records, such as ``dataset=cifar100 seed<5``."""
 
 import operator
 import re
@@ -19,7 +19,7 @@ _ORDER: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-# Where the config of a run that has no record yet says what a record would.
+# Fields of a record -> keys of the config, for runs without a record.
 _IN_CONFIG = {
     "dataset": "dataset.name",
     "teacher": "teacher.model.arch",
@@ -33,7 +33,7 @@ _MAX_CONFIG = 10**6  # bytes
 
 
 def look_up(record: RunRecord, name: str) -> Any:
-    """The value at a path of a record, or else of its config; None where there is none.
+    """The value at a path of a record, or else of its config; None if there is none.
 
     Args:
         record: of a run.
@@ -66,7 +66,7 @@ class Condition:
         return f"{self.name}{self.relation}{','.join(self.values)}"
 
     def holds(self, record: RunRecord) -> bool:
-        """Whether a run meets it; one that has no such value meets "!=" and nothing else."""
+        """Whether a run meets it; a run without such a value meets only "!="."""
         return self.holds_for(look_up(record, self.name))
 
     def holds_for(self, found: Any) -> bool:
@@ -82,13 +82,13 @@ def parse_conditions(texts: Sequence[str]) -> tuple[Condition, ...]:
     """Reads conditions such as "method=kd,dtkd", "seed<5" and "temperature.tau!=4".
 
     Raises:
-        ConfigError: a text is none, or orders by something that is not a number.
+        ConfigError: a text is not a condition, or compares the order with a non-number.
     """
     return tuple(_parse(text) for text in texts)
 
 
 def require_known(conditions: Sequence[Condition], records: Sequence[RunRecord]) -> None:
-    """Refuses a condition on something that no run has: it would quietly leave nothing, or all.
+    """Refuses conditions on a value that no run has, which would silently select none or all.
 
     Raises:
         ConfigError: there is such a condition.
@@ -103,9 +103,9 @@ def require_known(conditions: Sequence[Condition], records: Sequence[RunRecord])
 
 
 def may_hold(conditions: Sequence[Condition], folder: Path) -> bool:
-    """Whether a run that has begun and has no record may meet conditions.
+    """Whether a run without a record may meet conditions, according to its config.
 
-    Its config says it, as far as it is plain; what nobody knows is no reason to hide the run.
+    An unknown value does not exclude the run.
 
     Args:
         conditions: on fields of a record or keys of a config.
@@ -120,7 +120,7 @@ def may_hold(conditions: Sequence[Condition], folder: Path) -> bool:
 
 
 def _in_config(config: Mapping[str, Any], name: str) -> Any:
-    """What a record would say of a run with this config; None where the config does not say it."""
+    """The value that a record would have for this config; None if unknown."""
     if name == "temperature":
         target = _in_config(config, "temperature._target_")
         return str(target).split(".")[-2:][0] if target else None  # as in config/identity.py
@@ -134,11 +134,11 @@ def _in_config(config: Mapping[str, Any], name: str) -> Any:
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
-    """The config of a run as it was written; empty where it cannot be read."""
+    """The unresolved config of a run; empty if it cannot be read."""
     try:
         text = path.read_text() if path.stat().st_size < _MAX_CONFIG else ""
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            return {}  # kdbench writes none, and a few of them can be made to fill the memory
+            return {}  # kdbench writes none, and nested aliases can fill the memory
         found = yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
@@ -149,8 +149,8 @@ def _parse(text: str) -> Condition:
     match = _CONDITION.fullmatch(text.strip())
     if match is None:
         raise ConfigError(
-            f"--where: {text!r} is no condition; write NAME=VALUE[,VALUE...], or one of "
-            f"!= < <= > >= in the place of =, in quotes: --where 'seed<5'"
+            f"--where: {text!r} is not a condition; write NAME=VALUE[,VALUE...], or one of "
+            f"!= < <= > >= instead of =, in quotes: --where 'seed<5'"
         )
     name, relation, right = match.groups()
     if relation in _ORDER and not _is_number(right):
