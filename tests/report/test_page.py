@@ -124,7 +124,7 @@ def test_says_what_is_in_it(text):
         "13 done, 1 failed, 1 unfinished",
         "resnet56 (72.34 % on test)",
         "record.json is damaged",
-        "is not a table of numbers",
+        "cannot be read as a table of numbers",
         "ce, kd not finite at step 71",
         "kd-linear/seed92",
         "best epoch*",
