@@ -319,7 +319,7 @@ def test_an_unusable_folder_fails_only_its_run(kdbench, tmp_path):
     assert "unfinished: 3 of 4 runs" in said
     assert f"{folders[0]} is a file" in said
     assert f"{folders[1]} is a link to {tmp_path}/nowhere" in said
-    assert f"{folders[2]}/train.log is a folder, where kdbench writes a file" in said
+    assert f"{folders[2]}/train.log is a folder, where kdbench needs a file" in said
     assert read_record(folders[3]).status == "done"
     assert folders[0].read_text() == "a file"
 
