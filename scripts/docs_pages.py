@@ -260,8 +260,7 @@ def targets(node: Any) -> Iterator[str]:
 
 def show_terms(node: Mapping[str, Any]) -> str:
     """The sum that an objective is."""
-    views = {"weak": node["ce_weight"], "strong": node.get("strong_ce_weight", 0)}
-    views |= node.get("ce_views", {})
+    views = {"weak": node["ce_weight"], **node.get("ce_views", {})}
     rows = [("cross-entropy", f"{weight:g}", "", v, "") for v, weight in views.items() if weight]
     for name, term in node["terms"].items():
         names = [target.rpartition(".")[2] for target in targets(term["loss"])]

@@ -20,7 +20,7 @@ def test_nested_options_are_listed():
 
 def test_the_first_sentence_of_the_comment_counts():
     assert describe(CONF / "temperature" / "logit_std.yaml") == (
-        "Standardised logits (Sun et al, CVPR 2024)"
+        "Standardized logits (Sun et al, CVPR 2024)"
     )
     assert describe(CONF / "method" / "kd.yaml") == (
         "Classical distillation: Hinton, Vinyals, Dean, arXiv 1503.02531"
