@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from kdbench.config.compose import CONF, compose_config, network_choice
+from kdbench.config.compose import CONF, compose_config, network_choice, pair_name
 from kdbench.config.identity import AnyConfig, needs_teacher, resolve_config, views_of
 from kdbench.config.stage import AUTO
 from kdbench.config.tuned import PairSetting, find_pair, read_settings
@@ -111,10 +111,18 @@ def _published(plain: Mapping[str, Any]) -> PairSetting | None:
     """The published setting of a cell; the student alone has one under any teacher."""
     listed = read_settings(CONF, plain["method"]).get(plain["dataset"]["name"], {})
     pairs = {pair: setting for pair, setting in listed.items() if setting.is_published}
-    if needs_teacher(plain) or plain["pair"] in pairs:
-        return pairs.get(plain["pair"])
+    if needs_teacher(plain):  # also one that is the end of a chain
+        return pairs.get(_direct_pair(plain))
+    if plain["pair"] in pairs:
+        return pairs[plain["pair"]]
     student = plain["pair"].removeprefix(_teacher_part(plain))
     return next((setting for pair, setting in pairs.items() if pair.endswith(student)), None)
+
+
+def _direct_pair(plain: Mapping[str, Any]) -> str:
+    """The pair of the student and its own teacher, however that was trained."""
+    arches = plain["teacher"]["model"]["arch"], plain["student"]["arch"]
+    return pair_name(*arches, plain["dataset"]["name"])
 
 
 def _teacher_part(plain: Mapping[str, Any]) -> str:

@@ -255,6 +255,8 @@ CIFAR = {
     # Jafari et al.: command of the README
     "annealing_kd": Row({CE: 1, BATCH: 128, EPOCHS: 400}, ("temperature.tau_max",),
                         {"resnet110_resnet8": (10,)}),
+    # Mirzadeh et al.: paper, and the authors' answer in issue 7; assistant and student
+    "takd": Row({CE: 0.85, TAU: 5, LR: 0.1, EPOCHS: 150}, (KD,), {"resnet20_resnet8": (0.15,)}),
 }
 
 RN18, MNV1 = "imagenet_resnet34_resnet18", "imagenet_resnet50_mobilenetv1"

@@ -115,3 +115,13 @@ def test_it_is_found_inside_a_running_hydra_application():
         running = GlobalHydra.instance().hydra
         assert find_setting(compose("train", [*PAIR, "method=mse"])).kind == "default"
         assert GlobalHydra.instance().hydra is running
+
+
+def test_a_chain_has_the_setting_that_was_published_for_the_whole_of_it():
+    cell = ["dataset=cifar100", "pair=resnet110_resnet8", "method=takd"]
+    assert find_setting(compose_config(cell)).kind == "published"
+    other = find_setting(compose_config([*cell, "teacher.recipe=[method=kd,teacher=resnet56]"]))
+    assert (other.kind, list(other.differs)) == ("changed", ["teacher.epochs", "teacher.recipe"])
+    direct = ["dataset=cifar100", "pair=resnet56_resnet20", "method=kd"]
+    chain = find_setting(compose_config([*direct, "teacher.recipe=[method=kd,teacher=resnet110]"]))
+    assert chain.kind == "changed"  # its number is not that of the pair
