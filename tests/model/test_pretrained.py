@@ -58,11 +58,11 @@ def test_the_first_weights_are_taken_unless_others_are_named(torch_cache):
     assert second.name == "resnet50-11ad3fa6.pth"
 
 
-def test_offline_it_is_said_where_torchvisions_file_belongs(torch_cache):
+def test_offline_the_message_names_the_file_of_torchvision_and_its_place(torch_cache):
     with pytest.raises(CheckpointError, match="could not be downloaded") as refused:
         find_pretrained("torchvision:resnet18")
     assert str(torch_cache / RESNET18) in str(refused.value)
-    assert f"fetch https://download.pytorch.org/models/{RESNET18}" in str(refused.value)
+    assert f"download https://download.pytorch.org/models/{RESNET18}" in str(refused.value)
     assert "teacher.weights=FILE" in str(refused.value)
 
 
