@@ -1,4 +1,4 @@
-"""Makes the parts that the loop moves: data, teacher and learners of a config."""
+"""Builds data, teacher and learners from a config."""
 
 import logging
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from kdbench.model.compute import Compute, describe_machine
 from kdbench.model.features import example_output
 from kdbench.objective.objective import Objective
 from kdbench.outputs import FEATURES, Outputs
-from kdbench.teacher.answers import AnswerFiles
+from kdbench.teacher.logit_cache import LogitCache
 from kdbench.teacher.memo import Memo, MemoIdentity, MemoryStore, Store
 from kdbench.teacher.memo_file import FileStore
 from kdbench.teacher.teacher import Teacher
@@ -30,12 +30,12 @@ from kdbench.temperature.part import require_registered
 
 log = logging.getLogger(__name__)
 
-# Keys of a dataset on which depends what a network is shown of a numbered view.
+# Dataset keys that determine the network's input for a numbered view.
 PREPROCESSING = ("mean", "std", "augmentation", "image_size")
 
 
 def open_data(cfg: DictConfig, compute: Compute) -> DataModule:
-    """The dataset of a config, on the device where it is needed."""
+    """Opens the config's dataset on the device that uses it."""
     return build(cfg.dataset).open(
         cache=Path(cfg.paths.cache),
         device=compute.device,
@@ -45,10 +45,10 @@ def open_data(cfg: DictConfig, compute: Compute) -> DataModule:
 
 
 def load_teacher(cfg: DictConfig, file: Path, compute: Compute) -> tuple[Teacher, Weights]:
-    """The frozen teacher, and what its file says of itself.
+    """The frozen teacher, and its weights with their metadata.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or of another network.
+        CheckpointError: the file is missing or damaged, or does not fit the network.
     """
     weights = load_weights(file, role="teacher")
     network = build(cfg.teacher.model)
@@ -56,10 +56,10 @@ def load_teacher(cfg: DictConfig, file: Path, compute: Compute) -> tuple[Teacher
     return Teacher(network, compute, state_digest(network.state_dict())), weights
 
 
-def open_answers(
+def open_logit_cache(
     cfg: DictConfig, teacher_digest: str, data: DataModule, compute: Compute, threads: int
-) -> AnswerFiles:
-    """What keeps the teacher's answers to evaluation splits."""
+) -> LogitCache:
+    """The disk cache of the teacher's logits on evaluation splits."""
     dataset = stable_config(cfg)["dataset"]
     identity = {
         "teacher": teacher_digest,
@@ -67,7 +67,7 @@ def open_answers(
         "dataset": dataset,
         "machine": describe_machine(compute, threads),
     }
-    return AnswerFiles(Path(cfg.paths.cache) / "answers", identity)
+    return LogitCache(Path(cfg.paths.cache) / "teacher_logits", identity)
 
 
 def open_memo(
@@ -77,31 +77,31 @@ def open_memo(
     compute: Compute,
     objectives: Sequence[Objective] = (),
 ) -> Memo | None:
-    """What remembers the teacher's logits; None, with a line that says why, where nothing does.
+    """Opens the teacher memo; if there is none, logs why and returns None.
 
     Args:
         cfg: of a run with this teacher.
         teacher_digest: SHA-256 of the teacher's weights.
         data: the images.
-        compute: how networks are computed.
-        objectives: those that read the teacher; features are not remembered.
+        compute: device, precision and memory format.
+        objectives: those that use the teacher; the memo does not store features.
     """
     mode = cfg.teacher.memo
     if mode == "off":
         return None
-    showing = [each for each in objectives if each.needs & FEATURES]
-    if showing:
+    with_features = [each for each in objectives if each.needs & FEATURES]
+    if with_features:
         log.info(
-            "teacher.memo=%s is off for objective %s: it needs features, and logits alone are kept",
+            "teacher.memo=%s is off for objective %s: it needs features, the memo has only logits",
             mode,
-            ", ".join(sorted({each.name for each in showing})),
+            ", ".join(sorted({each.name for each in with_features})),
         )
-        if len(showing) == len(objectives):
+        if len(with_features) == len(objectives):
             return None
     if data.num_views is None:
         log.info(
-            "teacher.memo=%s is off: the augmentation of %s has no list of views, hardly any is "
-            "seen twice",
+            "teacher.memo=%s is off: the augmentation of %s has no finite set of views, so hardly "
+            "any view repeats",
             mode,
             cfg.dataset.name,
         )
@@ -114,7 +114,7 @@ def open_memo(
             else MemoryStore(identity, compute.device)
         )
     except ResourceError as error:
-        log.warning("%s. Training goes on without a memo", error)
+        log.warning("%s. Training continues without a memo", error)
         return None
     return Memo(store, data.num_views)
 
@@ -144,7 +144,7 @@ def prepare_run(
     data: DataModule,
     compute: Compute,
 ) -> Run:
-    """A learner and its journal, at the point where its last attempt left off."""
+    """A learner and its journal, resumed from the latest checkpoint if there is one."""
     learner = build_learner(cfg, compute, teacher.original if teacher else None, data)
     journal = Journal(
         describe(cfg, folder, key),
@@ -165,17 +165,17 @@ def build_learner(
     teacher: nn.Module | None = None,
     data: DataModule | None = None,
 ) -> Learner:
-    """A fresh learner; everything random in it comes from its own seed.
+    """A new learner, initialized from its own seed only.
 
     Args:
         cfg: of the run.
         compute: device, precision and memory format.
-        teacher: for the shapes of its features; None where no loss needs them.
-        data: for the size of the train split, as above.
+        teacher: for the shapes of its features; None if no loss needs them.
+        data: for the size of the train split; None if no loss needs it.
     """
     random = RandomState(derive_seed(cfg.seed, "learner"), compute.device)
     with random.turn():
-        student = build(cfg.student)  # first, so that one seed is one initialisation
+        student = build(cfg.student)  # first, so that the seed alone determines the weights
         objective, plugin = build_objective(cfg), build(cfg.plugin)
         if teacher is not None and data is not None:
             adapt(objective, teacher, student, data)
@@ -197,10 +197,10 @@ def build_learner(
 
 
 def adapt(objective: Objective, teacher: nn.Module, student: nn.Module, data: DataModule) -> None:
-    """Lets losses build what depends on the shapes of features; does nothing where none reads any.
+    """Lets losses build modules that depend on feature shapes; a no-op if none does.
 
     Raises:
-        ConfigError: one of the networks cannot show what is needed.
+        ConfigError: a network does not provide the required features.
     """
     labels = torch.empty(2, dtype=torch.long, device="meta")
     if objective.needs & FEATURES:
@@ -215,5 +215,5 @@ def adapt(objective: Objective, teacher: nn.Module, student: nn.Module, data: Da
 
 
 def count_samples(data: DataModule) -> int:
-    """N of the full train split, whatever part of it the protocol trains on."""
+    """N, size of the full train split, regardless of the protocol."""
     return data.num_train + data.eval_sizes.get("val", 0)

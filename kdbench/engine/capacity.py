@@ -1,4 +1,4 @@
-"""How many learners fit into the memory of a device, beside each other."""
+"""How many learners fit into the memory of a device at once."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -16,17 +16,17 @@ from kdbench.model.features import WithFeatures, example_output
 from kdbench.objective.objective import Objective
 from kdbench.outputs import FEATURES, Outputs
 
-SAFETY = 0.8  # part of the free memory that is used: allocators, teacher and data need some too
-STATE_COPIES = 5  # weights, gradients, two optimizer buffers, and one more while a state is saved
+SAFETY = 0.8  # fraction of free memory to use: allocator, teacher and data need some too
+STATE_COPIES = 5  # weights, gradients, two optimizer buffers, and a copy while saving
 _PROBE = 2  # images
 
 
 def count_fitting(cfgs: Sequence[DictConfig], share: float) -> int:
-    """How many of these runs, from the first on, may train at once; at least one.
+    """How many of the first runs can train at once; at least one.
 
     Args:
-        cfgs: of runs with one cohort key.
-        share: part of the device's memory that belongs to this process, 0 < share <= 1.
+        cfgs: of runs with the same cohort key.
+        share: fraction of the device's memory available to this process, 0 < share <= 1.
     """
     if len(cfgs) < 2:
         return len(cfgs)
@@ -35,13 +35,13 @@ def count_fitting(cfgs: Sequence[DictConfig], share: float) -> int:
     sizes: dict[tuple[str, str, str], tuple[int, int]] = {}
     states, activations = 0, 0
     for count, cfg in enumerate(cfgs):
-        # Some objectives read two views, or features of the teacher.
+        # Some objectives use two views, or features of the teacher.
         kind = cfg.student.arch, cfg.objective.name, cfg.teacher.model.arch
         if kind not in sizes:
             sizes[kind] = measure_learner(cfg, compute)
         state, activation = sizes[kind]
         states += state
-        # On a CPU learners take turns; on a GPU the allocator may hold what each of them used.
+        # On a CPU learners take turns; on a GPU the allocator may keep the memory of each.
         together = activations + activation if compute.device.type == "cuda" else activation
         activations = max(activations, together)
         if count and states + activations > room:
@@ -50,10 +50,10 @@ def count_fitting(cfgs: Sequence[DictConfig], share: float) -> int:
 
 
 def measure_learner(cfg: DictConfig, compute: Compute) -> tuple[int, int]:
-    """Bytes that a learner holds all the time, and those it holds during a step.
+    """Bytes that a learner needs permanently, and additional bytes during a step.
 
-    The second are the tensors that autograd keeps for the backward pass, counted on a small batch.
-    Those of the losses are among them where a loss looks at features.
+    The latter are the tensors that autograd saves for the backward pass, measured on a small batch.
+    Losses are included if they use features.
     """
     shape = (cfg.dataset.channels, cfg.dataset.image_size, cfg.dataset.image_size)
     with torch.random.fork_rng(devices=[]):
@@ -87,7 +87,7 @@ def _step(
     images: Tensor,
     compute: Compute,
 ) -> Any:
-    """What is alive before the backward pass; losses only where they look at features."""
+    """The forward pass, with losses only if they use features; returns what keeps it alive."""
     if teacher is None:
         return compute.forward(compute.fuse(student), images)
     preacts = "preacts" in objective.needs
@@ -106,11 +106,11 @@ def _count_bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that this process could get now."""
+    """Memory currently available to this process."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():  # not Linux: what is free right now, caches not counted
+    if not meminfo.exists():  # not Linux: free memory, without reclaimable caches
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     return 1024 * int(lines["MemAvailable"].split()[0])

@@ -1,4 +1,4 @@
-"""The record of a run that failed before it had anything to show."""
+"""The record of a run that failed before its first epoch."""
 
 import logging
 
@@ -24,24 +24,24 @@ log = logging.getLogger(__name__)
 
 
 def record_failure(job: Job, error: Exception, command: list[str]) -> None:
-    """Writes down that a run failed, and why, where nothing better is written already.
+    """Records that a run failed and why, unless a better record exists.
 
-    Call it only while the folder is held. It never raises: the error is what people must hear of.
+    The caller must hold the folder's lock. Never raises, so as not to hide the original error.
     """
-    if isinstance(error, ForeignFolderError) or _has_better(job):
+    if isinstance(error, ForeignFolderError) or _has_better_record(job):
         return
     try:
         _make_record(job, error, command).write(job.folder)
     except (KdbenchError, OSError) as problem:
-        log.warning("the failure could not be recorded: %s", problem)
+        log.warning("could not record the failure: %s", problem)
 
 
-def _has_better(job: Job) -> bool:
+def _has_better_record(job: Job) -> bool:
     try:
         found = read_record(job.folder)
     except FileNotFoundError:
         return False
-    except (CheckpointError, OSError):  # of a newer version, or damaged: people should look at it
+    except (CheckpointError, OSError):  # damaged or from a newer version: keep it for inspection
         return True
     return found.run_key != job.key or found.status == "done" or found.epochs_done > 0
 
@@ -49,12 +49,12 @@ def _has_better(job: Job) -> bool:
 def _make_record(job: Job, error: Exception, command: list[str]) -> RunRecord:
     cfg, identity = job.cfg, describe(job.cfg, job.folder, job.key)
     now = timestamp()
-    taught = needs_teacher(cfg)
+    has_teacher = needs_teacher(cfg)
     return RunRecord(
         **known_before(cfg, identity),
         status="failed",
         reason=describe_error(error),
-        teacher=cfg.teacher.model.arch if taught else None,
+        teacher=cfg.teacher.model.arch if has_teacher else None,
         precision=cfg.run.precision,
         epochs_done=0,
         top1_last=None,
@@ -75,7 +75,7 @@ def _make_record(job: Job, error: Exception, command: list[str]) -> RunRecord:
         attempts=1,
         cohort_size=1,
         teacher_memo=None,
-        teacher_config=resolve_config(cfg)["teacher"] if taught else None,
+        teacher_config=resolve_config(cfg)["teacher"] if has_teacher else None,
         device=cfg.run.device,
         threads=current_threads(),
         started=now,
@@ -88,5 +88,5 @@ def _make_record(job: Job, error: Exception, command: list[str]) -> RunRecord:
 def _parameters(job: Job) -> int:
     try:
         return count_parameters(build(job.cfg.student))
-    except Exception:  # which may be why it failed
+    except Exception:  # possibly the reason for the failure
         return 0

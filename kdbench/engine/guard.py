@@ -1,4 +1,4 @@
-"""Notices the first step whose losses or temperatures are not finite, without waiting for it."""
+"""Detects the first step with non-finite losses or temperatures, without synchronizing."""
 
 import torch
 from torch import Tensor
@@ -7,14 +7,14 @@ from kdbench.errors import NumericalError
 from kdbench.objective.objective import LossTerms
 from kdbench.progress import Progress
 
-CUDA_INTERVAL = 50  # steps between two looks; each look waits for the device
+CUDA_INTERVAL = 50  # steps between two checks; each check synchronizes
 
 
 class FiniteGuard:
-    """Keeps, on the device, what the first bad step looked like.
+    """Stores the values of the first bad step on the device.
 
-    On the CPU a look costs nothing, so every step is checked before the optimizer moves. On CUDA
-    the look comes every ``CUDA_INTERVAL`` steps and before every checkpoint.
+    On the CPU every step is checked before the optimizer step. On CUDA the check runs every
+    ``CUDA_INTERVAL`` steps and before every checkpoint.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -25,10 +25,10 @@ class FiniteGuard:
 
     @torch.no_grad()
     def watch(self, terms: LossTerms, progress: Progress) -> None:
-        """Looks at one batch.
+        """Records one batch and checks it if due.
 
         Raises:
-            NumericalError: a loss or a temperature of this or an earlier step is not finite.
+            NumericalError: a loss or temperature of this or an earlier step is not finite.
         """
         named = {name: loss.sum() for name, loss in terms.terms.items()}
         if terms.temperatures is not None:
@@ -46,7 +46,7 @@ class FiniteGuard:
             self.check()
 
     def check(self) -> None:
-        """Waits for the device; raises NumericalError if any step so far was bad."""
+        """Synchronizes; raises NumericalError if any step so far was bad."""
         if self._bad_step is None or self._summary is None or self._bad_step.item() < 0:
             return
         values = dict(zip(self._names, self._summary.tolist(), strict=True))
@@ -55,5 +55,5 @@ class FiniteGuard:
         raise NumericalError(
             f"{', '.join(bad)} not finite at step {int(self._bad_step.item())} ({shown}). Try a "
             f"smaller optim.lr, run.precision=fp32, or another temperature; the last checkpoint "
-            f"is from before this step"
+            f"precedes this step"
         )

@@ -1,4 +1,4 @@
-"""What is to be trained, and what became of it."""
+"""Jobs and their outcomes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from kdbench.records.record import RunRecord
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A run to be done: its resolved config, its folder and its run key."""
+    """A run to train: resolved config, folder and run key."""
 
     cfg: DictConfig
     folder: Path
@@ -19,11 +19,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job.
+    """The result of a job.
 
     Attributes:
-        record: None where it failed before there was anything to record.
-        error: why it failed; None where it is done.
+        record: None if the job failed before there was anything to record.
+        error: why it failed; None if it succeeded.
     """
 
     record: RunRecord | None

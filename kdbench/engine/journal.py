@@ -1,11 +1,11 @@
-"""What a run writes into its folder, and how it finds its way back from there.
+"""The files in a run's folder, and resuming from them.
 
-    metrics.csv, timings.csv     one row an epoch: what was measured, and how long it took
-    checkpoint/step*.pt, .json   the last states (state.py); best.safetensors beside them
+    metrics.csv, timings.csv     one row per epoch: metrics, and the time they took
+    checkpoint/step*.pt, .json   the latest states (state.py), and best.safetensors
     student.safetensors          the final weights
-    record.json                  the truth about the run, written last
+    record.json                  the run's record, written last
 
-``metrics.csv`` holds nothing that depends on the clock, so that it is the same after a restart.
+``metrics.csv`` has nothing that depends on the clock, so it is identical after a restart.
 """
 
 import hashlib
@@ -37,20 +37,20 @@ BEST_WEIGHTS = "best.safetensors"
 
 
 class ForeignFolderError(ConfigError):
-    """The folder holds the state of another run."""
+    """The folder belongs to another run."""
 
 
 class Journal:
-    """The memory of one run between and during its attempts.
+    """Persistent state of one run across attempts.
 
     Args:
-        identity: names of the run, for people and for the tracker.
-        config: resolved config that determined the run.
-        teacher_digest: of the weights that teach; None without a teacher.
-        tracker: where curves go besides the CSV files.
-        selection: key in a row by which the best epoch is picked, such as "test/top1".
+        identity: the run's names and labels, for logs and the tracker.
+        config: the run's resolved config.
+        teacher_digest: of the teacher's weights; None without a teacher.
+        tracker: receives the curves in addition to the CSV files.
+        selection: metric that selects the best epoch, such as "test/top1".
         keep_checkpoints: see ``Checkpoints``.
-        checkpoint_epochs: epochs from one checkpoint to the next.
+        checkpoint_epochs: epochs between checkpoints.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class Journal:
         self.teacher_digest, self.tracker = teacher_digest, tracker
         self.selection, self.checkpoint_epochs = selection, checkpoint_epochs
         self.checkpoints = Checkpoints(identity.folder / "checkpoint", keep_checkpoints)
-        self.best_payload = b""  # of BEST_WEIGHTS, so that damage to that file costs nothing
+        self.best_payload = b""  # content of BEST_WEIGHTS, to restore the file if damaged
         self.rows: list[dict[str, float]] = []
         self.timings: list[dict[str, float]] = []
         self.attempts = 1
-        self.spent: dict[str, float] = {}  # seconds, by kind of work, of an epoch that is not over
+        self.spent: dict[str, float] = {}  # kind of work -> seconds in the unfinished epoch
         self.warnings: list[str] = []
 
     @property
@@ -82,20 +82,21 @@ class Journal:
 
     @property
     def best(self) -> float:
-        """Best accuracy so far on the split that is evaluated each epoch, percent."""
+        """Best accuracy so far on the split evaluated after each epoch, percent."""
         return max((row[self.selection] for row in self.rows), default=-1.0)
 
     def resume(self, learner: Learner) -> None:
-        """Puts the newest sound state back, if there is one, and opens the tracker.
+        """Restores the latest valid checkpoint, if there is one, and starts the tracker.
 
         Raises:
-            ForeignFolderError: the folder holds another run.
-            ResourceError: there is no room for its checkpoints.
-            CheckpointError: no checkpoint is sound, or fits, or the teacher has changed.
+            ForeignFolderError: the folder belongs to another run.
+            ResourceError: not enough disk space for the checkpoints.
+            CheckpointError: all checkpoints are damaged, the latest does not fit, or the teacher
+                has changed.
         """
         for folder in (self.folder, self.checkpoints.folder):
             remove_leftovers(folder)
-        # Those that are kept, the best weights, and one that is being written.
+        # The checkpoints that are kept, the best weights, and the one being written.
         states = (self.checkpoints.keep + 2) * learner.state_bytes()
         require_room(self.folder, states, f"the checkpoints of {self.identity.label}")
         state = self.checkpoints.load()
@@ -108,25 +109,25 @@ class Journal:
             self.spent = state.get("spent", {})
             self.warnings = list(state.get("warnings", []))
             self.write_tables()
-            self.say("continues after step %d", learner.step)
+            self.log("continues after step %d", learner.step)
         self.tracker.start(self.identity, self.config, state["tracker"] if state else None)
         for row, timing in zip(self.rows, self.timings, strict=True):
-            self.tracker.log({**row, **timing})  # it leaves out what it has
+            self.tracker.log({**row, **timing})  # skips rows it already has
 
-    def say(self, text: str, *values: object) -> None:
-        """A line in the log of this run, and of no other of its cohort."""
+    def log(self, text: str, *values: object) -> None:
+        """Logs a line for this run only, not for the others of its cohort."""
         log.info(f"%s {text}", self.identity.label, *values, extra=for_run(self.identity.run_key))
 
     def warn(self, text: str) -> None:
-        """Tells people what was probably not meant: once, in the log and in the record."""
+        """Warns about a likely mistake, once, in the log and in the record."""
         if text not in self.warnings:
             self.warnings.append(text)
             extra = for_run(self.identity.run_key)
             log.warning("%s: warning: %s", self.identity.label, text, extra=extra)
 
     def commit(self, learner: Learner) -> None:
-        """Saves the state of this moment."""
-        learner.guard.check()  # a state after a bad step is worth nothing
+        """Saves a checkpoint of the current state."""
+        learner.guard.check()  # never save a state with non-finite values
         self.checkpoints.save(
             learner.step,
             {
@@ -147,7 +148,7 @@ class Journal:
         )
 
     def end_step(self, learner: Learner) -> None:
-        """Tells the tracker of this batch, if it is its turn; else nothing is read."""
+        """Logs batch metrics if the tracker wants this step; otherwise reads nothing."""
         every = self.tracker.every_steps
         if every and learner.step % every == 0:
             self.tracker.log_point({"step": learner.step, **learner.meter.point()})
@@ -155,7 +156,7 @@ class Journal:
     def end_epoch(
         self, learner: Learner, row: dict[str, float], timing: dict[str, float], last: bool
     ) -> None:
-        """Writes an epoch down, then saves; a crash in between costs this epoch and no more."""
+        """Logs an epoch and saves a checkpoint; a crash in between loses only this epoch."""
         learner.guard.check()
         if row[self.selection] > self.best:
             path = self.checkpoints.folder / BEST_WEIGHTS
@@ -168,30 +169,30 @@ class Journal:
         fault.point("epoch:measured")
         self.rows.append(row)
         self.timings.append(timing)
-        self.tracker.log({**row, **timing})  # first, so that the state knows what it was told
+        self.tracker.log({**row, **timing})  # first, so that its saved state includes this row
         if last or len(self.rows) % self.checkpoint_epochs == 0:
             self.commit(learner)
         fault.point("epoch:committed")
         self.write_tables()
 
     def write_tables(self) -> None:
-        """The rows of all epochs so far."""
+        """Writes the CSV files with all epochs so far."""
         write_metrics(self.folder / METRICS, self.rows)
         write_metrics(self.folder / TIMINGS, self.timings)
 
     @property
     def best_digest(self) -> str | None:
-        """SHA-256 of the file with the best weights; None where there is none."""
+        """SHA-256 of the file with the best weights; None if there is none."""
         return hashlib.sha256(self.best_payload).hexdigest() if self.best_payload else None
 
     def _restore_best(self, payload: Tensor | None) -> None:
-        """Puts the best weights of a state back, whatever became of their file."""
+        """Restores the best weights, and their file if it is missing or changed."""
         if payload is None:
             return
         self.best_payload = payload.numpy().tobytes()
         path = self.checkpoints.folder / BEST_WEIGHTS
         if not path.is_file() or file_digest(path) != self.best_digest:
-            log.warning("%s is missing or changed; restored from the checkpoint", path)
+            log.warning("%s was missing or changed; restored from the checkpoint", path)
             write_atomic(path, self.best_payload)
 
     def _restore(self, learner: Learner, state: dict[str, Any]) -> None:
@@ -201,7 +202,7 @@ class Journal:
             raise CheckpointError(
                 f"the checkpoint in {self.checkpoints.folder} does not fit this version of the "
                 f"code: {error}. Use the version that wrote it, or remove that folder to train "
-                f"this run from zero"
+                f"this run from scratch"
             ) from error
 
     def _require_same_run(self, state: dict[str, Any]) -> None:
@@ -212,12 +213,12 @@ class Journal:
             ]
             raise ForeignFolderError(
                 f"{self.folder} holds another run ({state['run_key'][:10]}, this one is "
-                f"{self.identity.run_key[:10]}). Different are: {'; '.join(changed) or 'files'}. "
+                f"{self.identity.run_key[:10]}). Differences: {'; '.join(changed) or 'files'}. "
                 f"Choose another hydra.run.dir, or remove that folder"
             )
         if state["teacher_digest"] != self.teacher_digest:
             raise CheckpointError(
-                f"{self.folder} was started with another teacher: its weights have the digest "
-                f"{state['teacher_digest']}, those of now {self.teacher_digest}. Put the old "
-                f"teacher back, or remove that folder"
+                f"{self.folder} was started with another teacher: the digest of its weights was "
+                f"{state['teacher_digest']}, now it is {self.teacher_digest}. Restore the old "
+                f"teacher, or remove that folder"
             )

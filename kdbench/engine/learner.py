@@ -1,4 +1,4 @@
-"""A learner: one student with everything that changes while it trains."""
+"""A learner: one student and all its training state."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,10 +22,10 @@ from kdbench.teacher.teacher import Query, queries_of
 
 
 class Learner:
-    """Trains one student on the batches and teacher outputs that it is given.
+    """Trains one student on given batches and teacher outputs.
 
-    It knows nothing of files, other learners or where batches come from: see ``Journal`` for what
-    a run writes, and ``Trainer`` for the loop.
+    Independent of files, other learners and the data pipeline; see ``Journal`` for a run's files
+    and ``Trainer`` for the loop.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class Learner:
         self.optimizer, self.schedule = optimizer, schedule
         self.random, self.compute = random, compute
         self.queries = queries_of(objective)
-        self.network = compute.fuse(student)  # the student, computed with less work
+        self.network = compute.fuse(student)  # shares the student's parameters
         features = self.queries[0].features
-        shown = WithFeatures(student, "preacts" in features) if features else None
-        self.with_features = None if shown is None else compute.fuse(shown)
+        wrapped = WithFeatures(student, "preacts" in features) if features else None
+        self.with_features = None if wrapped is None else compute.fuse(wrapped)
         self.scaler = compute.scaler()
         self.guard = FiniteGuard(compute.device)
         self.meter = TrainMeter()
@@ -58,8 +58,8 @@ class Learner:
         """One optimizer step.
 
         Args:
-            batch: with every view that the objective reads.
-            teacher: its outputs, one for each of ``queries``; empty if the objective needs none.
+            batch: with every view that the objective uses.
+            teacher: its outputs, one per query in ``queries``; empty without a teacher.
             progress: position in training.
 
         Raises:
@@ -102,18 +102,18 @@ class Learner:
         return self.compute.forward(self.network, images)
 
     def state_bytes(self) -> int:
-        """About how large a saved state is: weights, and as much again twice for the optimizer."""
+        """Estimated size of a checkpoint: weights and two optimizer buffers."""
         return 3 * sum(t.numel() * t.element_size() for t in self.student.state_dict().values())
 
     def release(self) -> None:
-        """Gives back what a step needs beside the weights, after the step that was the last."""
+        """Frees gradients and optimizer state; no further steps are possible."""
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer.state.clear()
         if self.compute.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that must survive a restart, as tensors and plain types."""
+        """The complete training state, as tensors and plain types."""
         return {
             "step": self.step,
             "lr": self.lr,
@@ -127,7 +127,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues where the saved learner was."""
+        """Restores a saved state."""
         self.step, self.lr = state["step"], state["lr"]
         self.student.load_state_dict(state["student"])
         self.objective.load_state_dict(state["objective"])

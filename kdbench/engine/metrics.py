@@ -1,13 +1,13 @@
-"""What is measured, and how. How it is shown (label, unit, digits, where): ``records/metric.py``.
+"""Computes the metrics. For labels, units and digits see ``records/metric.py``.
 
-During training (``TrainMeter``, sums on the device, read once an epoch):
+During training (``TrainMeter``, sums on the device, read once per epoch):
     train/loss, train/<term>   mean loss, and mean of each weighted term
     train/top1                 accuracy on the augmented training batches, percent
     temperature/teacher_*      mean, min, max, std and the 5 % and 95 % quantiles (p5, p95) over all
                                samples of the epoch
     temperature/student_*      the same for the student
 
-Of one batch (``TrainMeter.point``, read every so many steps where a tracker asks for it):
+For single batches (``TrainMeter.point``, read every few steps if the tracker wants them):
     batch/loss, batch/<term>   mean loss, and mean of each weighted term
     batch/temperature_*        mean, min and max of teacher's and student's temperature
 
@@ -15,7 +15,7 @@ After each epoch (``evaluate_logits``, on test or validation data):
     top1, top5                 accuracy, percent
     nll                        negative log-likelihood, nats
     ece                        expected calibration error, 15 bins, percent
-    agreement                  samples on which student and teacher choose the same class, percent
+    agreement                  samples on which student and teacher predict the same class, percent
     teacher_kl                 KL(teacher || student) at temperature 1, nats
     logit_correlation          mean over samples of the Pearson correlation of the two logit rows
 """
@@ -34,20 +34,20 @@ ECE_BINS = 15
 
 
 class TrainMeter:
-    """Sums over an epoch, kept on the device: nothing here waits for it until ``compute``."""
+    """Sums over an epoch, kept on the device; nothing synchronizes before ``compute``."""
 
     def __init__(self) -> None:
         self._values: dict[str, Tensor] = {}
         self._temperatures: dict[str, list[Tensor]] = {}  # [B] each; quantiles need all of them
-        self._losses: dict[str, Tensor] = {}  # of the last batch, [B] each
+        self._losses: dict[str, Tensor] = {}  # last batch, [B] each
 
     @torch.no_grad()
     def update(self, terms: LossTerms, outputs: Outputs) -> None:
         """Adds one batch.
 
         Args:
-            terms: its losses and temperatures.
-            outputs: of its weak view.
+            terms: losses and temperatures.
+            outputs: of the weak view.
         """
         student_logits, targets = outputs.student.logits, outputs.targets
         count = torch.full((), len(targets), device=targets.device)
@@ -61,7 +61,7 @@ class TrainMeter:
             self._add_temperature("student", terms.temperatures.student)
 
     def compute(self) -> dict[str, float]:
-        """The metrics of the samples seen since ``reset``."""
+        """The metrics over all samples since ``reset``."""
         sums = {name: value.item() for name, value in self._values.items()}
         if not sums:
             return {}
@@ -77,7 +77,7 @@ class TrainMeter:
         return metrics
 
     def point(self) -> dict[str, float]:
-        """The last batch; reading it waits for the device, once."""
+        """The metrics of the last batch; synchronizes once."""
         found = {f"batch/{name}": loss.double().mean() for name, loss in self._losses.items()}
         found = {"batch/loss": torch.stack(list(found.values())).sum(), **found}
         for who, temperatures in self._temperatures.items():
@@ -91,23 +91,23 @@ class TrainMeter:
         return dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
 
     def loss(self) -> float:
-        """Mean loss so far; reading it waits for the device."""
+        """Mean loss so far; synchronizes."""
         if not self._values:
             return math.nan
         losses = sum(value for name, value in self._values.items() if "loss/" in name)
         return float(losses / self._values["count"])
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Clears all sums."""
         self._values, self._temperatures = {}, {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The sums, and all temperatures, for a checkpoint in the middle of an epoch."""
+        """The sums and all temperatures, for checkpoints within an epoch."""
         kept = {f"{who}/all": torch.cat(found) for who, found in self._temperatures.items()}
         return {**self._values, **kept}
 
     def load_state_dict(self, state: dict[str, Tensor], device: torch.device) -> None:
-        """Continues from a saved state."""
+        """Restores a saved state."""
         values = {name: value.to(device) for name, value in state.items()}
         self._temperatures = {
             who: [values.pop(f"{who}/all")]
@@ -143,7 +143,7 @@ def _temperature_metrics(who: str, sums: dict[str, float], count: float) -> dict
 
 
 def _quantiles(who: str, temperatures: Tensor) -> dict[str, float]:
-    # By sorting: torch.quantile refuses more than 16 million values.
+    # By sorting: torch.quantile is limited to 16 million values.
     ordered = temperatures.double().sort().values
     places = {f"temperature/{who}_p{q}": q / 100 * (len(ordered) - 1) for q in (5, 95)}
     return {
@@ -161,7 +161,7 @@ def evaluate_logits(
     Args:
         student_logits: [N, K] float32.
         targets: [N] int64.
-        teacher_logits: [N, K] float32 of the same samples; None leaves the comparisons out.
+        teacher_logits: [N, K] float32 of the same samples; None skips the comparisons.
     """
     log_q = F.log_softmax(student_logits, dim=1)
     ranked = student_logits.topk(min(5, student_logits.shape[1]), dim=1).indices
@@ -178,7 +178,7 @@ def evaluate_logits(
 
 
 def calibration_error(log_probabilities: Tensor, targets: Tensor) -> float:
-    """Expected calibration error in percent, 15 equal bins of confidence.
+    """Expected calibration error in percent, with 15 equal-width confidence bins.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
 
@@ -190,7 +190,7 @@ def calibration_error(log_probabilities: Tensor, targets: Tensor) -> float:
     confidence = log_confidence.exp().double()
     bins = (confidence * ECE_BINS).ceil().long().clamp(1, ECE_BINS) - 1
     gap = (predicted == targets).double() - confidence
-    # |sum of (correct - confidence)| of a bin is its weight times its calibration gap.
+    # The |sum of (correct - confidence)| of a bin is its weight times its calibration gap.
     gaps = torch.zeros(ECE_BINS, dtype=torch.double, device=gap.device).index_add_(0, bins, gap)
     return 100 * gaps.abs().sum().item() / len(targets)
 

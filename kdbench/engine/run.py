@@ -1,4 +1,4 @@
-"""From configs to records. A single run is a list of one; so is the run that trains a teacher."""
+"""Trains jobs and writes their records. A single run, or a teacher, is a list of one job."""
 
 import logging
 import math
@@ -28,8 +28,8 @@ from kdbench.data.sanity import check_result, check_setup
 from kdbench.digest import file_digest, state_digest
 from kdbench.engine.assemble import (
     load_teacher,
-    open_answers,
     open_data,
+    open_logit_cache,
     open_memo,
     prepare_run,
 )
@@ -65,16 +65,16 @@ from kdbench.tracker.redact import redact
 
 log = logging.getLogger(__name__)
 
-# None in records of runs that do not ask it
-OF_TEACHER = ("teacher_top1", "teacher_memo", "teacher_config")
+# Record fields that are None for runs without a teacher.
+TEACHER_FIELDS = ("teacher_top1", "teacher_memo", "teacher_config")
 
 
 def train_job(cfg: DictConfig, folder: Path) -> RunRecord:
-    """Trains one run, continues it, or returns the record of the finished one.
+    """Trains or resumes one run; if it is finished, returns its record.
 
     Raises:
-        KdbenchError: what kept it from its end; see ``kdbench.errors`` for the kinds.
-        Preempted: it was asked to stop, and is saved.
+        KdbenchError: the run failed; see ``kdbench.errors`` for the kinds.
+        Preempted: a signal stopped the run; its state is saved.
     """
     outcome = train_jobs([Job(cfg, folder, run_key(cfg))])[0]
     return _require_record(outcome)
@@ -84,18 +84,18 @@ def train_jobs(jobs: Sequence[Job], patience: float = 0.0) -> list[Outcome]:
     """Trains runs that share data, teacher, epochs, precision and data seed, in one pass.
 
     Args:
-        jobs: with folders of their own; finished ones are not repeated.
-        patience: seconds to wait for another process that holds one of the folders.
+        jobs: each with its own folder; finished ones are not repeated.
+        patience: seconds to wait for a folder that another process has locked.
 
     Returns:
-        One outcome per job, in order. What befalls one run alone is in its outcome; what befalls
-        all of them, such as missing data, is raised.
+        One outcome per job, in order. Errors of a single run are in its outcome; errors that
+        affect all runs, such as missing data, are raised.
     """
     outcomes: dict[Path, Outcome] = {}
     with ExitStack() as locks:
         for job in jobs:
             try:
-                record = find_finished(job.folder, job.key)  # before anything is written there
+                record = find_finished(job.folder, job.key)  # first, as locking writes a file
                 if record is None:
                     locks.enter_context(run_lock(job.folder, patience))
                     record = find_finished(job.folder, job.key)
@@ -104,16 +104,16 @@ def train_jobs(jobs: Sequence[Job], patience: float = 0.0) -> list[Outcome]:
                 continue
             if record is not None:
                 outcomes[job.folder] = Outcome(record)
-        waiting = [job for job in jobs if job.folder not in outcomes]
-        if waiting:
-            outcomes |= _train_held(waiting)
+        unfinished = [job for job in jobs if job.folder not in outcomes]
+        if unfinished:
+            outcomes |= _train_locked(unfinished)
         return [outcomes[job.folder] for job in jobs]
 
 
-def _train_held(jobs: Sequence[Job]) -> dict[Path, Outcome]:
-    """Trains jobs whose folders this process holds; what befalls all of them is in their records.
+def _train_locked(jobs: Sequence[Job]) -> dict[Path, Outcome]:
+    """Trains jobs whose folders are locked; records an error that affects all of them.
 
-    What another process may do better is not: with fewer runs at once, or on another device.
+    Not recorded are errors that a retry may avoid, with fewer runs at once or on another device.
     """
     try:
         return _train(jobs)
@@ -121,8 +121,8 @@ def _train_held(jobs: Sequence[Job]) -> dict[Path, Outcome]:
         reason, known = error, known_error(error)
         if isinstance(known, MemoryShortageError):
             reason = MemoryShortageError(f"{known} ({_describe_size(jobs)})")
-        again = isinstance(known, MemoryShortageError | TransientError)
-        if len(jobs) == 1 or not again:
+        can_retry = isinstance(known, MemoryShortageError | TransientError)
+        if len(jobs) == 1 or not can_retry:
             for job in jobs:
                 record_failure(job, reason, _command(job))
         if reason is error:
@@ -131,18 +131,18 @@ def _train_held(jobs: Sequence[Job]) -> dict[Path, Outcome]:
 
 
 def note_failure(job: Job, error: Exception) -> None:
-    """Records that a run failed before it could be trained, if nobody else works on it."""
+    """Records that a run failed before training, unless another process has locked its folder."""
     with suppress(KdbenchError), run_lock(job.folder):
         record_failure(job, error, _command(job))
 
 
 def _describe_size(jobs: Sequence[Job]) -> str:
-    lead = jobs[0].cfg
+    first = jobs[0].cfg
     students = ", ".join(sorted({job.cfg.student.arch for job in jobs}))
     return (
-        f"dataset.batch_size={lead.dataset.batch_size}, "
-        f"dataset.eval_batch_size={lead.dataset.eval_batch_size}, runs at once: {len(jobs)}, "
-        f"students: {students}, teacher: {lead.teacher.model.arch}"
+        f"dataset.batch_size={first.dataset.batch_size}, "
+        f"dataset.eval_batch_size={first.dataset.eval_batch_size}, runs at once: {len(jobs)}, "
+        f"students: {students}, teacher: {first.teacher.model.arch}"
     )
 
 
@@ -154,13 +154,13 @@ def _require_record(outcome: Outcome) -> RunRecord:
 
 
 def obtain_teacher_file(cfg: DictConfig) -> tuple[Path, str | None]:
-    """The teacher's weight file, and the digest of its weights where a record names it.
+    """The teacher's weight file, and the digest of its weights if a record has it.
 
-    With ``teacher.weights=auto`` the teacher is trained first, once for all runs that need it; so
-    is the teacher of that training, if its recipe has one.
+    With ``teacher.weights=auto`` the teacher is trained first, once for all runs that need it,
+    preceded by its own teacher if its recipe has one.
 
     Raises:
-        CheckpointError: ``teacher.weights`` leads to no file.
+        CheckpointError: ``teacher.weights`` does not resolve to a file.
     """
     if cfg.teacher.weights != AUTO:
         plain = resolve_config(cfg)
@@ -177,41 +177,40 @@ def obtain_teacher_file(cfg: DictConfig) -> tuple[Path, str | None]:
 
 
 def _train(jobs: Sequence[Job]) -> dict[Path, Outcome]:
-    """Trains jobs none of which is finished."""
+    """Trains unfinished jobs."""
     started = timestamp()
-    lead = jobs[0].cfg  # for everything that the jobs share
-    taught = next((job.cfg for job in jobs if needs_teacher(job.cfg)), None)
-    weights = obtain_teacher_file(taught) if taught is not None else None
-    threads = set_threads(lead.run.threads)
-    compute = configure_compute(lead)
-    remove_abandoned(Path(lead.paths.cache))
-    data = open_data(lead, compute)
+    shared_cfg = jobs[0].cfg  # for everything that the jobs have in common
+    distilled = next((job.cfg for job in jobs if needs_teacher(job.cfg)), None)
+    weights = obtain_teacher_file(distilled) if distilled is not None else None
+    threads = set_threads(shared_cfg.run.threads)
+    compute = configure_compute(shared_cfg)
+    remove_abandoned(Path(shared_cfg.paths.cache))
+    data = open_data(shared_cfg, compute)
     teacher, teacher_top1 = None, None
-    if taught is not None and weights is not None:
-        teacher, teacher_top1 = _load_checked_teacher(taught, *weights, data, compute, threads)
+    if distilled is not None and weights is not None:
+        teacher, teacher_top1 = _load_checked_teacher(distilled, *weights, data, compute, threads)
     fault.point("teacher:ready")
     runs, outcomes = _prepare_runs(jobs, teacher, data, compute)
-    if teacher is not None and taught is not None:
+    if teacher is not None and distilled is not None:
         objectives = [run.learner.objective for run in runs.values()]
         readers = [objective for objective in objectives if objective.needs_teacher]
-        teacher.memo = open_memo(taught, teacher.digest, data, compute, readers)
+        teacher.memo = open_memo(distilled, teacher.digest, data, compute, readers)
     for job, run in runs.items():
-        asks = needs_teacher(job.cfg)
-        for text in check_setup(job.cfg, data, teacher_top1 if asks else None):
+        has_teacher = needs_teacher(job.cfg)
+        for text in check_setup(job.cfg, data, teacher_top1 if has_teacher else None):
             run.journal.warn(text)
+    epochs, protocol = shared_cfg.run.epochs, shared_cfg.run.protocol
     trainer = Trainer(
         teacher,
         list(runs.values()),
         data,
-        epochs=lead.run.epochs,
-        protocol=lead.run.protocol,
+        epochs=epochs,
+        protocol=protocol,
         compute=compute,
-        checkpoint_minutes=lead.run.checkpoint_minutes,
-        display=Display(
-            lead.run.epochs, data.steps_per_epoch, {run.key: run.name for run in runs.values()}
-        ),
+        checkpoint_minutes=shared_cfg.run.checkpoint_minutes,
+        display=Display(epochs, data.steps_per_epoch, {run.key: run.name for run in runs.values()}),
     )
-    circumstances = {
+    cohort_facts = {
         "cohort_size": len(runs),
         "device": str(compute.device),
         "threads": threads,
@@ -220,19 +219,19 @@ def _train(jobs: Sequence[Job]) -> dict[Path, Outcome]:
         "dataset_digest": data.digest,
         "teacher_top1": teacher_top1,
         "test_samples": data.eval_sizes["test"],
-        "teacher_config": resolve_config(taught)["teacher"] if taught is not None else None,
+        "teacher_config": resolve_config(distilled)["teacher"] if distilled is not None else None,
     }
     with _trackers_closed(list(runs.values())):
         trainer.fit()
-        circumstances["teacher_memo"] = teacher.memo_report() if teacher else None
-        tests = trainer.test_metrics(lead.run.protocol)
-        circumstances["peak_memory_mb"] = compute.peak_memory_mb()
+        cohort_facts["teacher_memo"] = teacher.memo_report() if teacher else None
+        tests = trainer.test_metrics(protocol)
+        cohort_facts["peak_memory_mb"] = compute.peak_memory_mb()
         for (job, run), test in zip(runs.items(), tests, strict=True):
-            # The final evaluation and the last checkpoint came after the last epoch's row.
+            # Time of the final evaluation and checkpoint, after the last epoch's row.
             rest = summarise_time(trainer.times.take(run))
             for text in check_result(test.get("top1"), data.num_classes):
                 run.journal.warn(text)
-            outcomes[job.folder] = _end(job, run, test, circumstances, rest)
+            outcomes[job.folder] = _end(job, run, test, cohort_facts, rest)
     return outcomes
 
 
@@ -240,14 +239,14 @@ def _end(
     job: Job,
     run: Run,
     test: dict[str, float],
-    circumstances: dict[str, Any],
+    cohort_facts: dict[str, Any],
     rest: dict[str, float],
 ) -> Outcome:
-    """Concludes a run; what goes wrong with its files is its own affair."""
-    if circumstances["cohort_size"] > 1 and isinstance(run.error, MemoryShortageError):
-        return Outcome(None, run.error)  # not failed: beside fewer others it may fit
+    """Concludes a run; file errors fail this run only."""
+    if cohort_facts["cohort_size"] > 1 and isinstance(run.error, MemoryShortageError):
+        return Outcome(None, run.error)  # not failed: it may fit in a smaller cohort
     try:
-        return _conclude(job, run, test, circumstances, rest)
+        return _conclude(job, run, test, cohort_facts, rest)
     except (KdbenchError, OSError) as error:
         cause = run.error or error
         log_failure(job.folder, cause)
@@ -258,12 +257,12 @@ def _end(
 def _prepare_runs(
     jobs: Sequence[Job], teacher: Teacher | None, data: DataModule, compute: Compute
 ) -> tuple[dict[Job, Run], dict[Path, Outcome]]:
-    """The runs that can go on from where they are, and what keeps the others from it."""
+    """Runs that are ready to train, and the outcomes of those that failed to start."""
     runs, outcomes = {}, {}
     for job in jobs:
         try:
             runs[job] = prepare_run(job.cfg, job.folder, job.key, teacher, data, compute)
-            _tell_setting(job, runs[job])
+            _log_setting(job, runs[job])
         except Exception as error:
             if isinstance(known_error(error), TransientError):
                 raise
@@ -285,21 +284,21 @@ def _load_checked_teacher(
     teacher, weights = load_teacher(cfg, file, compute)
     if digest is not None and teacher.digest != digest:
         raise CheckpointError(
-            f"{file} is damaged: its weights should have the digest {digest}, found "
+            f"{file} is damaged: expected weights with the digest {digest}, found "
             f"{teacher.digest}; remove {file.parent} to train the teacher again"
         )
-    teacher.files = open_answers(cfg, teacher.digest, data, compute, threads)
+    teacher.cache = open_logit_cache(cfg, teacher.digest, data, compute, threads)
     logits, targets = teacher.split_logits(data, "test")
     top1 = evaluate_logits(logits, targets, None)["top1"]
     expected = weights.top1 if cfg.teacher.expected_top1 is None else cfg.teacher.expected_top1
     require_accuracy(top1, expected, cfg.teacher.tolerance, data.num_classes, str(file))
-    told = "" if expected is None else f" (expected {expected:.2f} %)"
-    log.info("teacher %s: top-1 %.2f %%%s, from %s", cfg.teacher.model.arch, top1, told, file)
+    note = "" if expected is None else f" (expected {expected:.2f} %)"
+    log.info("teacher %s: top-1 %.2f %%%s, from %s", cfg.teacher.model.arch, top1, note, file)
     return teacher, top1
 
 
 def _conclude(
-    job: Job, run: Run, test: dict[str, float], shared: dict[str, Any], rest: dict[str, float]
+    job: Job, run: Run, test: dict[str, float], cohort_facts: dict[str, Any], rest: dict[str, float]
 ) -> Outcome:
     """Writes the final weights, then the record, then closes the tracker."""
     journal, student, failed = run.journal, run.learner.student, run.error is not None
@@ -308,7 +307,7 @@ def _conclude(
     strict = cfg.run.protocol == "strict"
     weights_digest = None
     if failed:
-        with suppress(ResourceError):  # it may have failed because nothing can be written
+        with suppress(ResourceError):  # the disk may be full, which may be why it failed
             journal.write_tables()
     else:
         weights_digest = state_digest(student.state_dict())
@@ -350,7 +349,7 @@ def _conclude(
         attempts=journal.attempts,
         warnings=journal.warnings,
         finished=timestamp(),
-        **_circumstances_of(run, shared),
+        **_facts_of(run, cohort_facts),
     )
     record.write(job.folder)
     fault.point("record:written")
@@ -358,17 +357,17 @@ def _conclude(
     return Outcome(record, run.error)
 
 
-def _circumstances_of(run: Run, shared: dict[str, Any]) -> dict[str, Any]:
-    """Those of its cohort, without what this run made no use of."""
+def _facts_of(run: Run, cohort_facts: dict[str, Any]) -> dict[str, Any]:
+    """The cohort's facts, without those that do not apply to this run."""
     if not run.journal.teacher_digest:
-        return shared | dict.fromkeys(OF_TEACHER)
-    if run.learner.with_features is not None:  # a memo keeps logits alone
-        return shared | {"teacher_memo": None}
-    return shared
+        return cohort_facts | dict.fromkeys(TEACHER_FIELDS)
+    if run.learner.with_features is not None:  # the memo has only logits
+        return cohort_facts | {"teacher_memo": None}
+    return cohort_facts
 
 
 def _sum_times(timings: Sequence[dict[str, float]], rest: dict[str, float]) -> dict[str, Any]:
-    """The times of all epochs; None where not all of them have one."""
+    """Total times over all epochs; None if an epoch lacks one."""
     found = {}
     for name, value in rest.items():
         known = [timing[f"perf/{name}"] for timing in timings if f"perf/{name}" in timing]
@@ -382,8 +381,8 @@ def _setting(job: Job) -> dict[str, Any]:
     return find_setting(job.cfg).facts()
 
 
-def _tell_setting(job: Job, run: Run) -> None:
-    """Says in the run's log which setting it has."""
+def _log_setting(job: Job, run: Run) -> None:
+    """Logs the run's setting."""
     if job.cfg.role == TEACHER:
         return
     setting = find_setting(job.cfg)
@@ -392,20 +391,20 @@ def _tell_setting(job: Job, run: Run) -> None:
 
 
 def _command(job: Job) -> list[str]:
-    """What one types to train this run and no other; a sweep's worker was started by its launcher.
+    """The command that trains this run alone, from the overrides that Hydra saved, if any.
 
-    Hydra wrote down the overrides of the run, if it started it.
+    ``sys.argv`` of a sweep's worker is not that command.
     """
     saved = job.folder / ".hydra" / "overrides.yaml"
     if not saved.is_file():
         return sys.argv
-    typed = OmegaConf.to_container(OmegaConf.load(saved), resolve=False)  # ${oc.env:X} as it stands
-    return ["kdbench-train", *map(str, cast(list, typed))]
+    overrides = OmegaConf.to_container(OmegaConf.load(saved), resolve=False)  # keeps ${oc.env:X}
+    return ["kdbench-train", *map(str, cast(list, overrides))]
 
 
 @contextmanager
 def _trackers_closed(runs: Sequence[Run]) -> Iterator[None]:
-    """An open W&B run would swallow what the next one in this process logs."""
+    """Closes all trackers: an open W&B run would capture the logs of the next one."""
     status = "failed"
     try:
         yield
@@ -414,4 +413,4 @@ def _trackers_closed(runs: Sequence[Run]) -> Iterator[None]:
         raise
     finally:
         for run in runs:
-            run.journal.tracker.finish(status, {})  # nothing where it is closed already
+            run.journal.tracker.finish(status, {})  # a no-op if already closed

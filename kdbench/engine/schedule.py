@@ -1,7 +1,7 @@
 """Learning-rate schedules as functions of progress.
 
-They hold no state, so a resumed run continues exactly, and their milestones are parts of training,
-so a shorter run keeps the shape of the recipe.
+They are stateless, so a resumed run continues exactly. Milestones are fractions of training, so a
+shorter run keeps the shape of the recipe.
 """
 
 import math
@@ -15,10 +15,10 @@ from kdbench.temperature.base import require_fraction, require_positive
 
 
 class LearningRate:
-    """Factor on the optimizer's learning rates over training, with a linear warm-up.
+    """Factor on the optimizer's learning rates over training, with a linear warmup.
 
     Args:
-        warmup: part of training, in [0, 1], in which the factor first grows from 0.
+        warmup: fraction of training, in [0, 1], over which the factor grows from 0.
     """
 
     def __init__(self, warmup: float) -> None:
@@ -26,7 +26,7 @@ class LearningRate:
         self.warmup = warmup
 
     def shape(self, fraction: float) -> float:
-        """Factor without warm-up at this part of training."""
+        """Factor without warmup at this fraction of training."""
         raise NotImplementedError
 
     def factor(self, progress: Progress) -> float:
@@ -43,7 +43,7 @@ class LearningRate:
 
 
 class MultiStep(LearningRate):
-    """Multiplied by ``gamma`` at every milestone, given as parts of training.
+    """Multiplies by ``gamma`` at every milestone, a fraction of training.
 
     Source: recipe of RepDistiller and mdistiller on CIFAR: epochs 150, 180 and 210 of 240.
     """
@@ -61,7 +61,7 @@ class MultiStep(LearningRate):
 
 
 class CosineDecay(LearningRate):
-    """Half a cosine from 1 to ``floor``.
+    """Cosine decay from 1 to ``floor``.
 
     Source: Loshchilov and Hutter, "SGDR", ICLR 2017, equation 5.
     """
@@ -77,14 +77,14 @@ class CosineDecay(LearningRate):
 
 
 class Phases(LearningRate):
-    """Two phases of training: the second begins with a fresh optimizer and its own schedule.
+    """Two phases of training; the second starts with a new optimizer state and its own schedule.
 
     Source: Jafari et al., "Annealing Knowledge Distillation", EACL 2021, released code.
 
     Args:
-        switch: part of training, counted in whole epochs, at which the second phase begins.
-        first: schedule of the first phase; its own progress runs from 0 to 1.
-        second: of the second.
+        switch: fraction of training, rounded to whole epochs, at which the second phase begins.
+        first: schedule of the first phase, over which its progress runs from 0 to 1.
+        second: likewise for the second phase.
     """
 
     def __init__(self, switch: float, first: LearningRate, second: LearningRate) -> None:
@@ -101,12 +101,12 @@ class Phases(LearningRate):
         return self.second.factor(replace(progress, step=steps, total_steps=total))
 
     def apply(self, optimizer: Optimizer, progress: Progress) -> float:
-        """See ``LearningRate.apply``; at the switch the optimizer forgets its momentum."""
+        """See ``LearningRate.apply``; the switch also resets the optimizer's momentum."""
         if progress.step == self._begin(progress):
             optimizer.state.clear()
         return super().apply(optimizer, progress)
 
     def _begin(self, progress: Progress) -> int:
-        """The first step of the second phase: that of an epoch, as for terms with a phase."""
+        """The first step of the second phase, at an epoch boundary as for ramped terms."""
         steps_per_epoch = progress.total_steps // progress.total_epochs
         return round(self.switch * progress.total_epochs) * steps_per_epoch

@@ -1,4 +1,4 @@
-"""Random state: every stream has its own seed, every learner its own generator state."""
+"""Random state: each stream has its own seed, each learner its own generator state."""
 
 import hashlib
 from collections.abc import Iterator
@@ -9,17 +9,16 @@ from torch import Tensor
 
 
 def derive_seed(seed: int, stream: str) -> int:
-    """A 63-bit seed for one named stream; streams of one run are unrelated to each other."""
+    """A 63-bit seed for a named stream; the streams of a run are independent."""
     digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 class RandomState:
-    """The global torch generators as one learner sees them.
+    """One learner's state of the global torch generators.
 
-    Dropout and sampling strategies draw from torch's global generators. A learner that runs alone
-    and one that takes turns with others must draw the same numbers, so each learner puts its own
-    state in place for its turn and takes it out again.
+    Dropout and sampling strategies draw from torch's global generators. A learner must draw the
+    same numbers alone and in a cohort, so each one swaps in its own state for its turn.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -30,7 +29,7 @@ class RandomState:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Within this context the global generators continue this learner's own streams."""
+        """Within this context the global generators have this learner's state."""
         with self._preserved():
             self._write(self._state)
             try:
@@ -43,7 +42,7 @@ class RandomState:
         return dict(self._state)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continues from saved generator states; a missing CUDA state keeps the fresh one."""
+        """Restores generator states; without a saved CUDA state, the current one stays."""
         self._state = {**self._state, **state}
 
     @contextmanager

@@ -1,7 +1,7 @@
-"""Which setting a run has: a published one, its method's default, or one that somebody changed.
+"""Which setting a run has: a published one, its method's default, or a modified one.
 
-What ``dataset=... teacher=... student=... method=...`` composes to, and nothing else, is the
-setting of a cell. ``conf/published/METHOD.yaml`` says for which cells somebody published it.
+The setting of a cell is what ``dataset=... teacher=... student=... method=...`` alone composes to.
+``conf/published/METHOD.yaml`` lists the cells whose setting was published.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from kdbench.config.stage import AUTO
 from kdbench.config.tuned import PairSetting, find_pair, read_settings
 from kdbench.records.record import CHANGED, DEFAULT, PUBLISHED, PUBLISHED_DEFAULT
 
-# What makes a setting. The rest says who, where and how fast; how good the teacher is, is measured.
+# The keys that make up a setting; the rest is identity, paths and speed.
 _SECTIONS = ("dataset", "student", "optim", "objective", "plugin")
 _OF_TEACHER = ("temperature",)
 _OF_RUN = ("epochs", "protocol")
@@ -26,22 +26,22 @@ _LEFT_OUT = {
     *("dataset.val_fraction", "optim.optimizer.fused", "teacher.optim.optimizer.fused"),
     "temperature.name",
 }
-# conf/method has the constants of CIFAR-100, which are not taken to this dataset in silence.
+# conf/method has constants for CIFAR-100; using them on this dataset is a warning.
 _FAR = "imagenet"
 
-Change = list[Any]  # the cell's value, the run's own
+Change = list[Any]  # the cell's value, the run's value
 
 
 class Setting(NamedTuple):
-    """How the setting of a run relates to that of its cell.
+    """The setting of a run compared with that of its cell.
 
     Attributes:
-        kind: PUBLISHED (for this pair), PUBLISHED_DEFAULT (somebody ran the pair with the default
-            values of the method), CHANGED (a published one, of which some keys differ) or DEFAULT:
-            nobody published one for this cell, and the method's default stands in.
-        differs: key -> what the cell has, what the run has, where they differ.
-        source: who published it; at DEFAULT, why the pair has values of its own, if it has some.
-        is_borrowed: whether constants of CIFAR-100 stand in on ImageNet.
+        kind: PUBLISHED (for this pair), PUBLISHED_DEFAULT (the pair was published with the
+            method's default values), CHANGED (a published setting with some keys changed) or
+            DEFAULT (no published setting for this cell; the method's default is used).
+        differs: key -> the cell's value, the run's value, for keys that differ.
+        source: of the published setting; for DEFAULT, why the pair has its own values, if any.
+        is_borrowed: whether constants for CIFAR-100 are used on ImageNet.
     """
 
     kind: str
@@ -50,7 +50,7 @@ class Setting(NamedTuple):
     is_borrowed: bool = False
 
     def facts(self) -> dict[str, Any]:
-        """What a record says of it."""
+        """The record's fields."""
         source = None if self.kind == DEFAULT else self.source
         return {
             "setting": self.kind,
@@ -59,7 +59,7 @@ class Setting(NamedTuple):
         }
 
     def describe(self, cfg: AnyConfig) -> str:
-        """A sentence for people."""
+        """One sentence for the log."""
         cell = f"{cfg['method']} on {cfg['dataset']['name']}, {cfg['pair']}"
         changes = "; ".join(f"{key}={own} ({usual})" for key, (usual, own) in self.differs.items())
         if self.kind == CHANGED:
@@ -68,18 +68,18 @@ class Setting(NamedTuple):
             return f"the published setting of {cell} ({self.source})"
         if self.kind == PUBLISHED_DEFAULT:
             return f"the published setting of {cell}, the method's default ({self.source})"
-        text = f"nobody published a setting of {cell}; this is "
+        text = f"no published setting for {cell}; using "
         text += f"kdbench's own ({self.source})" if self.source else "the method's default"
         if self.is_borrowed:
             text += (
-                ", with constants of CIFAR-100: choose objective.*, temperature.* and optim.* for "
-                "this dataset, or read the result with care"
+                ", with constants for CIFAR-100: set objective.*, temperature.* and optim.* for "
+                "this dataset, or interpret the result with care"
             )
-        return f"{text}; but {changes}" if changes else text
+        return f"{text}; except {changes}" if changes else text
 
 
 def find_setting(cfg: AnyConfig) -> Setting:
-    """Compares a run with what its dataset, teacher, student and method alone compose to.
+    """Compares a run with the setting of its dataset, teacher, student and method.
 
     Args:
         cfg: composed, or resolved to plain containers.
@@ -89,8 +89,8 @@ def find_setting(cfg: AnyConfig) -> Setting:
     try:
         usual = _usual(plain["dataset"]["name"], *arches, plain["method"])
     except (HydraException, OmegaConfBaseException):
-        return Setting(DEFAULT, {})  # of a dataset, network or method that is not in conf/
-    trained = plain["teacher"]["weights"] == AUTO  # a teacher from a file has its training behind
+        return Setting(DEFAULT, {})  # the dataset, a network or the method is not in conf/
+    trained = plain["teacher"]["weights"] == AUTO  # from a file, its training settings are moot
     own, expected = dict(_choices(plain, trained)), dict(_choices(usual, trained))
     differs = {
         key: [expected.get(key), own.get(key)]
@@ -108,7 +108,7 @@ def find_setting(cfg: AnyConfig) -> Setting:
 
 
 def _published(plain: Mapping[str, Any]) -> PairSetting | None:
-    """The published setting of a cell; the student alone has one under any teacher."""
+    """The published setting of a cell; without distillation, under any teacher."""
     listed = read_settings(CONF, plain["method"]).get(plain["dataset"]["name"], {})
     pairs = {pair: setting for pair, setting in listed.items() if setting.is_published}
     if needs_teacher(plain):  # also one that is the end of a chain
@@ -126,21 +126,21 @@ def _direct_pair(plain: Mapping[str, Any]) -> str:
 
 
 def _teacher_part(plain: Mapping[str, Any]) -> str:
-    """What a student alone does not depend on: of "resnet56_resnet20", "resnet56"."""
+    """The teacher's part of the pair: "resnet56" of "resnet56_resnet20"."""
     pair, student = plain["pair"], plain["student"]["arch"].split(":")[-1].removesuffix("_100")
     return str(pair.removesuffix(f"_{student}"))
 
 
 @lru_cache
 def _usual(dataset: str, teacher: str, student: str, method: str) -> dict[str, Any]:
-    """What the four choices compose to, resolved."""
+    """The resolved config that the four choices compose to."""
     chosen = [f"dataset={dataset}"]
     chosen += [*network_choice("teacher", teacher), *network_choice("student", student)]
     return resolve_config(compose_config([*chosen, f"method={method}"]))
 
 
 def _choices(plain: Mapping[str, Any], trained: bool) -> Iterator[tuple[str, Any]]:
-    """Path and value of everything that makes a setting."""
+    """Path and value of each key that is part of a setting."""
     teacher = plain["teacher"]
     parts = {name: dict(plain[name]) for name in _SECTIONS}
     read = views_of(plain["objective"])
@@ -154,14 +154,14 @@ def _choices(plain: Mapping[str, Any], trained: bool) -> Iterator[tuple[str, Any
                 name: teacher[name] for name in ("model", "optim", "epochs", "recipe")
             }
     found = dict(leaves(parts))
-    for section in ("optim", "teacher.optim"):  # the same value, seen twice
+    for section in ("optim", "teacher.optim"):  # duplicates of one value
         if found.get(f"{section}.optimizer.lr") == found.get(f"{section}.lr"):
             found.pop(f"{section}.optimizer.lr", None)
     yield from ((path, value) for path, value in found.items() if path not in _LEFT_OUT)
 
 
 def leaves(node: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted path and value of all that is no mapping."""
+    """Dotted path and value of each leaf."""
     for name, value in node.items():
         if isinstance(value, Mapping) and value:
             yield from leaves(value, f"{above}{name}.")

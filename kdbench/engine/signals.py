@@ -1,4 +1,4 @@
-"""Asked to stop: finish the step, save, leave."""
+"""Stop signals: finish the step, save, exit."""
 
 import logging
 import signal
@@ -14,10 +14,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal
 class StopSignals:
     """While active, the first TERM, INT, USR1, USR2 or HUP only sets ``requested``.
 
-    A signal that this process was started to ignore, as by ``nohup``, stays ignored.
+    Signals that are already ignored, as under ``nohup``, stay ignored.
 
-    A second Ctrl-C interrupts at once, for people who do not want to wait; checkpoints survive it,
-    because they are committed by a rename.
+    A second Ctrl-C interrupts immediately. Checkpoints survive it, as they are committed by a
+    rename.
     """
 
     def __init__(self) -> None:
@@ -26,8 +26,8 @@ class StopSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            heard = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
-            self._before = {s: signal.signal(s, self._request) for s in heard}
+            handled = [s for s in SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+            self._before = {s: signal.signal(s, self._request) for s in handled}
         return self
 
     def __exit__(

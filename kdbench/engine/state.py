@@ -1,8 +1,8 @@
 """Checkpoints: the only module that writes and reads the state of a run.
 
 A checkpoint is a payload ``step00000123.pt`` and a manifest ``step00000123.json`` with its digest.
-The payload is written and synced first; the manifest is the commit mark. torch.load notices
-truncation but practically never a flipped bit, so the digest decides whether a payload is sound.
+The payload is written and synced first; the manifest commits it. torch.load detects truncation but
+hardly ever a flipped bit, so the digest decides whether a payload is valid.
 """
 
 import hashlib
@@ -21,34 +21,34 @@ from kdbench.files import write_atomic
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1  # raised when the content of a state changes its meaning
-DAMAGED = "damaged"  # folder of what was set aside
+SCHEMA = 1  # incremented when the meaning of a state's content changes
+DAMAGED = "damaged"  # folder for damaged checkpoints
 
 
 class NewerStateError(CheckpointError):
-    """A sound checkpoint that only a newer kdbench can read."""
+    """A valid checkpoint that only a newer kdbench can read."""
 
 
 class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        folder: where they are; made when the first one is saved.
-        keep: how many of the newest stay, >= 2, so that one may be damaged.
+        folder: where they are; created with the first one.
+        keep: how many of the latest to keep, >= 2, in case one is damaged.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Commits a state; older ones are removed only after that.
+        """Commits a state, then removes older ones.
 
         Args:
             step: optimizer steps taken.
             state: tensors and plain types, nested in dicts and lists.
 
         Raises:
-            ResourceError: there is no room, even after dropping the oldest surplus checkpoint.
+            ResourceError: no space left, even after deleting the oldest surplus checkpoint.
         """
         payload = _serialise({"schema": SCHEMA, **state})
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -58,21 +58,21 @@ class Checkpoints:
             surplus = self._manifests()[1:]
             if not surplus:
                 raise
-            log.warning("no room for a checkpoint; dropping the oldest, %s", surplus[-1].stem)
+            log.warning("no space for a checkpoint; deleting the oldest, %s", surplus[-1].stem)
             _remove(surplus[-1])
             self._commit(step, payload)
         fault.point("checkpoint:committed")
         self._rotate()
 
     def load(self) -> dict[str, Any] | None:
-        """The newest sound state, or None where nothing was ever committed.
+        """The latest valid state, or None if nothing was ever committed.
 
-        A damaged checkpoint is set aside with a warning once an older one is known to be sound;
-        where none is, everything stays as it is, so that the next start does not begin from zero.
+        Damaged checkpoints are moved to ``DAMAGED`` with a warning once an older one is known to
+        be valid; if none is, nothing is moved, so that no later start silently begins from scratch.
 
         Raises:
-            NewerStateError: the newest sound one is of a newer version.
-            CheckpointError: there are checkpoints, or were, and none of them is sound.
+            NewerStateError: the latest valid one was written by a newer version.
+            CheckpointError: checkpoints exist or existed, and none is valid.
         """
         damaged: dict[Path, CheckpointError] = {}
         for manifest in self._manifests():
@@ -84,15 +84,15 @@ class Checkpoints:
                 damaged[manifest] = error
                 continue
             for path, reason in damaged.items():
-                log.warning("%s; set aside in %s", reason, self._set_aside(path))
+                log.warning("%s; moved to %s", reason, self._move_to_damaged(path))
             return state
-        aside = self.folder / DAMAGED
+        moved = self.folder / DAMAGED
         reasons = [str(error) for error in damaged.values()]
-        reasons += [f"{path} was set aside" for path in sorted(aside.glob("step*.json"))]
+        reasons += [f"{path} was found damaged before" for path in sorted(moved.glob("step*.json"))]
         if reasons:
             raise CheckpointError(
-                f"all checkpoints in {self.folder} are damaged: {'; '.join(reasons)}. Put a sound "
-                f"copy back, or remove {self.folder} to train this run from zero"
+                f"all checkpoints in {self.folder} are damaged: {'; '.join(reasons)}. Restore a "
+                f"valid copy, or remove {self.folder} to train this run from scratch"
             )
         return None
 
@@ -109,15 +109,15 @@ class Checkpoints:
         for manifest in committed[self.keep :]:
             _remove(manifest)
             fault.point("checkpoint:rotating")
-        sound = {manifest.stem for manifest in committed}
-        for leftover in self.folder.glob("step*.pt"):
-            if leftover.stem not in sound:  # never committed
-                leftover.unlink()
+        stems = {manifest.stem for manifest in committed}
+        for payload in self.folder.glob("step*.pt"):
+            if payload.stem not in stems:  # never committed
+                payload.unlink()
 
     def _manifests(self) -> list[Path]:
         return sorted(self.folder.glob("step*.json"), reverse=True)
 
-    def _set_aside(self, manifest: Path) -> Path:
+    def _move_to_damaged(self, manifest: Path) -> Path:
         folder = self.folder / DAMAGED
         folder.mkdir(exist_ok=True)
         for path in (manifest.with_suffix(".pt"), manifest):
@@ -133,7 +133,7 @@ def _serialise(state: dict[str, Any]) -> bytes:
 
 
 def _remove(manifest: Path) -> None:
-    manifest.unlink()  # first: without its mark the payload is no checkpoint any more
+    manifest.unlink()  # first: without its manifest the payload is not a checkpoint
     manifest.with_suffix(".pt").unlink(missing_ok=True)
 
 
@@ -142,19 +142,19 @@ def _read(manifest: Path) -> dict[str, Any]:
     try:
         expected = json.loads(manifest.read_text())
         payload = path.read_bytes()
-        sound = expected["sha256"] == hashlib.sha256(payload).hexdigest()
+        valid = expected["sha256"] == hashlib.sha256(payload).hexdigest()
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing") from error
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{manifest} is damaged") from error
-    if not sound:
+    if not valid:
         raise CheckpointError(
-            f"{path} is damaged: {len(payload)} bytes do not have the digest of its manifest "
-            f"({expected.get('bytes')} bytes)"
+            f"{path} is damaged: its digest does not match its manifest ({len(payload)} bytes, "
+            f"expected {expected.get('bytes')})"
         )
     try:
         state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:  # sound, so it is not damage
+    except (pickle.UnpicklingError, RuntimeError) as error:  # valid digest, so not damaged
         raise NewerStateError(
             f"{path} cannot be read by torch {torch.__version__}: {error}. Use the versions of "
             f"kdbench and torch that wrote it"

@@ -1,6 +1,6 @@
-"""Who spent the time: every moment of the loop is charged to one kind of work and to its runs.
+"""Time accounting: all time in the loop is charged to one kind of work and to its runs.
 
-On a GPU the clock is a list of events in the stream, which nobody waits for until somebody reads.
+On a GPU the clock records events in the stream and synchronizes only when it is read.
 """
 
 import time
@@ -11,22 +11,22 @@ from typing import Any, Protocol
 
 import torch
 
-OWN = ("step", "evaluation", "saving")  # of one run
-SHARED = ("data", "teacher", "evaluation_data")  # done once for all runs that need it
-_MANY = 4096  # marks that are kept before those that have passed are counted
+OWN = ("step", "evaluation", "saving")  # for one run
+SHARED = ("data", "teacher", "evaluation_data")  # once for all runs that need it
+_MANY = 4096  # pending marks before completed ones are counted
 
 Spent = dict[str, float]  # kind of work -> seconds; "part" and "seconds" as in ``TimeSheet.read``
 
 
 class Clock(Protocol):
-    """Marks moments of the work of a device."""
+    """Marks points in the work of a device."""
 
     def mark(self) -> Any:
-        """The end of all work that was given to the device before; does not wait for it."""
+        """Marks the end of all work submitted so far, without waiting for it."""
         ...
 
     def has_passed(self, mark: Any) -> bool:
-        """Whether the device is there; does not wait."""
+        """Whether the device has reached the mark; does not wait."""
         ...
 
     def seconds(self, begin: Any, end: Any) -> float:
@@ -35,7 +35,7 @@ class Clock(Protocol):
 
 
 class CpuClock:
-    """The work is done when the call returns."""
+    """A monotonic clock: on a CPU, work is done when the call returns."""
 
     def mark(self) -> float:
         """Monotonic time."""
@@ -51,13 +51,13 @@ class CpuClock:
 
 
 class CudaClock:
-    """Events in the current stream of a device: the host runs ahead, and so would its clock."""
+    """CUDA events in the current stream, as the host runs ahead of the device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     def mark(self) -> torch.cuda.Event:
-        """An event behind all work so far."""
+        """Records an event after all work so far."""
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
         return event
@@ -67,7 +67,7 @@ class CudaClock:
         return mark.query()
 
     def seconds(self, begin: torch.cuda.Event, end: torch.cuda.Event) -> float:
-        """Of the device; waits where it is not there yet."""
+        """Device time between two events; waits for the second one."""
         if not end.query():
             end.synchronize()
         return begin.elapsed_time(end) / 1000
@@ -79,55 +79,55 @@ def make_clock(device: torch.device) -> Clock:
 
 
 class TimeSheet:
-    """Accounts of the time between marks; runs are told apart by identity.
+    """Accounts for the time between marks; runs are distinguished by identity.
 
-    Work inside other work is charged to itself alone, so nothing is counted twice, and what is
-    charged to all kinds adds up to the time that passed.
+    Nested work is charged only to the innermost kind, so nothing is counted twice and all charges
+    add up to the elapsed time.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._open: list[tuple[str, tuple[Hashable, ...]]] = []  # the innermost work last
+        self._open: list[tuple[str, tuple[Hashable, ...]]] = []  # innermost last
         self._last: Any = None
-        self._marked: list[tuple[tuple, Any, Any]] = []  # account, begin, end; not counted yet
+        self._marked: list[tuple[tuple, Any, Any]] = []  # account, begin, end; not yet counted
         self._accounts: dict[tuple, float] = defaultdict(float)
-        self._before: dict[Hashable, Spent] = {}  # what ``read`` leaves out
+        self._before: dict[Hashable, Spent] = {}  # subtracted by ``read``
 
     @contextmanager
     def charge(self, kind: str, runs: Sequence[Hashable]) -> Iterator[None]:
-        """Charges what is done inside to some runs: their own work, or shared in equal parts."""
-        self._turn()
+        """Charges the enclosed work to some runs, in equal parts if there are several."""
+        self._switch()
         self._open.append((kind, tuple(runs)))
         try:
             yield
         finally:
-            self._turn()
+            self._switch()
             self._open.pop()
 
     def read(self, run: Hashable) -> Spent:
-        """Seconds of a run since it was last taken, by kind of work; waits for the device.
+        """Seconds of a run since the last ``take``, by kind of work; synchronizes.
 
-        Shared work counts in full for each run that needed it: it would have cost that much alone.
-        "part" counts it in equal parts, so that a cohort adds up; "seconds" is all time that
-        passed meanwhile, other runs' work included.
+        Shared work counts in full for each run that needs it: alone, the run would need as long.
+        "part" divides it equally, so that a cohort adds up; "seconds" is the total elapsed time,
+        including other runs' work.
         """
         total = self._total(run)
         before = self._before.get(run, {})
         return {kind: total[kind] - before.get(kind, 0.0) for kind in total}
 
     def take(self, run: Hashable) -> Spent:
-        """Reads a run's time and begins anew."""
+        """Reads a run's time and resets it."""
         spent = self.read(run)
         self._before[run] = self._total(run)
         return spent
 
     def add(self, run: Hashable, spent: Mapping[str, float]) -> None:
-        """Time of an earlier attempt."""
+        """Adds the time of an earlier attempt."""
         known = self._before.get(run, {})
         self._before[run] = {kind: known.get(kind, 0.0) - value for kind, value in spent.items()}
 
     def _total(self, run: Hashable) -> Spent:
-        self._turn()
+        self._switch()
         self._count(wait=True)
         total = dict.fromkeys((*OWN, *SHARED, "part", "seconds"), 0.0)
         for (kind, runs, present), seconds in self._accounts.items():
@@ -138,8 +138,8 @@ class TimeSheet:
                 total["seconds"] += seconds
         return total
 
-    def _turn(self) -> None:
-        """Here one kind of work ends, and another one begins."""
+    def _switch(self) -> None:
+        """Marks the end of one kind of work and the start of the next."""
         mark = self._clock.mark()
         if self._open:
             account = (*self._open[-1], self._open[0][1])
@@ -159,15 +159,15 @@ class TimeSheet:
 
 
 def summarise_time(spent: Mapping[str, float]) -> dict[str, float]:
-    """The times that a run writes down, in seconds.
+    """The times that a run records, in seconds.
 
     Args:
         spent: from ``TimeSheet``.
 
     Returns:
-        "seconds", of the whole pass; "own_seconds", steps, evaluation and checkpoints of this run;
-        "shared_seconds", batches and teacher, in full: alone it would take both together;
-        "part_seconds", own and its part of the shared ones; of these, "data_seconds",
+        "seconds", total elapsed; "own_seconds", steps, evaluation and checkpoints of this run;
+        "shared_seconds", batches and teacher in full (alone, the run would take the sum of both);
+        "part_seconds", own plus its part of the shared time; and by kind, "data_seconds",
         "teacher_seconds" and "evaluation_seconds".
     """
     return {

@@ -1,4 +1,4 @@
-"""THE LOOP: one teacher, a list of learners, one pass over the data for all of them."""
+"""The training loop: one teacher, several learners, one pass over the data."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ from kdbench.tracker.display import Display
 
 
 class Run:
-    """A learner and the journal of its folder: what the loop moves along."""
+    """A learner and the journal of its folder."""
 
     def __init__(self, learner: Learner, journal: Journal) -> None:
         self.learner, self.journal = learner, journal
@@ -33,16 +33,16 @@ class Run:
 
     @property
     def name(self) -> str:
-        """How log lines call it."""
+        """Its label in log lines."""
         return self.journal.identity.label
 
     @property
     def key(self) -> str:
-        """Its run key; names of two runs may agree."""
+        """Its run key; unlike the name, unique."""
         return self.journal.identity.run_key
 
     def fail(self, error: Exception) -> None:
-        """Takes it out of the loop; the others go on, with the memory that it held."""
+        """Drops the run from the loop and frees its memory; the others continue."""
         known = known_error(error)
         if isinstance(known, MemoryShortageError):
             error = self._explain_shortage(error)
@@ -51,7 +51,7 @@ class Run:
         self.error = error
 
     def _explain_shortage(self, error: Exception) -> MemoryShortageError:
-        """Without the traceback of the error, which keeps the tensors of the step alive."""
+        """A new error without the traceback, which would keep the step's tensors alive."""
         config, device = self.journal.config, self.learner.compute.device
         return MemoryShortageError(
             f"out of memory on {device} in step {self.learner.step} with "
@@ -61,7 +61,7 @@ class Run:
         )
 
     def is_at(self, epoch: int) -> bool:
-        """Whether this run has still to finish the given epoch, and no earlier one."""
+        """Whether the given epoch is this run's next one to finish."""
         return self.error is None and len(self.journal.rows) == epoch
 
     def is_due(self, step: int) -> bool:
@@ -70,20 +70,20 @@ class Run:
 
 
 class Trainer:
-    """Trains a list of runs that share data and teacher; one run is a list of one.
+    """Trains a list of runs that share data and teacher.
 
-    Runs do not see each other. Each one ends as it would have ended alone, and those that were
-    resumed from different steps meet where the slowest of them stood.
+    Runs are independent: each one gives the same result as alone. Runs resumed from different
+    steps start at the earliest one; the others join when it reaches theirs.
 
     Args:
-        teacher: answers every batch once for all runs; None if no objective needs it.
-        runs: to be trained.
+        teacher: queried once per batch for all runs; None if no objective needs it.
+        runs: to train.
         data: batches depend on (data seed, epoch, sample) only.
         epochs: of every run.
         protocol: "paper" evaluates on the test set after each epoch, "strict" on the validation
             split, and on the test set once at the end.
         compute: device and precision.
-        checkpoint_minutes: between two checkpoints in the middle of an epoch.
+        checkpoint_minutes: between checkpoints within an epoch.
         display: shows progress.
     """
 
@@ -109,24 +109,24 @@ class Trainer:
             self.times.add(run, run.journal.spent)
 
     def fit(self) -> None:
-        """Trains every run to its end, or until something fails in it alone.
+        """Trains every run until it is finished or fails.
 
         Raises:
-            Preempted: a signal asked to stop; everything is saved.
+            Preempted: a stop signal was received; everything is saved.
         """
         first = min((len(run.journal.rows) for run in self.runs), default=self.epochs)
         first_step = min((run.learner.step for run in self.runs), default=0)
         with StopSignals() as stop, self.display.start(first_step):
             for epoch in range(first, self.epochs):
                 runs = [run for run in self.runs if run.is_at(epoch)]
-                if runs:  # none, where those that stood here failed and the others are ahead
+                if runs:  # empty if those at this epoch failed and the others are ahead
                     self.train_epoch(epoch, runs, stop)
                     self.end_epoch(epoch, [run for run in runs if run.error is None])
                 if epoch + 1 < self.epochs:
-                    self._leave_if_asked(stop, runs)
+                    self._stop_if_requested(stop, runs)
 
     def train_epoch(self, epoch: int, runs: Sequence[Run], stop: StopSignals) -> None:
-        """All steps of one epoch (0-based) that these runs have not taken yet."""
+        """The remaining steps of one epoch (0-based)."""
         first_step = epoch * self.data.steps_per_epoch
         start = min((run.learner.step - first_step for run in runs), default=0)
         saved = time.monotonic()
@@ -138,7 +138,7 @@ class Trainer:
             fault.point("step")
             if all(run.error is not None for run in runs):
                 return
-            self._leave_if_asked(stop, runs)
+            self._stop_if_requested(stop, runs)
             if time.monotonic() - saved > self.checkpoint_seconds:
                 self._save(runs)
                 saved = time.monotonic()
@@ -154,18 +154,18 @@ class Trainer:
             yield batch
 
     def train_step(self, batch: Batch, progress: Progress, runs: Sequence[Run]) -> None:
-        """One batch: the teacher answers, every learner that is due takes its step."""
+        """One batch: queries the teacher once, then steps every learner that is due."""
         due = [run for run in runs if run.is_due(progress.step)]
         teacher = self._teacher_outputs(batch, due)
         for run in due:
-            with self._dropped_on_error(run), self.times.charge("step", [run]):
+            with self._drop_on_error(run), self.times.charge("step", [run]):
                 own = run.learner.plugin.prepare(batch, progress)
-                seen = teacher if own is batch else self._teacher_outputs(own, [run])
-                run.learner.train_step(own, seen, progress)
+                outputs = teacher if own is batch else self._teacher_outputs(own, [run])
+                run.learner.train_step(own, outputs, progress)
                 run.journal.end_step(run.learner)
 
     def end_epoch(self, epoch: int, runs: Sequence[Run]) -> None:
-        """Measures every run and lets its journal write the epoch (0-based) down."""
+        """Evaluates every run and logs the epoch (0-based) in its journal."""
         if not runs:
             return
         fault.point("epoch:trained")
@@ -177,7 +177,7 @@ class Trainer:
         for run, metrics in zip(runs, self.evaluate(self.split, runs), strict=True):
             learner = run.learner
             rows[run.key] = row = {
-                "epoch": epoch + 1,  # as people count: epochs that are finished
+                "epoch": epoch + 1,  # number of finished epochs
                 "step": learner.step,
                 "optim/lr": learner.lr,
                 **learner.meter.compute(),
@@ -185,7 +185,7 @@ class Trainer:
             }
             learner.meter.reset()
             timing = self._timing(epoch, run)
-            with self._dropped_on_error(run), self.times.charge("saving", [run]):
+            with self._drop_on_error(run), self.times.charge("saving", [run]):
                 run.journal.end_epoch(learner, row, timing, last=epoch + 1 == self.epochs)
         return rows
 
@@ -200,17 +200,19 @@ class Trainer:
                     with self.times.charge("evaluation", [run]):
                         collected.append(run.learner.predict(batch.images))
             for run, collected in zip(runs, logits, strict=True):
-                taught = self._teacher_logits(split, run, runs)
+                teacher_logits = self._teacher_logits(split, run, runs)
                 with self.times.charge("evaluation", [run]):
-                    found = evaluate_logits(torch.cat(collected), torch.cat(targets), taught)
+                    found = evaluate_logits(
+                        torch.cat(collected), torch.cat(targets), teacher_logits
+                    )
                 metrics.append(found)
         return metrics
 
     def test_metrics(self, protocol: str) -> list[dict[str, float]]:
-        """Test metrics of the final weights, one dict per run; empty for runs that failed."""
-        sound = [run for run in self.runs if run.error is None]
-        if protocol == "strict":  # the one time that the test set is read
-            found = self.evaluate("test", sound)
+        """Test metrics of the final weights, one dict per run; empty for failed runs."""
+        succeeded = [run for run in self.runs if run.error is None]
+        if protocol == "strict":  # the only time the test set is read
+            found = self.evaluate("test", succeeded)
         else:
             found = [
                 {
@@ -218,31 +220,31 @@ class Trainer:
                     for k, v in run.journal.rows[-1].items()
                     if "test/" in k
                 }
-                for run in sound
+                for run in succeeded
             ]
-        by_run = dict(zip(map(id, sound), found, strict=True))
+        by_run = dict(zip(map(id, succeeded), found, strict=True))
         return [by_run.get(id(run), {}) for run in self.runs]
 
     def _teacher_logits(self, split: str, run: Run, runs: Sequence[Run]) -> Tensor | None:
         if self.teacher is None or not run.learner.objective.needs_teacher:
             return None
-        asking = [other for other in runs if other.learner.objective.needs_teacher]
-        with self.times.charge("evaluation_data", asking):
+        users = [other for other in runs if other.learner.objective.needs_teacher]
+        with self.times.charge("evaluation_data", users):
             return self.teacher.split_logits(self.data, split)[0]
 
     def _teacher_outputs(self, batch: Batch, due: Sequence[Run]) -> dict[Query, NetworkOutput]:
-        """What the teacher answers to this batch, once for all runs that read the same of it."""
+        """The teacher's outputs for a batch; each distinct query is computed once."""
         if self.teacher is None:
             return {}
-        readers: dict[Query, list[Run]] = {}
+        users: dict[Query, list[Run]] = {}
         for run in due:
             if run.learner.objective.needs_teacher:
                 for query in run.learner.queries:
-                    readers.setdefault(query, []).append(run)
+                    users.setdefault(query, []).append(run)
         outputs = {}
-        for query, runs in readers.items():
+        for query, runs in users.items():
             with self.times.charge("teacher", runs):
-                outputs[query] = self.teacher.answer(batch, query)
+                outputs[query] = self.teacher.query(batch, query)
         return outputs
 
     def _mean_loss(self) -> float:
@@ -250,7 +252,7 @@ class Trainer:
         return sum(losses) / max(len(losses), 1)
 
     def _timing(self, epoch: int, run: Run) -> dict[str, float]:
-        """What the epoch took, and how fast this run would train by itself."""
+        """The epoch's times, and the run's speed as if trained alone."""
         spent = self.times.take(run)
         run.journal.spent = {}
         training = spent["step"] + spent["data"] + spent["teacher"]
@@ -264,12 +266,12 @@ class Trainer:
         }
 
     @contextmanager
-    def _dropped_on_error(self, run: Run) -> Iterator[None]:
+    def _drop_on_error(self, run: Run) -> Iterator[None]:
         try:
             yield
         except Exception as error:
             if isinstance(known_error(error), TransientError):
-                raise  # it befalls all runs: a device that failed, a loader that was killed
+                raise  # affects all runs: a device failed, a loader was killed
             run.fail(error)
         if run.error is not None:
             self.display.note(f"{run.name} failed and is dropped: {run.error}", run.key)
@@ -278,10 +280,10 @@ class Trainer:
         for run in runs:
             if run.error is None:
                 run.journal.spent = self.times.read(run)
-                with self._dropped_on_error(run), self.times.charge("saving", [run]):
+                with self._drop_on_error(run), self.times.charge("saving", [run]):
                     run.journal.commit(run.learner)
 
-    def _leave_if_asked(self, stop: StopSignals, runs: Sequence[Run]) -> None:
+    def _stop_if_requested(self, stop: StopSignals, runs: Sequence[Run]) -> None:
         if stop.requested:
             self._save(runs)
-            raise Preempted(f"stopped by {stop.requested}; saved. The same command continues")
+            raise Preempted(f"stopped by {stop.requested}; saved. Run the same command to resume")

@@ -28,7 +28,7 @@ from kdbench.records.collect import RunFolder
 from kdbench.records.environment import describe_environment
 from kdbench.records.evaluation import Evaluation
 from kdbench.records.record import WEIGHTS
-from kdbench.teacher.answers import ask_split
+from kdbench.teacher.logit_cache import compute_split_logits
 from kdbench.teacher.teacher import Teacher
 from kdbench.tracker.redact import redact
 
@@ -209,7 +209,7 @@ def _measure(setup: EvaluationSetup, trained: TrainedNetwork) -> Evaluation:
     teacher, teacher_missing = _find_teacher(setup)
     with torch.no_grad():  # the same computation as in training
         network = partial(compute.forward, compute.fuse(trained.network))
-        logits, targets = ask_split(network, data, request.split)
+        logits, targets = compute_split_logits(network, data, request.split)
     answers, teacher_facts = None, None
     if teacher is not None:
         frozen = Teacher(teacher.network, compute, teacher.digest)

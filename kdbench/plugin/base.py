@@ -1,4 +1,4 @@
-"""Plugins: what is neither a temperature nor a loss, such as another update rule."""
+"""Plugins: anything that is neither a temperature nor a loss, such as another update rule."""
 
 from torch import nn
 from torch.amp import GradScaler
@@ -11,7 +11,7 @@ from kdbench.progress import Progress
 
 
 class Plugin(nn.Module):
-    """The plain update; a base for others. Its state is saved with the run."""
+    """Base class; by itself the standard update. Its state is saved with the run."""
 
     def param_groups(self) -> list[dict]:
         """Optimizer groups of the plugin's own parameters."""
@@ -19,23 +19,23 @@ class Plugin(nn.Module):
         return [{"params": params}] if params else []
 
     def prepare(self, batch: Batch, progress: Progress) -> Batch:
-        """The batch that this run trains on; the very same object where nothing is changed.
+        """The batch that this run trains on; the same object if unchanged.
 
-        The teacher answers a changed batch once more, for this run alone.
+        A changed batch goes through the teacher again, for this run only.
         """
         return batch
 
     def observe(self, outputs: Outputs, progress: Progress) -> None:
-        """Called after every optimizer step with its outputs, detached; nothing by default."""
+        """Called after every optimizer step with its detached outputs; a no-op by default."""
 
     def update(self, terms: LossTerms, optimizer: Optimizer, scaler: GradScaler) -> None:
         """One optimizer step from the named, per-sample losses.
 
         Args:
-            terms: losses of the batch; ``terms.terms`` keeps them apart by name for plugins that
+            terms: losses of the batch; ``terms.terms`` has them by name, for plugins that
                 differentiate them separately.
-            optimizer: over student, strategies and plugin; its gradients are cleared.
-            scaler: passes through unless the precision is fp16.
+            optimizer: over student, strategies and plugin, with gradients cleared.
+            scaler: a no-op unless the precision is fp16.
         """
         scaler.scale(terms.total()).backward()
         scaler.step(optimizer)

@@ -1,4 +1,4 @@
-"""DOT: SGD with a momentum of its own for the task and another for the distillation."""
+"""DOT: SGD with separate momenta for the task and the distillation loss."""
 
 import math
 
@@ -14,7 +14,7 @@ from kdbench.plugin.base import Plugin
 
 
 class DOT(Plugin):
-    """Two momentum buffers: distillation keeps its direction longer than the task.
+    """Separate momentum buffers, with a larger momentum for distillation than for the task.
 
     Rule: v_ce <- (mu - delta) v_ce + g_ce + wd theta, v_kd <- (mu + delta) v_kd + g_kd,
         theta <- theta - lr (v_ce + v_kd). A parameter that only one of the two losses reaches
@@ -27,7 +27,7 @@ class DOT(Plugin):
         only distillation reaches; here it is in from the start, as in SGD.
 
     Args:
-        delta: by how much the momenta differ from mu; 0 <= delta < min(mu, 1 - mu).
+        delta: difference of the momenta from mu; 0 <= delta < min(mu, 1 - mu).
     """
 
     def __init__(self, delta: float) -> None:
@@ -40,10 +40,10 @@ class DOT(Plugin):
         """Differentiates twice through the student.
 
         Raises:
-            ConfigError: the optimizer is not plain SGD, its momentum does not go with delta, the
+            ConfigError: the optimizer is not plain SGD, its momentum does not fit delta, the
                 precision is fp16, or nothing is distilled.
         """
-        self._refuse(terms, optimizer, scaler)
+        self._check(terms, optimizer, scaler)
         task = {name: loss for name, loss in terms.terms.items() if name in terms.task}
         distillation = {name: loss for name, loss in terms.terms.items() if name not in terms.task}
         ce = _gradients(LossTerms(task), optimizer, keep_graph=True)
@@ -56,26 +56,26 @@ class DOT(Plugin):
             _descend(optimizer, group, ce_only, ce, "ce_buffer", mu, decay)
             _descend(optimizer, group, kd_only, kd, "kd_buffer", mu, decay)
 
-    def _refuse(self, terms: LossTerms, optimizer: Optimizer, scaler: GradScaler) -> None:
+    def _check(self, terms: LossTerms, optimizer: Optimizer, scaler: GradScaler) -> None:
         if type(optimizer) is not SGD:
             raise ConfigError(
-                f"plugin=dot replaces SGD's update and cannot replace that of "
-                f"{type(optimizer).__name__}; use optim=sgd, or plugin=none"
+                f"plugin=dot is a variant of SGD, found {type(optimizer).__name__}; use optim=sgd, "
+                f"or plugin=none"
             )
         if scaler.is_enabled():
             raise ConfigError(
-                "plugin=dot differentiates two losses and cannot scale them for "
+                "plugin=dot differentiates two losses separately, which does not support "
                 "run.precision=fp16; use run.precision=bf16 or fp32"
             )
         if not terms.terms.keys() - terms.task:
             raise ConfigError(
-                "plugin=dot needs a distillation term beside ce, found none in the objective; "
-                "use an objective that distils, or plugin=none"
+                "plugin=dot needs a distillation term besides ce, found none in the objective; "
+                "use an objective with distillation, or plugin=none"
             )
         for group in optimizer.param_groups:
-            self._refuse_group(group)
+            self._check_group(group)
 
-    def _refuse_group(self, group: dict) -> None:
+    def _check_group(self, group: dict) -> None:
         for key in ("nesterov", "dampening", "maximize"):
             if group[key]:
                 raise ConfigError(
@@ -85,13 +85,13 @@ class DOT(Plugin):
         if not self.delta < min(group["momentum"], 1 - group["momentum"]):
             raise ConfigError(
                 f"plugin.delta={self.delta} must be below the momentum and one minus the momentum, "
-                f"found optim.optimizer.momentum={group['momentum']}; published is delta=0.075 or "
-                f"0.09 with momentum=0.9"
+                f"found optim.optimizer.momentum={group['momentum']}; published values are "
+                f"delta=0.075 and 0.09 with momentum=0.9"
             )
 
 
 def _gradients(terms: LossTerms, optimizer: Optimizer, keep_graph: bool) -> dict[Tensor, Tensor]:
-    """Parameter -> gradient of the total, for the parameters that it reaches."""
+    """Parameter -> gradient of the total; only parameters that have one."""
     params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     found = torch.autograd.grad(terms.total(), params, retain_graph=keep_graph, allow_unused=True)
     return {p: g for p, g in zip(params, found, strict=True) if g is not None}
@@ -100,7 +100,7 @@ def _gradients(terms: LossTerms, optimizer: Optimizer, keep_graph: bool) -> dict
 def _partition(
     params: list[Tensor], ce: dict[Tensor, Tensor], kd: dict[Tensor, Tensor]
 ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """The parameters that both losses reach, those of the task alone, of distillation alone."""
+    """Parameters reached by both losses, by the task only, and by distillation only."""
     both = [p for p in params if p in ce and p in kd]
     ce_only = [p for p in params if p in ce and p not in kd]
     kd_only = [p for p in params if p in kd and p not in ce]
@@ -117,7 +117,7 @@ def _descend(
     momentum: float,
     weight_decay: float,
 ) -> None:
-    """One step of SGD with the buffers of that name. Two of them add up: the step is linear."""
+    """One SGD step with the named buffers. The step is linear, so two calls add up."""
     buffers = [optimizer.state[p].get(buffer) for p in params]
     sgd(
         params,

@@ -1,4 +1,4 @@
-"""Mixes uncertain images with certain ones: the exploration helper of RLKD."""
+"""Mixes uncertain images with certain ones: the exploration strategy of RLKD."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from kdbench.progress import Progress
 
 
 class Mixing(Plugin):
-    """Replaces images of high uncertainty by a mix with images of low uncertainty.
+    """Mixes images of high uncertainty with images of low uncertainty.
 
     Rule: score_i = (count_i / count_scale)^power * mean entropy of the student on sample i, ranked
         anew in epochs divisible by ``every``; in each batch, images that rank within ``high``
@@ -21,11 +21,11 @@ class Mixing(Plugin):
         weight_end over training. Labels stay those of the uncertain image.
     Source: Zhang, Zhou, Gong, Liu, Tu, "Instance Temperature Knowledge Distillation",
         arXiv 2407.00115, released code.
-    Shapes and ranges: low and high are parts of the ranking in [0, 1], least uncertain first;
+    Shapes and ranges: low and high are ranges of the ranking in [0, 1], least uncertain first;
         1 >= weight_end >= 0.
-    Deviations: the released code ranks the whole train set and replaces pixels in it; here each
-        batch is ranked, by scores of all epochs so far, so images need not be changed where other
-        runs read them. The teacher answers the mixed images, as it does there.
+    Deviations: the released code ranks the whole train set and overwrites its images; here each
+        batch is ranked by the scores of all epochs so far, so that images shared with other runs
+        stay unchanged. As in the released code, the teacher sees the mixed images.
     """
 
     def __init__(
@@ -43,17 +43,17 @@ class Mixing(Plugin):
                 raise ValueError(f"{name} must be > 0, found {value}")
         for name, part in (("low", low), ("high", high)):
             if not (len(part) == 2 and 0 <= part[0] < part[1] <= 1):
-                raise ValueError(f"{name} must be two parts 0 <= begin < end <= 1, found {part}")
+                raise ValueError(f"{name} must be a range 0 <= begin < end <= 1, found {part}")
         if not 0 <= weight_end <= 1:
             raise ValueError(f"weight_end must lie in [0, 1], found {weight_end}")
         self.every, self.power, self.count_scale = every, power, count_scale
         self.low, self.high, self.weight_end = tuple(low), tuple(high), weight_end
-        self._ranked = -1  # the epoch of the last ranking
-        # [N] each; they grow with the largest sample index that was seen.
+        self._ranked = -1  # epoch of the last ranking
+        # [N] each; they grow with the largest sample index seen.
         self._entropy, self._count, self._score = (torch.zeros(0) for _ in range(3))
 
     def prepare(self, batch: Batch, progress: Progress) -> Batch:
-        """The batch itself before the first ranking."""
+        """Mixes the batch; before the first ranking it is unchanged."""
         if progress.epoch % self.every == 0 and progress.epoch > max(self._ranked, 0):
             self._ranked = progress.epoch
             factor = (self._count / self.count_scale) ** self.power
@@ -74,7 +74,7 @@ class Mixing(Plugin):
         return batch._replace(images=images, view=None)
 
     def observe(self, outputs: Outputs, progress: Progress) -> None:
-        """Adds the student's entropy on each sample of the batch."""
+        """Accumulates the student's entropy on each sample of the batch."""
         assert outputs.index is not None
         log_q = F.log_softmax(outputs.student.logits, dim=1)
         entropy, index = -(log_q.exp() * log_q).sum(dim=1).cpu(), outputs.index.cpu()
@@ -87,7 +87,7 @@ class Mixing(Plugin):
         self._count.index_add_(0, index, torch.ones_like(entropy))
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """The tables, for a checkpoint."""
+        """The accumulated tables."""
         ranked = torch.tensor(self._ranked)
         return {
             "entropy": self._entropy,
@@ -97,7 +97,7 @@ class Mixing(Plugin):
         }
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
-        """Continues with saved tables."""
+        """Restores the tables."""
         self._entropy, self._count = state["entropy"].clone(), state["count"].clone()
         self._score, self._ranked = state["score"].clone(), int(state["ranked"])
 

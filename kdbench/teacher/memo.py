@@ -1,9 +1,9 @@
-"""What the teacher has answered before, so that no view of an image is asked about twice.
+"""Cache of the teacher's logits on training views, so that each view is computed only once.
 
-A memo fills as training goes: the first run pays for the views that it sees, and every later
-epoch, learner, method and seed that sees one of them again only reads. Answers are those of the
-batch in which a view was seen first: a convolution's sums depend on the size of the batch, so they
-may differ from fresh ones in the last bits (fp32: up to 1e-5 of the largest logit).
+The memo fills during training: the first run computes the views it sees; later epochs, learners,
+methods and seeds that see them again only read. Cached logits come from the batch in which a view
+was first seen. A convolution's sums depend on the batch size, so they may differ from recomputed
+logits in the last bits (fp32: up to 1e-5 of the largest logit).
 """
 
 import hashlib
@@ -21,15 +21,15 @@ from kdbench.errors import ResourceError, first_line
 
 @dataclass(frozen=True, kw_only=True)
 class MemoIdentity:
-    """Everything that answers depend on: another value of any of these is another memo.
+    """Everything the logits depend on; if any value differs, so does the memo.
 
     Attributes:
         teacher_digest: SHA-256 of the teacher's weights.
-        dataset_digest: SHA-256 that identifies the images.
-        num_samples: N, size of the full train split, whatever part of it the protocol trains on.
-        num_views: V, views of an image.
+        dataset_digest: SHA-256 of the dataset.
+        num_samples: N, size of the full train split, regardless of the protocol.
+        num_views: V, views per image.
         num_classes: K.
-        preprocessing: what turns stored images into the network's input; JSON types only.
+        preprocessing: how stored images become the network's input; JSON types only.
         precision: "fp32", "bf16" or "fp16".
         layout: see ``Compute.layout``.
         device_type: "cpu" or "cuda".
@@ -47,17 +47,17 @@ class MemoIdentity:
 
     @property
     def num_rows(self) -> int:
-        """Answers that the memo has room for."""
+        """Number of rows when full."""
         return self.num_samples * self.num_views
 
     @cached_property
     def text(self) -> str:
-        """As JSON, the same for equal identities."""
+        """Canonical JSON."""
         return json.dumps(asdict(self), sort_keys=True)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 (hex) of the text."""
+        """SHA-256 (hex) of ``text``."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
@@ -65,9 +65,9 @@ class Store(Protocol):
     """Logits by row number, ``index * num_views + view``.
 
     Attributes:
-        mode: value of ``teacher.memo`` that chooses it.
-        place: where it is, for log lines.
-        num_bytes: its size when full.
+        mode: value of ``teacher.memo`` that selects this store.
+        place: location, for log lines.
+        num_bytes: size when full.
     """
 
     mode: str
@@ -75,81 +75,81 @@ class Store(Protocol):
     num_bytes: int
 
     def read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """What is known of rows [B].
+        """Looks up rows [B].
 
         Returns:
-            Logits [B, K] float32, and the positions [M] int64 in the batch of those that are not
-            known and whose logits mean nothing.
+            Logits [B, K] float32, and the positions [M] int64 of the missing rows, whose logits
+            are undefined.
         """
         ...
 
     def write(self, rows: Tensor, logits: Tensor) -> None:
-        """Keeps logits [B, K] of rows [B]."""
+        """Stores logits [B, K] of rows [B]."""
         ...
 
 
 class Memo:
-    """A store, and how often it was of use.
+    """A store with hit statistics.
 
     Args:
-        store: where the answers are.
+        store: holds the logits.
         num_views: V.
 
     Attributes:
-        asked: answers given by this process.
-        remembered: those of them that the store knew.
+        lookups: rows looked up by this process.
+        hits: rows found in the store.
     """
 
     def __init__(self, store: Store, num_views: int) -> None:
         self.store, self.num_views = store, num_views
-        self.asked = self.remembered = 0
+        self.lookups = self.hits = 0
 
-    def answer(
-        self, images: Tensor, index: Tensor, view: Tensor, ask: Callable[[Tensor], Tensor]
+    def lookup(
+        self, images: Tensor, index: Tensor, view: Tensor, network: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """[B, K] logits of a batch; those that are not known are asked for at once and kept.
+        """[B, K] logits of a batch; missing ones are computed and stored.
 
         Args:
             images: [B, C, H, W].
-            index: [B] samples.
-            view: [B] views of them.
-            ask: the network.
+            index: [B] sample indices.
+            view: [B] view numbers.
+            network: computes the missing logits.
         """
         rows = index * self.num_views + view
-        # Reading waits for the device, once a batch: the CPU must know how many to ask for. A file
-        # waits once more for what it has to write.
+        # Reading synchronizes with the device once per batch, as the CPU needs the number of
+        # missing rows. A file store synchronizes again to write them.
         logits, missing = self.store.read(rows)
-        self.asked += len(rows)
-        self.remembered += len(rows) - len(missing)
+        self.lookups += len(rows)
+        self.hits += len(rows) - len(missing)
         if len(missing):
-            fresh = ask(images[missing])
+            fresh = network(images[missing])
             self.store.write(rows[missing], fresh)
             logits[missing] = fresh
         return logits
 
     def report(self) -> dict[str, Any]:
-        """What a run's record says of it; counts are those of this process, all runs together."""
+        """Statistics for the run's record; counts cover all runs of this process."""
         return {
             "mode": self.store.mode,
-            "asked": self.asked,
-            "remembered": self.remembered,
+            "asked": self.lookups,
+            "remembered": self.hits,
             "megabytes": round(self.store.num_bytes / 1e6, 3),
         }
 
     def summary(self) -> str:
-        """The same in a line."""
-        share = 100 * self.remembered / max(self.asked, 1)
+        """The statistics in one line."""
+        share = 100 * self.hits / max(self.lookups, 1)
         return (
-            f"teacher memo ({self.store.mode}): {share:.1f} % of {self.asked:,} answers "
-            f"remembered, {self.store.num_bytes / 1e6:,.0f} MB in {self.store.place}"
+            f"teacher memo ({self.store.mode}): {share:.1f} % hits in {self.lookups:,} lookups, "
+            f"{self.store.num_bytes / 1e6:,.0f} MB in {self.store.place}"
         )
 
 
 class MemoryStore:
-    """A store on the device of the networks; it ends with the process.
+    """A store in device memory; lost when the process ends.
 
     Raises:
-        ResourceError: the device has no room for it.
+        ResourceError: not enough memory on the device.
     """
 
     mode = "memory"
@@ -157,20 +157,21 @@ class MemoryStore:
     def __init__(self, identity: MemoIdentity, device: torch.device) -> None:
         shape = identity.num_rows, identity.num_classes
         try:
-            # On a CPU the pages of a large empty tensor are taken when they are first written.
+            # On a CPU, pages of a large empty tensor are allocated on first write.
             self._logits = torch.empty(shape, device=device)
             self._known = torch.zeros(shape[0], dtype=torch.bool, device=device)
         except RuntimeError as error:
             raise ResourceError(
-                f"{device} has no room for a teacher memo of {4 * shape[0] * shape[1]:,} bytes "
-                f"({first_line(error)}); use teacher.memo=disk or teacher.memo=off"
+                f"not enough memory on {device} for a teacher memo of "
+                f"{4 * shape[0] * shape[1]:,} bytes ({first_line(error)}); use teacher.memo=disk "
+                f"or teacher.memo=off"
             ) from error
         self.place = f"memory of {device}"
         self.num_bytes = self._logits.nbytes + self._known.nbytes
 
     def read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Store.read``."""
-        missing = (~self._known[rows]).nonzero().squeeze(1)  # waits for the device
+        missing = (~self._known[rows]).nonzero().squeeze(1)  # synchronizes
         return self._logits[rows], missing
 
     def write(self, rows: Tensor, logits: Tensor) -> None:

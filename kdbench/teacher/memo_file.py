@@ -1,11 +1,11 @@
-"""A memo in a memory-mapped file, for all runs of a machine, now and later.
+"""A memo in a memory-mapped file, shared by all runs on a machine.
 
-Layout: a header of one page with the identity as JSON; then ``num_rows`` rows, each a 64-bit check
-value and K little-endian float32 logits. A row of zeros is one that nobody has asked for yet.
+Layout: a one-page header with the identity as JSON, then ``num_rows`` rows, each a 64-bit checksum
+and K little-endian float32 logits. A row of zeros has not been written yet.
 
-No lock is held while the file is in use. A check value is computed from the logits and from the
-number of their row, so a row that was damaged on disk, half written when a process died, or mixed
-from two writers does not match; it counts as unknown and is written again.
+The file is used without a lock. The checksum covers the logits and the row number, so a row that
+was corrupted on disk, partly written when a process died, or mixed from two writers fails the
+check; it counts as missing and is written again.
 """
 
 import errno
@@ -31,20 +31,20 @@ log = logging.getLogger(__name__)
 
 
 class FileStore:
-    """A store that several processes may use at once: see ``kdbench.teacher.memo.Store``.
+    """A store for several processes at once; see ``kdbench.teacher.memo.Store``.
 
-    A file that is not sound is set aside with a warning, and a fresh one takes its place.
+    A corrupt file is renamed with a warning and replaced by a new one.
 
     Args:
-        folder: where memos are kept; made if its parent exists.
-        identity: names the file.
-        device: where logits are wanted.
+        folder: where memos are stored; created if its parent exists.
+        identity: determines the file name.
+        device: where logits are returned.
 
     Attributes:
-        damaged: rows so far that did not match their check value.
+        damaged: rows so far whose checksum did not match.
 
     Raises:
-        ResourceError: there is no room, or the folder cannot be written.
+        ResourceError: no space left, or the folder is not writable.
     """
 
     mode = "disk"
@@ -59,24 +59,24 @@ class FileStore:
         self.num_bytes = HEADER_BYTES + identity.num_rows * self._row.itemsize
         try:
             folder.mkdir(exist_ok=True)
-            # Only while it is opened: the others wait for the file that the first one makes.
+            # Only while opening: the other processes wait for the first one to create the file.
             with FileLock(self.path.with_suffix(".lock")):
                 _provide(self.path, _header(identity), self.num_bytes)
                 shape = (identity.num_rows,)
                 self._table = np.memmap(self.path, self._row, "r+", HEADER_BYTES, shape)
         except OSError as error:
             raise ResourceError(
-                f"the teacher memo {self.path} cannot be made: {error.strerror or error}; "
-                f"{self.num_bytes:,} bytes are needed, {free_disk(folder.parent):,} are free "
-                "there; make room, choose another place with paths.cache, or use teacher.memo=off"
+                f"cannot create the teacher memo {self.path}: {error.strerror or error}; "
+                f"{self.num_bytes:,} bytes needed, {free_disk(folder.parent):,} free; free some "
+                "space, set paths.cache to another folder, or use teacher.memo=off"
             ) from error
 
     def read(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """See ``Store.read``."""
-        numbers = rows.cpu().numpy()  # waits for the device
-        found = self._table[numbers]  # a copy, which no other process changes any more
+        numbers = rows.cpu().numpy()  # synchronizes
+        found = self._table[numbers]  # a copy, which other processes cannot change
         logits = np.ascontiguousarray(found["logits"])
-        missing = np.flatnonzero(self._check_values(numbers, logits) != found["check"])
+        missing = np.flatnonzero(self._checksums(numbers, logits) != found["check"])
         self._count_damage(found[missing])
         return self._to_device(logits), self._to_device(missing)
 
@@ -85,20 +85,20 @@ class FileStore:
         numbers = rows.cpu().numpy()
         content = np.empty(len(numbers), self._row)
         content["logits"] = logits.cpu().numpy()
-        content["check"] = self._check_values(numbers, np.ascontiguousarray(content["logits"]))
+        content["check"] = self._checksums(numbers, np.ascontiguousarray(content["logits"]))
         self._table[numbers] = content
 
-    def _check_values(self, rows: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        """[B] uint64 of logits [B, K]. Odd factors: no change of a single logit goes unnoticed."""
+    def _checksums(self, rows: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        """[B] uint64 of logits [B, K]. Odd factors detect any change of a single logit."""
         words = logits.view("<u4").astype(np.uint64)
         return hash64(rows, words @ self._factors)
 
-    def _count_damage(self, unknown: np.ndarray) -> None:
-        count = int(((unknown["check"] != 0) | unknown["logits"].any(axis=1)).sum())
+    def _count_damage(self, missing: np.ndarray) -> None:
+        count = int(((missing["check"] != 0) | missing["logits"].any(axis=1)).sum())
         if count and not self.damaged:
             log.warning(
-                "%s: remembered answers do not match their check values (damaged on disk, or half "
-                "written by another process); these and others like them are computed again",
+                "%s: cached logits do not match their checksums (corrupted on disk, or partly "
+                "written by another process); they are recomputed",
                 self.path,
             )
         self.damaged += count
@@ -117,12 +117,12 @@ def _header(identity: MemoIdentity) -> bytes:
 
 
 def _provide(path: Path, header: bytes, size: int) -> None:
-    """Sees to it that there is a sound file; call it by one process at a time."""
+    """Ensures that a valid file exists; the caller holds the lock."""
     problem = _find_problem(path, header, size) if path.exists() else None
     if problem is not None:
         aside = path.replace(path.with_suffix(".damaged"))
         log.warning(
-            "%s %s; it is now %s, which may be removed, and a fresh memo takes its place",
+            "%s %s; renamed to %s, which can be deleted, and replaced by a new memo",
             path,
             problem,
             aside.name,
@@ -134,20 +134,20 @@ def _provide(path: Path, header: bytes, size: int) -> None:
 def _find_problem(path: Path, header: bytes, size: int) -> str | None:
     found = path.stat().st_size
     if found != size:
-        return f"has {found:,} bytes instead of {size:,}"
+        return f"has {found:,} bytes, expected {size:,}"
     with path.open("rb") as file:
         if file.read(HEADER_BYTES) != header:
-            return "has a header that is damaged or of another memo"
+            return "has a header that is damaged or belongs to another memo"
     return None
 
 
 def _create(path: Path, header: bytes, size: int) -> None:
-    temporary = path.with_suffix(".tmp")  # what a killed process left is overwritten
+    temporary = path.with_suffix(".tmp")  # overwrites leftovers of a killed process
     try:
         with temporary.open("wb") as file:
-            if size > free_disk(path.parent):  # else others would find the disk full for a while
+            if size > free_disk(path.parent):  # do not fill the disk for others, even briefly
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            # All of it now: a write into a mapped file that finds the disk full kills the process.
+            # Allocate everything now: writing to a mapped file on a full disk kills the process.
             os.posix_fallocate(file.fileno(), 0, size)
             file.write(header)
             file.flush()

@@ -197,7 +197,7 @@ class Work:
         """Time of the next steps, with their teacher logits cached for "memo"."""
         if self._ahead is not None and self.trainer is not None:
             for batch in islice(self._ahead, self.UNTIMED + number):
-                self.trainer.teacher.answer(batch)
+                self.trainer.teacher.query(batch)
         self.do(self.UNTIMED)
         return stopwatch(partial(self.do, number), self.bench.compute.device)
 

@@ -92,7 +92,7 @@ def test_why_a_run_failed_is_in_its_log_and_its_record(kdbench, tmp_path):
     (path,) = runs(tmp_path)
     record = read_record(path.parent)
     assert (record.status, record.epochs_done, record.teacher) == ("failed", 0, "resnet8")
-    assert "expected are 99.00 %" in record.reason
+    assert "expected 99.00 %" in record.reason
     text = (path.parent / "train.log").read_text()
     assert text.count("failed: the teacher from") == 1
     assert text.count("Traceback") == 1

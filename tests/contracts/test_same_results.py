@@ -41,7 +41,7 @@ class Side:
     def step(self, batch, number):
         self.learner.meter.reset()
         progress = Progress(number, 15_000, 0, 240)
-        teacher = {query: self.teacher.answer(batch, query) for query in self.learner.queries}
+        teacher = {query: self.teacher.query(batch, query) for query in self.learner.queries}
         self.learner.train_step(batch, teacher, progress)
         return self.learner.meter.loss()
 

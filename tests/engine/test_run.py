@@ -1,4 +1,4 @@
-"""A run notes whether it is at a published setting, in its record and in its log."""
+"""A run records and logs whether it has a published setting."""
 
 import logging
 
@@ -20,7 +20,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def test_a_run_says_that_nobody_published_its_setting(tmp_path, one_thread, caplog):
+def test_an_unpublished_setting_is_recorded_and_logged(tmp_path, one_thread, caplog):
     caplog.set_level(logging.INFO)
     cfg = compose_config([*TINY, "run.epochs=1", f"paths.outputs={tmp_path}"])
     train_jobs([Job(cfg, tmp_path / "run", run_key(cfg))])
@@ -28,5 +28,5 @@ def test_a_run_says_that_nobody_published_its_setting(tmp_path, one_thread, capl
     assert record.setting == "default"
     assert record.setting_differs["run.epochs"] == [2, 1]
     assert "paths.outputs" not in record.setting_differs
-    assert "nobody published a setting of kd on fake, resnet8_resnet8" in caplog.text
+    assert "no published setting for kd on fake, resnet8_resnet8" in caplog.text
     assert read_record(teacher_job(cfg)[1]).setting is None

@@ -1,4 +1,4 @@
-"""Which runs are at a published setting, and what is said of the others."""
+"""Which runs have a published setting, and the message for the others."""
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -29,7 +29,7 @@ def test_a_cell_and_nothing_else_is_the_published_setting():
     assert found("pair=imagenet_resnet34_resnet18", "method=logit_std")[0].kind == "published"
 
 
-def test_a_pair_that_somebody_ran_with_the_default_of_the_method():
+def test_a_pair_published_with_the_methods_default():
     setting, text = found(*PAIR)
     assert (setting.kind, setting.differs) == ("published_default", {})
     assert setting.source.startswith("RepDistiller (Tian et al., ICLR 2020) and mdistiller")
@@ -39,7 +39,7 @@ def test_a_pair_that_somebody_ran_with_the_default_of_the_method():
 def test_a_setting_of_our_own_says_why():
     setting, text = found("dataset=cifar100", "pair=vgg13_vgg8", "method=mlkd_atkd")
     assert (setting.kind, setting.differs) == ("default", {})
-    assert "this is kdbench's own (learning rates of method=mlkd; those of the" in text
+    assert "using kdbench's own (learning rates of method=mlkd; those of the" in text
     assert setting.facts()["setting_source"] is None
 
 
@@ -50,7 +50,7 @@ def test_the_student_alone_is_published_under_any_teacher():
     assert found("dataset=cifar100", "student=resnet14", "method=scratch")[0].kind == "default"
 
 
-def test_who_where_and_how_fast_is_no_setting():
+def test_identity_paths_and_speed_are_not_part_of_a_setting():
     neither = ["seed=3", "run.precision=bf16", "speed=none", "run.threads=1", "tracker=csv"]
     neither += ["dataset.eval_batch_size=7", "teacher.weights=FILE", "paths.outputs=elsewhere"]
     assert found(*PAIR, *neither)[0].kind == "published_default"
@@ -85,26 +85,26 @@ def test_what_makes_a_setting(override, key):
     assert key in setting.differs
 
 
-def test_nobody_published_it():
+def test_no_published_setting():
     setting, text = found("dataset=cifar100", "pair=resnet56_resnet20", "method=atkd")
     assert (setting.kind, setting.differs) == ("default", {})
-    assert text.startswith("nobody published a setting of atkd on cifar100, resnet56_resnet20")
+    assert text.startswith("no published setting for atkd on cifar100, resnet56_resnet20")
     assert not setting.is_borrowed
     setting, text = found("temperature.tau=3")  # digits
     assert (setting.kind, setting.differs) == ("default", {"temperature.tau": [4.0, 3]})
-    assert text.endswith("this is the method's default; but temperature.tau=3.0 (4.0)")
+    assert text.endswith("using the method's default; except temperature.tau=3.0 (4.0)")
 
 
-def test_constants_of_cifar_are_not_taken_to_imagenet_in_silence():
+def test_cifar_constants_on_imagenet_are_mentioned():
     setting, text = found("pair=imagenet_resnet34_resnet18", "method=atkd")
     assert setting.is_borrowed
-    assert "the method's default, with constants of CIFAR-100: choose objective.*" in text
+    assert "the method's default, with constants for CIFAR-100: set objective.*" in text
     networks = ["teacher=imagenet/resnet34", "student=imagenet/resnet50"]
     assert found("dataset=imagenet", *networks, "method=dkd")[0].is_borrowed
     assert not found("pair=imagenet_resnet50_mobilenetv1", "method=ctkd")[0].is_borrowed
 
 
-def test_a_dataset_or_method_of_ones_own_has_no_setting_to_compare_with():
+def test_a_custom_dataset_or_method_has_no_setting_to_compare_with():
     plain = resolve_config(compose_config())
     assert find_setting(plain | {"method": "mine"}) == ("default", {}, None, False)
 

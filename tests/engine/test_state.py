@@ -82,7 +82,7 @@ def test_all_damaged_is_an_error_and_not_a_fresh_start(checkpoints):
     for path in checkpoints.folder.glob("*.pt"):
         path.write_bytes(b"")
     before = {path: path.read_bytes() for path in checkpoints.folder.iterdir()}
-    for _ in range(3):  # the same command again is no word to start from zero
+    for _ in range(3):  # repeating the command does not start from scratch
         with pytest.raises(
             CheckpointError,
             match=r"all checkpoints.*damaged.*step00000003.*step00000002.*remove .*checkpoint to",
@@ -96,9 +96,9 @@ def test_what_was_set_aside_is_not_forgotten(checkpoints):
     checkpoints.load()
     for path in checkpoints.folder.glob("step*"):
         path.unlink()
-    with pytest.raises(CheckpointError, match=r"step00000003\.json was set aside"):
+    with pytest.raises(CheckpointError, match=r"step00000003\.json was found damaged before"):
         checkpoints.load()
-    shutil.rmtree(checkpoints.folder)  # the user's word
+    shutil.rmtree(checkpoints.folder)  # what the message says
     assert checkpoints.load() is None
 
 

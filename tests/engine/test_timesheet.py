@@ -20,7 +20,7 @@ from tests.helpers.records import CIRCUMSTANCES
 
 
 class Clock:
-    """Moves when it is told to."""
+    """A clock set by the test."""
 
     def __init__(self):
         self.now = 0.0
@@ -38,7 +38,7 @@ class Clock:
 def test_every_moment_is_charged_once():
     clock = Clock()
     sheet = TimeSheet(clock)
-    clock.now = 7  # before anything begins: nobody's
+    clock.now = 7  # before anything begins: not charged
     with sheet.charge("data", "ab"):
         clock.now += 1
         with sheet.charge("teacher", "a"):
@@ -55,7 +55,7 @@ def test_every_moment_is_charged_once():
     assert summarise_time(b)["shared_seconds"] == 2
 
 
-def test_what_was_taken_begins_anew_and_earlier_time_is_added():
+def test_take_resets_and_earlier_time_is_added():
     clock = Clock()
     sheet = TimeSheet(clock)
     sheet.add("a", {"step": 5.0, "part": 5.0, "seconds": 6.0})
@@ -82,7 +82,7 @@ def test_an_error_ends_the_work_it_happened_in():
 
 
 class Event:
-    """What torch.cuda.Event does, on a device that works off one thing a call of ``query``."""
+    """A fake torch.cuda.Event."""
 
     made, waits = [], 0
     device_time = 0.0
@@ -107,7 +107,7 @@ class Event:
         return 1000 * (end.time - self.time)
 
 
-def test_on_a_gpu_nothing_waits_before_somebody_reads(monkeypatch):
+def test_on_a_gpu_nothing_synchronizes_before_it_is_read(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: device)
     monkeypatch.setattr(timesheet, "_MANY", 6)
@@ -136,7 +136,7 @@ def test_on_a_gpu_nothing_waits_before_somebody_reads(monkeypatch):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A teacher's answer takes 8 seconds, a step 2, and 4 with tau=2, an evaluated batch 1."""
+    """A teacher query takes 8 seconds, a step 2, and 4 with tau=2, an evaluated batch 1."""
     clock = Clock()
     monkeypatch.setattr(trainer_module, "make_clock", lambda device: clock)
 
@@ -153,7 +153,7 @@ def clock(monkeypatch):
         found = [getattr(module, "tau", None) for module in learner.objective.modules()]
         return 4 if 2 in found else 2
 
-    slow(Teacher, "answer", lambda teacher: 8)
+    slow(Teacher, "query", lambda teacher: 8)
     slow(Learner, "train_step", step)
     slow(Learner, "predict", lambda learner: 1)
     before = torch.get_num_threads()

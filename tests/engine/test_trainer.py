@@ -1,4 +1,4 @@
-"""The loop, in this process: what it computes, and that runs do not see each other."""
+"""The training loop, in this process: its results, and that runs are independent."""
 
 import errno
 import os
@@ -103,15 +103,15 @@ def test_runs_that_were_stopped_at_different_steps_meet_again(tmp_path, monkeypa
         assert lasting(tmp_path / f"run{n}") == lasting(tmp_path / f"whole{n}")
 
 
-def test_the_teacher_is_asked_once_per_batch_and_never_changes(tmp_path, monkeypatch):
+def test_the_teacher_is_queried_once_per_batch_and_never_changes(tmp_path, monkeypatch):
     from kdbench.teacher.teacher import Teacher
 
-    asked = []
+    sizes = []
     forward = Teacher.forward
 
     def counting(self, images):
-        asked.append(len(images))
-        self.train()  # somebody asks for training mode: nothing must come of it
+        sizes.append(len(images))
+        self.train()  # must have no effect
         return forward(self, images)
 
     train_jobs([job(tmp_path, "first", "method=kd")])  # trains the teacher
@@ -119,8 +119,8 @@ def test_the_teacher_is_asked_once_per_batch_and_never_changes(tmp_path, monkeyp
     before = load_file(weights)
     monkeypatch.setattr(Teacher, "forward", counting)
     outcomes = train_jobs([job(tmp_path, f"r{t}", f"temperature.tau={t}") for t in (1, 2, 3)])
-    # Three epochs of training images; the run before has kept what it says of the test set.
-    assert sum(asked) == 3 * 40
+    # Three epochs of training images; logits of the test set are cached by the run before.
+    assert sum(sizes) == 3 * 40
     assert {o.record.teacher_digest for o in outcomes} == {
         read_record(tmp_path / "first").teacher_digest
     }
@@ -319,7 +319,7 @@ def test_methods_start_from_the_same_weights(tmp_path):
 
 def test_a_bad_teacher_is_refused(tmp_path):
     good = job(tmp_path, "run", "teacher.expected_top1=99")
-    with pytest.raises(CheckpointError, match=r"reaches .* expected are 99\.00 %"):
+    with pytest.raises(CheckpointError, match=r"reaches .* expected 99\.00 %"):
         train_job(good.cfg, tmp_path / "run")
     train_job(job(tmp_path, "other", "teacher.expected_top1=5").cfg, tmp_path / "other")
 
@@ -342,7 +342,7 @@ def test_memory_format_changes_rounding_only(tmp_path):
 
 
 class Listener:
-    """A tracker that keeps what it is told."""
+    """A tracker that stores points."""
 
     every_steps = 2
 
@@ -361,7 +361,7 @@ class Listener:
         return {}
 
 
-def test_points_within_epochs_are_read_only_when_asked_for(tmp_path, monkeypatch):
+def test_points_within_epochs_are_read_only_for_a_tracker(tmp_path, monkeypatch):
     from kdbench.engine import assemble
     from kdbench.engine.metrics import TrainMeter
 
@@ -412,29 +412,27 @@ CAUTIONS = {
 }
 
 
-@pytest.mark.parametrize("said", CAUTIONS)
-def test_what_is_probably_not_meant_is_in_the_log_and_in_the_record(
-    tmp_path, monkeypatch, caplog, said
-):
+@pytest.mark.parametrize("message", CAUTIONS)
+def test_likely_mistakes_are_logged_and_recorded(tmp_path, monkeypatch, caplog, message):
     measured = lambda logits, targets, teacher: {"top1": 2.0}  # noqa: E731
-    if "chance" in said:
+    if "chance" in message:
         for module in ("run", "trainer"):
             monkeypatch.setattr(f"kdbench.engine.{module}.evaluate_logits", measured)
-    overrides = ["method=scratch", *CAUTIONS[said], "teacher.tolerance=100"]
+    overrides = ["method=scratch", *CAUTIONS[message], "teacher.tolerance=100"]
     record = train_job(job(tmp_path, "run", *overrides).cfg, tmp_path / "run")
-    assert [text for text in record.warnings if said in text], record.warnings
-    assert said in caplog.text
+    assert [text for text in record.warnings if message in text], record.warnings
+    assert message in caplog.text
     assert read_record(tmp_path / "run").warnings == record.warnings
 
 
-def test_an_ordinary_run_warns_of_nothing(tmp_path, monkeypatch):
+def test_an_ordinary_run_has_no_warnings(tmp_path, monkeypatch):
     measured = lambda logits, targets, teacher: {"top1": 60.0}  # noqa: E731
     monkeypatch.setattr("kdbench.engine.trainer.evaluate_logits", measured)
     ordinary = job(tmp_path, "run", "method=scratch")
     assert train_job(ordinary.cfg, tmp_path / "run").warnings == []
 
 
-def test_a_failed_first_checkpoint_costs_its_run_and_no_other(tmp_path, monkeypatch):
+def test_a_failed_first_checkpoint_fails_only_its_run(tmp_path, monkeypatch):
     from kdbench.engine.state import Checkpoints
 
     jobs = [job(tmp_path, f"run{n}", "method=scratch", f"optim.lr=0.0{n}") for n in (1, 2, 3)]
@@ -474,7 +472,7 @@ def test_a_run_whose_folder_is_full_to_the_last_byte_leaves_the_others_alone(tmp
     assert "run2" in str(second.error)
 
 
-def test_what_befalls_all_is_in_the_record_of_each(tmp_path, monkeypatch):
+def test_an_error_of_all_runs_is_in_each_record(tmp_path, monkeypatch):
     def no_data(cfg, compute):
         raise DataError("the images are gone")
 
@@ -501,7 +499,7 @@ def test_a_finished_run_needs_no_lock(tmp_path, monkeypatch):
     assert train_jobs([job(tmp_path, "run", "method=scratch")])[0].record == first
 
 
-def test_a_broken_installation_of_wandb_is_a_mistake_of_the_setup(monkeypatch):
+def test_a_broken_wandb_installation_is_a_config_error(monkeypatch):
     import sys
 
     from kdbench.errors import ConfigError

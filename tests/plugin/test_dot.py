@@ -152,7 +152,7 @@ def test_labels_of_the_strong_view_are_task():
     assert [set(optimizer.state[p]) for p in params[1:]] == [{"kd_buffer"}, {"ce_buffer"}]
 
 
-def test_another_optimizer_is_refused():
+def test_another_optimizer_is_rejected():
     params = make_params()
     for optimizer in (torch.optim.AdamW(params), torch.optim.Adam(params)):
         with pytest.raises(
@@ -171,27 +171,27 @@ def test_another_optimizer_is_refused():
         ({"momentum": 0.95}, "delta=0.075 must be below .*momentum=0.95"),
     ],
 )
-def test_other_settings_of_sgd_are_refused(changes, message):
+def test_other_settings_of_sgd_are_rejected(changes, message):
     params = make_params()
     with pytest.raises(ConfigError, match=message):
         DOT(DELTA).update(losses(params, 0), make_sgd(params, **changes), OFF)
 
 
-def test_fp16_is_refused():
+def test_fp16_is_rejected():
     params = make_params()
     with pytest.raises(ConfigError, match=r"run\.precision=fp16; use run\.precision=bf16 or fp32"):
         DOT(DELTA).update(losses(params, 0), make_sgd(params), GradScaler("cpu", enabled=True))
 
 
-def test_an_objective_that_does_not_distil_is_refused():
+def test_an_objective_without_distillation_is_rejected():
     params = make_params()
     alone = LossTerms({"ce": losses(params, 0).terms["ce"]})
-    with pytest.raises(ConfigError, match="needs a distillation term beside ce"):
+    with pytest.raises(ConfigError, match="needs a distillation term besides ce"):
         DOT(DELTA).update(alone, make_sgd(params), OFF)
 
 
 @pytest.mark.parametrize("delta", [-0.1, 0.5, float("nan"), float("inf")])
-def test_impossible_differences_are_refused(delta):
+def test_invalid_deltas_are_rejected(delta):
     with pytest.raises(ValueError, match="delta must lie in"):
         DOT(delta)
 

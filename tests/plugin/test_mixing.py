@@ -87,6 +87,6 @@ def test_killed_and_started_again(tmp_path):
     ("key", "value"),
     [("every", 0), ("low", [0.2, 0.1]), ("high", [0.8]), ("weight_end", 2.0), ("count_scale", 0)],
 )
-def test_impossible_values_are_refused(key, value):
+def test_impossible_values_are_rejected(key, value):
     with pytest.raises(ValueError, match=f"{key} must"):
         Mixing(**{**VALUES, key: value})

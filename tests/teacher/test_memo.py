@@ -1,4 +1,4 @@
-"""The teacher memo: what it saves, that it is right, and what it survives."""
+"""The teacher memo: what it saves, that it is correct, and what it survives."""
 
 import errno
 import logging
@@ -56,9 +56,9 @@ class Network:
         return rows[:, None].float() * torch.arange(1.0, 6.0)
 
 
-def ask(memo, rows, network):
-    """Answers to rows of SMALL; images are the numbers of the rows."""
-    return memo.answer(rows, rows // 4, rows % 4, network)
+def lookup(memo, rows, network):
+    """Logits of rows of SMALL; the images are the row numbers."""
+    return memo.lookup(rows, rows // 4, rows % 4, network)
 
 
 def open_store(mode, folder, identity=SMALL):
@@ -66,9 +66,9 @@ def open_store(mode, folder, identity=SMALL):
 
 
 def filled_file(folder):
-    """Path of a memo that knows everything."""
+    """Path of a full memo."""
     store = FileStore(folder, SMALL, CPU)
-    ask(Memo(store, 4), EVERYTHING, Network())
+    lookup(Memo(store, 4), EVERYTHING, Network())
     return store.path
 
 
@@ -84,20 +84,20 @@ def warnings(caplog):
 
 
 @pytest.mark.parametrize("mode", ["memory", "disk"])
-def test_a_row_is_asked_for_once(tmp_path, mode, caplog):
+def test_a_row_is_computed_once(tmp_path, mode, caplog):
     memo, network = Memo(open_store(mode, tmp_path), 4), Network()
     shuffled = EVERYTHING[torch.randperm(120, generator=torch.Generator().manual_seed(0))]
     for batch in (shuffled[:50], shuffled[30:90], shuffled[60:], EVERYTHING):
-        assert torch.equal(ask(memo, batch, network), Network.right(batch))
+        assert torch.equal(lookup(memo, batch, network), Network.right(batch))
     assert network.rows == 120
     report = memo.report()
     assert (report["mode"], report["asked"], report["remembered"]) == (mode, 290, 170)
-    assert memo.summary().startswith(f"teacher memo ({mode}): 58.6 % of 290 answers remembered, ")
+    assert memo.summary().startswith(f"teacher memo ({mode}): 58.6 % hits in 290 lookups, ")
     assert not warnings(caplog)
 
 
 @pytest.mark.parametrize("mode", ["memory", "disk"])
-def test_remembered_logits_of_a_real_network_agree_with_fresh_ones(tmp_path, mode):
+def test_cached_logits_of_a_real_network_agree_with_recomputed_ones(tmp_path, mode):
     torch.manual_seed(0)
     compute = choose_compute("cpu", "fp32", True)
     teacher = Teacher(load_model("resnet8", num_classes=5), compute, "t")
@@ -107,28 +107,28 @@ def test_remembered_logits_of_a_real_network_agree_with_fresh_ones(tmp_path, mod
     def batch(part):
         return Batch(images[part], index[part], index[part], view[part])
 
-    for part in (slice(0, 7), slice(3, 33)):  # the second is known in part
-        teacher.answer(batch(part))
-    first = teacher.answer(batch(slice(0, 60))).logits
+    for part in (slice(0, 7), slice(3, 33)):  # the second is partly cached
+        teacher.query(batch(part))
+    first = teacher.query(batch(slice(0, 60))).logits
     fresh = teacher(images)
     assert (first - fresh).abs().max() <= 1e-5 * fresh.abs().max()
-    assert torch.equal(teacher.answer(batch(slice(0, 60))).logits, first)
-    assert teacher.answer(batch(slice(0, 60))).logits.is_contiguous()
+    assert torch.equal(teacher.query(batch(slice(0, 60))).logits, first)
+    assert teacher.query(batch(slice(0, 60))).logits.is_contiguous()
 
 
-def test_batches_without_numbered_views_go_past_it():
+def test_batches_without_numbered_views_bypass_it():
     network, images = torch.nn.Flatten(), torch.ones(3, 1, 2, 2)
     teacher = Teacher(network, choose_compute("cpu", "fp32", True), "t")
     teacher.memo = Memo(MemoryStore(replace(SMALL, num_classes=4), CPU), 4)
     index = torch.arange(3)
-    assert torch.equal(teacher.answer(Batch(images, index, index, None)).logits, images.flatten(1))
+    assert torch.equal(teacher.query(Batch(images, index, index, None)).logits, images.flatten(1))
     assert teacher.memo_report()["asked"] == 0
 
 
-def test_a_file_is_continued_and_other_teachers_have_their_own(tmp_path):
+def test_a_file_is_reused_and_other_teachers_have_their_own(tmp_path):
     path = filled_file(tmp_path)
     network = Network()
-    ask(Memo(FileStore(tmp_path, SMALL, CPU), 4), EVERYTHING, network)
+    lookup(Memo(FileStore(tmp_path, SMALL, CPU), 4), EVERYTHING, network)
     assert network.rows == 0
     others = [
         {"teacher_digest": "u"},
@@ -148,44 +148,44 @@ def test_a_file_is_continued_and_other_teachers_have_their_own(tmp_path):
 
 
 @pytest.mark.parametrize("byte", [0, 7, 8, 27])  # of the row: check value, first and last logit
-def test_a_flipped_bit_is_noticed_and_mended(tmp_path, caplog, byte):
+def test_a_flipped_bit_is_detected_and_repaired(tmp_path, caplog, byte):
     path, place = filled_file(tmp_path), row_place(17) + byte
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)
     store, network = FileStore(tmp_path, SMALL, CPU), Network()
     for _ in range(2):
-        assert torch.equal(ask(Memo(store, 4), EVERYTHING, network), Network.right(EVERYTHING))
+        assert torch.equal(lookup(Memo(store, 4), EVERYTHING, network), Network.right(EVERYTHING))
     assert (network.rows, store.damaged) == (1, 1)
-    (said,) = warnings(caplog)
-    assert str(path) in said
-    assert "do not match their check values" in said
+    (message,) = warnings(caplog)
+    assert str(path) in message
+    assert "do not match their checksums" in message
 
 
-def test_a_row_in_the_place_of_another_is_not_used(tmp_path):
+def test_a_misplaced_row_is_not_used(tmp_path):
     path = filled_file(tmp_path)
     content = bytearray(path.read_bytes())
     content[row_place(3) : row_place(4)] = content[row_place(8) : row_place(9)]
     path.write_bytes(content)
     store = FileStore(tmp_path, SMALL, CPU)
-    assert torch.equal(ask(Memo(store, 4), EVERYTHING, Network()), Network.right(EVERYTHING))
+    assert torch.equal(lookup(Memo(store, 4), EVERYTHING, Network()), Network.right(EVERYTHING))
     assert store.damaged == 1
 
 
-def test_damage_is_warned_about_once(tmp_path, caplog):
+def test_damage_warns_once(tmp_path, caplog):
     path = filled_file(tmp_path)
     content = bytearray(path.read_bytes())
     content[row_place(0) :] = b"x" * (len(content) - row_place(0))
     path.write_bytes(content)
     store = FileStore(tmp_path, SMALL, CPU)
     for part in EVERYTHING.split(40):
-        assert torch.equal(ask(Memo(store, 4), part, Network()), Network.right(part))
+        assert torch.equal(lookup(Memo(store, 4), part, Network()), Network.right(part))
     assert store.damaged == 120
     assert len(warnings(caplog)) == 1
 
 
 @pytest.mark.parametrize("damage", ["truncated", "header", "foreign", "empty"])
-def test_an_unsound_file_is_set_aside(tmp_path, caplog, damage):
+def test_a_corrupt_file_is_renamed_and_replaced(tmp_path, caplog, damage):
     path = filled_file(tmp_path)
     content = bytearray(path.read_bytes())
     if damage == "header":
@@ -196,11 +196,11 @@ def test_an_unsound_file_is_set_aside(tmp_path, caplog, damage):
     network = Network()
     for _ in range(2):
         memo = Memo(FileStore(tmp_path, SMALL, CPU), 4)
-        assert torch.equal(ask(memo, EVERYTHING, network), Network.right(EVERYTHING))
+        assert torch.equal(lookup(memo, EVERYTHING, network), Network.right(EVERYTHING))
     assert network.rows == 120
-    (said,) = warnings(caplog)
-    assert said.startswith(f"{path} has ")
-    assert ("header that is damaged" if damage in ("header", "foreign") else "bytes") in said
+    (message,) = warnings(caplog)
+    assert message.startswith(f"{path} has ")
+    assert ("header that is damaged" if damage in ("header", "foreign") else "bytes") in message
     assert path.with_suffix(".damaged").exists()
 
 
@@ -208,17 +208,17 @@ def test_an_unsound_file_is_set_aside(tmp_path, caplog, damage):
 
 
 def fill(folder, barrier, noise):
-    """Fills a memo in an order of its own; its answers are a little different from others'."""
+    """Fills a memo in random order; logits differ slightly between writers."""
     barrier.wait()
     store = FileStore(Path(folder), SMALL, CPU)
     memo, network = Memo(store, 4), Network()
     random = np.random.default_rng(noise)
     for _ in range(200):
         rows = torch.from_numpy(random.permutation(120)[:40])
-        answers = ask(memo, rows, lambda images: network(images) + noise)
-        offsets = answers - Network.right(rows)  # those of one writer, never a mixture
+        found = lookup(memo, rows, lambda images: network(images) + noise)
+        offsets = found - Network.right(rows)  # from one writer, never a mixture
         assert ((offsets == offsets[:, :1]) & ((offsets == 1) | (offsets == 2))).all()
-        if random.random() < 0.5:  # more writing at the same time than training would do
+        if random.random() < 0.5:  # more concurrent writes than in training
             store.write(rows, Network.right(rows) + noise)
     assert network.rows < 4000
 
@@ -235,12 +235,12 @@ def test_two_processes_fill_one_file(tmp_path, caplog):
     assert len(list(tmp_path.glob("*.memo"))) == 1
     assert not [path for path in tmp_path.iterdir() if path.suffix in (".tmp", ".damaged")]
     network = Network()
-    answers = ask(Memo(FileStore(tmp_path, SMALL, CPU), 4), EVERYTHING, network)
+    found = lookup(Memo(FileStore(tmp_path, SMALL, CPU), 4), EVERYTHING, network)
     assert network.rows == 0
-    assert ((answers - Network.right(EVERYTHING)) - 1.5).abs().eq(0.5).all()
+    assert ((found - Network.right(EVERYTHING)) - 1.5).abs().eq(0.5).all()
 
 
-# --- where it cannot be
+# --- fallbacks
 
 
 def data_of(**changes):
@@ -265,28 +265,28 @@ def test_no_room_is_a_warning(tmp_path, caplog, mode):
     (tmp_path / "cache").mkdir()
     cfg, compute = tiny(tmp_path, f"teacher.memo={mode}"), choose_compute("cpu", "fp32", True)
     assert open_memo(cfg, "t", data_of(), compute) is None
-    (said,) = warnings(caplog)
-    assert "Training goes on without a memo" in said
+    (message,) = warnings(caplog)
+    assert "Training continues without a memo" in message
     if mode == "disk":
-        assert f"{10**10 * 162 * 48 + HEADER_BYTES:,} bytes are needed, " in said
-        assert " are free there" in said
+        assert f"{10**10 * 162 * 48 + HEADER_BYTES:,} bytes needed, " in message
+        assert " free; free some space" in message
 
 
-def test_a_disk_that_refuses_leaves_nothing_behind(tmp_path, monkeypatch):
-    def refuse(*_):
+def test_a_failed_allocation_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fail(*_):
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
-    monkeypatch.setattr("os.posix_fallocate", refuse)
-    with pytest.raises(ResourceError, match="Disk quota exceeded; 7,456 bytes are needed"):
+    monkeypatch.setattr("os.posix_fallocate", fail)
+    with pytest.raises(ResourceError, match="Disk quota exceeded; 7,456 bytes needed"):
         FileStore(tmp_path / "memo", SMALL, CPU)
     assert not [path for path in (tmp_path / "memo").iterdir() if path.suffix != ".lock"]
 
 
-def test_what_a_killed_process_left_is_overwritten(tmp_path):
+def test_leftovers_of_a_killed_process_are_overwritten(tmp_path):
     path = filled_file(tmp_path)
     path.replace(path.with_suffix(".tmp"))
     network = Network()
-    ask(Memo(FileStore(tmp_path, SMALL, CPU), 4), EVERYTHING, network)
+    lookup(Memo(FileStore(tmp_path, SMALL, CPU), 4), EVERYTHING, network)
     assert network.rows == 120
     assert not path.with_suffix(".tmp").exists()
 
@@ -295,8 +295,8 @@ def test_off_with_a_reason_where_views_are_not_numbered(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     cfg, compute = tiny(tmp_path, "teacher.memo=disk"), choose_compute("cpu", "fp32", True)
     assert open_memo(cfg, "t", data_of(num_views=None), compute) is None
-    (said,) = caplog.messages
-    assert said.startswith("teacher.memo=disk is off: the augmentation of fake has no list")
+    (message,) = caplog.messages
+    assert message.startswith("teacher.memo=disk is off: the augmentation of fake has no finite")
 
 
 def test_both_protocols_number_the_same_samples(tmp_path):
@@ -324,7 +324,7 @@ def one_thread():
 
 @pytest.fixture
 def passed(monkeypatch):
-    """How many images passed through a teacher, batch by batch."""
+    """Sizes of the batches that a teacher computed."""
     sizes, forward = [], Teacher.forward
     monkeypatch.setattr(
         Teacher, "forward", lambda self, images: sizes.append(len(images)) or forward(self, images)
@@ -351,7 +351,7 @@ def test_methods_and_seeds_share_a_memo_on_disk(tmp_path, one_thread, passed, ca
     records = [train(tmp_path, f"run{n}", *run) for n, run in enumerate(runs)]
     seen = [views_of(tiny(tmp_path, *run)) for run in runs]
     test_images = 20
-    assert sum(passed) == len(seen[0] | seen[1]) + test_images  # which are kept as well
+    assert sum(passed) == len(seen[0] | seen[1]) + test_images  # cached too
     hits = [120 - len(seen[0]), 120 - len(seen[1] - seen[0])]
     assert hits[1] > hits[0] > 0
     for record, hit in zip(records, hits, strict=True):
@@ -359,7 +359,7 @@ def test_methods_and_seeds_share_a_memo_on_disk(tmp_path, one_thread, passed, ca
         assert (report["mode"], report["asked"], report["remembered"]) == ("disk", 120, hit)
         assert report["megabytes"] == pytest.approx((HEADER_BYTES + 80 * 48) / 1e6, abs=1e-3)
     (path,) = (tmp_path / "cache" / "memo").glob("*.memo")
-    share = f"teacher memo (disk): {100 * hits[0] / 120:.1f} % of 120 answers remembered, 0 MB in "
+    share = f"teacher memo (disk): {100 * hits[0] / 120:.1f} % hits in 120 lookups, 0 MB in "
     assert share + str(path) in caplog.messages
 
 
@@ -367,14 +367,14 @@ def test_off_is_the_plain_network(tmp_path, one_thread, monkeypatch):
     off = train(tmp_path, "off", "teacher.memo=off")
     assert off.teacher_memo is None
     assert not (tmp_path / "cache" / "memo").exists()
-    monkeypatch.setattr(Teacher, "answer", lambda self, batch, _: NetworkOutput(self(batch.images)))
+    monkeypatch.setattr(Teacher, "query", lambda self, batch, _: NetworkOutput(self(batch.images)))
     plain = train(tmp_path, "plain")
     assert plain.weights_digest == off.weights_digest
     assert plain.metrics_digest == off.metrics_digest
 
 
 @pytest.mark.parametrize("mode", ["memory", "disk"])
-def test_a_memo_that_knows_nothing_changes_no_bit(tmp_path, one_thread, mode):
+def test_an_empty_memo_changes_no_bit(tmp_path, one_thread, mode):
     records = [
         train(tmp_path, name, f"teacher.memo={name}", "run.epochs=1") for name in ("off", mode)
     ]
@@ -404,7 +404,7 @@ def test_the_record_of_a_run_without_teacher_has_no_memo(tmp_path, one_thread):
 
 
 @pytest.mark.parametrize("mode", ["off", "memory", "disk"])
-def test_a_memo_does_not_change_who_a_run_is(tmp_path, mode):
+def test_a_memo_does_not_change_the_run_key(tmp_path, mode):
     check_overrides([f"teacher.memo={mode}"])
     cfg = tiny(tmp_path, f"teacher.memo={mode}")
     assert cfg.teacher.memo == mode
@@ -412,6 +412,6 @@ def test_a_memo_does_not_change_who_a_run_is(tmp_path, mode):
 
 
 @pytest.mark.parametrize("value", ["false", "ram", "null"])
-def test_other_values_are_refused(value):
+def test_other_values_are_rejected(value):
     with pytest.raises(ConfigError, match=r"teacher\.memo="):
         check_overrides([f"teacher.memo={value}"])

@@ -1,4 +1,4 @@
-"""A teacher's answers to whole evaluation splits, on disk: every run asks for the same ones."""
+"""Disk cache of the teacher's logits on whole evaluation splits, shared by all runs."""
 
 import hashlib
 import json
@@ -17,10 +17,12 @@ from kdbench.files import write_cache
 
 log = logging.getLogger(__name__)
 
-Answers = tuple[Tensor, Tensor]  # logits [N, K] float32, targets [N] int64
+SplitLogits = tuple[Tensor, Tensor]  # logits [N, K] float32, targets [N] int64
 
 
-def ask_split(network: Callable[[Tensor], Tensor], data: DataModule, split: str) -> Answers:
+def compute_split_logits(
+    network: Callable[[Tensor], Tensor], data: DataModule, split: str
+) -> SplitLogits:
     """Logits and targets of all samples of a split, in order.
 
     Args:
@@ -33,14 +35,14 @@ def ask_split(network: Callable[[Tensor], Tensor], data: DataModule, split: str)
     return torch.cat(logits), torch.cat(targets)
 
 
-class AnswerFiles:
-    """One file for each split.
+class LogitCache:
+    """One file per split.
 
-    What is read is bit for bit what would be computed, so all that decides the bits is in the
-    name of the file.
+    Cached logits are bit-identical to recomputed ones: the file name is a digest of everything
+    that affects the bits.
 
     Args:
-        folder: where the files are; it need not exist yet.
+        folder: where the files are; created when first needed.
         identity: plain values: teacher, data, and how and on what machine networks are computed.
     """
 
@@ -48,23 +50,23 @@ class AnswerFiles:
         text = json.dumps(identity, sort_keys=True)
         self._folder, self._name = folder, hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def get(self, split: str, ask: Callable[[], Answers]) -> Answers:
-        """The answers to a split, on the CPU: from its file, or new ones where that is damaged."""
+    def get(self, split: str, compute: Callable[[], SplitLogits]) -> SplitLogits:
+        """Logits and targets of a split, on the CPU; computed if the file is missing or damaged."""
         path = self._folder / f"{split}-{self._name}.safetensors"
         try:
             return _read(path)
         except FileNotFoundError:
             pass
         except (SafetensorError, KeyError, ValueError) as error:
-            log.warning("%s is damaged (%s); the teacher is asked again", path, error)
-        logits, targets = (tensor.cpu() for tensor in ask())
+            log.warning("%s is damaged (%s); recomputing the teacher's logits", path, error)
+        logits, targets = (tensor.cpu() for tensor in compute())
         tensors = {"logits": logits.contiguous(), "targets": targets.contiguous()}
         metadata = {"sha256": state_digest(tensors)}
         write_cache(path, safetensors.torch.save(tensors, metadata))
         return logits, targets
 
 
-def _read(path: Path) -> Answers:
+def _read(path: Path) -> SplitLogits:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in ("logits", "targets")}
         if state_digest(tensors) != (file.metadata() or {}).get("sha256"):
