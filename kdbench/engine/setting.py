@@ -61,7 +61,7 @@ class Setting(NamedTuple):
     def describe(self, cfg: AnyConfig) -> str:
         """One sentence for the log."""
         cell = f"{cfg['method']} on {cfg['dataset']['name']}, {cfg['pair']}"
-        changes = "; ".join(f"{key}={own} ({usual})" for key, (usual, own) in self.differs.items())
+        changes = "; ".join(_list_changes(self.differs))
         if self.kind == CHANGED:
             return f"not the published setting of {cell}: {changes}"
         if self.kind == PUBLISHED:
@@ -76,6 +76,18 @@ class Setting(NamedTuple):
                 "this dataset, or interpret the result with care"
             )
         return f"{text}; except {changes}" if changes else text
+
+
+def _list_changes(differs: Mapping[str, Change]) -> Iterator[str]:
+    """One text per change; a part of another class is named as a whole, without its values."""
+    parts = [key.removesuffix("._target_") for key in differs if key.endswith("._target_")]
+    for key, (usual, own) in differs.items():
+        part = next((part for part in parts if key.startswith(f"{part}.")), None)
+        if part is None:
+            yield f"{key}={own} ({usual})"
+        elif key == f"{part}._target_":
+            names = [str(target).rsplit(".", 1)[-1] for target in (own, usual)]
+            yield "{}={} ({})".format(part, *names)
 
 
 def find_setting(cfg: AnyConfig) -> Setting:

@@ -125,3 +125,9 @@ def test_a_chain_has_the_setting_that_was_published_for_the_whole_of_it():
     direct = ["dataset=cifar100", "pair=resnet56_resnet20", "method=kd"]
     chain = find_setting(compose_config([*direct, "teacher.recipe=[method=kd,teacher=resnet110]"]))
     assert chain.kind == "changed"  # its number is not that of the pair
+
+
+def test_another_strategy_is_named_without_its_values():
+    setting, text = found("dataset=cifar100", "pair=resnet56_resnet20", "temperature=cosine")
+    assert "temperature.start" in setting.differs
+    assert text.endswith("resnet56_resnet20: temperature=Cosine (Constant)"), text
