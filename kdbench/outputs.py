@@ -1,4 +1,4 @@
-"""What goes from the networks to strategies and losses: one value, whatever they need."""
+"""Network outputs: the single input of strategies and losses."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -8,26 +8,26 @@ if TYPE_CHECKING:  # ``import kdbench`` must stay fast
 
 WEAK = "weak"  # the view with the usual augmentation
 
-# What a strategy or a loss may declare in ``needs``, beside logits and targets.
+# What a strategy or a loss may declare in ``needs``, besides logits and targets.
 NEEDS: Mapping[str, str] = {
     "features": "feature maps and the pooled vector of both networks",
-    "preacts": "the maps before their activation too; only the 32x32 networks have them",
+    "preacts": "also the maps before activation; 32x32 networks only",
     "index": "the position of each sample in the train split",
     "labels": "targets that are classes, not probabilities",
 }
 
 
-# Those of them for which a network has to show more than its logits.
+# The needs that require more than a network's logits.
 FEATURES = frozenset({"features", "preacts"})
 
 
 class Features(NamedTuple):
-    """What a network computes on its way to the logits.
+    """Intermediate activations of a network.
 
     Attributes:
-        maps: f0, f1, ...: one [B, C_i, H_i, W_i] per stage, from the input to the output.
-        pooled: [B, D], the vector that the classifier gets.
-        preacts: the maps before their activation, in the same order; None unless asked for.
+        maps: f0, f1, ...: one [B, C_i, H_i, W_i] per stage, from input to output.
+        pooled: [B, D], the classifier's input.
+        preacts: the maps before activation, in the same order; None unless requested.
     """
 
     maps: tuple["Tensor", ...]
@@ -36,18 +36,18 @@ class Features(NamedTuple):
 
 
 class NetworkOutput(NamedTuple):
-    """What a network answers to a batch.
+    """The output of a network for a batch.
 
     Attributes:
         logits: [B, K].
-        features: None unless somebody needs them.
+        features: None unless needed.
     """
 
     logits: "Tensor"
     features: Features | None = None
 
     def map(self, change: Callable[["Tensor"], "Tensor"]) -> "NetworkOutput":
-        """The same with every tensor changed."""
+        """Applies a function to every tensor."""
         if self.features is None:
             return NetworkOutput(change(self.logits))
         maps, pooled, preacts = self.features
@@ -60,14 +60,14 @@ class NetworkOutput(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What teacher and student answer to one batch.
+    """The outputs of teacher and student for one batch.
 
     Attributes:
-        teacher: without gradient; None where nothing is distilled.
+        teacher: without gradient; None without distillation.
         student: with gradient.
-        targets: [B] int64 labels; or [B, K] probabilities, for losses that need no labels.
-        index: [B] int64 position of each sample in the train split; None where nobody knows it.
-        views: further views of the same samples by name, such as "strong"; None for none.
+        targets: [B] int64 labels; or [B, K] probabilities, for losses that do not need labels.
+        index: [B] int64 position of each sample in the train split; None if unknown.
+        views: further views of the same samples by name, such as "strong"; None if there are none.
     """
 
     teacher: NetworkOutput | None
@@ -87,7 +87,7 @@ class Outputs(NamedTuple):
         """Outputs of one view without features.
 
         Args:
-            teacher_logits: [B, K]; None where nothing is distilled.
+            teacher_logits: [B, K]; None without distillation.
             student_logits: [B, K].
             targets: [B] int64 labels or [B, K] probabilities.
             index: [B] int64 positions in the train split.
@@ -111,12 +111,12 @@ class Outputs(NamedTuple):
         """The teacher's and the student's.
 
         Raises:
-            ValueError: one of them is missing, as where nobody declared that it needs them.
+            ValueError: one of them is missing, as when no part declared the need.
         """
         teacher = None if self.teacher is None else self.teacher.features
         if teacher is None or self.student.features is None:
             raise ValueError(
-                'the outputs have no features; a part that reads them has "features" in its needs'
+                'the outputs have no features; add "features" to the needs of the part using them'
             )
         return teacher, self.student.features
 
@@ -124,7 +124,7 @@ class Outputs(NamedTuple):
         """The outputs of one view.
 
         Raises:
-            ValueError: there is no view of that name.
+            ValueError: there is no view with that name.
         """
         if name == WEAK:
             return self
@@ -134,15 +134,15 @@ class Outputs(NamedTuple):
         return self.views[name]
 
     def detach(self) -> "Outputs":
-        """The same numbers without gradient."""
+        """Detaches all tensors."""
         return self._map(lambda tensor: tensor.detach())
 
     def widen(self) -> "Outputs":
-        """In float32 where they are narrower; wider ones stay."""
+        """Converts tensors narrower than float32 to float32."""
         return self if self._is_wide() else self._map(_widen)
 
     def _is_wide(self) -> bool:
-        """Whether nothing is narrower than float32, as far as a glance tells."""
+        """Quick check that nothing is narrower than float32; may return False if unsure."""
         networks = (self.student,) if self.teacher is None else (self.teacher, self.student)
         return self.views is None and all(
             network.features is None and network.logits.dtype.itemsize >= 4 for network in networks

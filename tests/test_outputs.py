@@ -53,7 +53,7 @@ def test_views_by_name():
         outputs.view("mixed")
 
 
-def test_what_is_not_there_is_said():
+def test_missing_outputs_are_errors():
     logits = torch.zeros(2, 3)
     outputs = Outputs.from_logits(logits, logits, torch.zeros(2).long())
     assert outputs.logits == (logits, logits)

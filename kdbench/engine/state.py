@@ -50,7 +50,7 @@ class Checkpoints:
         Raises:
             ResourceError: no space left, even after deleting the oldest surplus checkpoint.
         """
-        payload = _serialise({"schema": SCHEMA, **state})
+        payload = _serialize({"schema": SCHEMA, **state})
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._commit(step, payload)
@@ -126,7 +126,7 @@ class Checkpoints:
         return folder
 
 
-def _serialise(state: dict[str, Any]) -> bytes:
+def _serialize(state: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The loss seam: read this first."""
+"""The interface of distillation losses: read this first."""
 
 from torch import Tensor
 
@@ -10,24 +10,24 @@ from kdbench.temperature.part import Part
 class DistillLoss(Part):
     """A distillation loss. Subclasses implement ``forward``.
 
-    A loss that compares samples with each other gives its value once for each of them, times the
-    batch mean of the scale. One that learns (adapters, projections, memories) keeps what it learns
-    as parameters, modules and buffers of its own, made in its constructor or, where it takes the
-    shapes of features, in ``adapt``.
+    A loss that compares samples with each other returns the same value for each of them, times the
+    batch mean of the scale. Learnable state (adapters, projections, memories) lives in parameters,
+    modules and buffers, created in the constructor or, if it depends on feature shapes, in
+    ``adapt``.
 
     Attributes:
-        weight_decay: None: what a loss learns decays as the student does, unless its YAML states
+        weight_decay: None: the loss's parameters decay like the student's unless its YAML sets
             another value.
     """
 
     def forward(self, outputs: Outputs, temperatures: Temperatures) -> Tensor:
-        """Loss of each sample; of the batch, the same for each sample, where it relates samples.
+        """Per-sample loss; the same value for each sample if the loss relates samples.
 
         Args:
             outputs: of the term's view; float32 or wider, the teacher's without gradient.
             temperatures: of this batch.
 
         Returns:
-            [B], not yet weighted.
+            [B], unweighted.
         """
         raise NotImplementedError

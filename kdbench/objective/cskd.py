@@ -1,4 +1,4 @@
-"""Cosine similarity between teacher and student: for each class, over the batch."""
+"""Cosine similarity between teacher and student, per class over the batch."""
 
 from torch import Tensor
 
@@ -7,7 +7,7 @@ from kdbench.outputs import Outputs
 from kdbench.temperature.base import Temperatures
 from kdbench.temperature.soften import soften_both
 
-EPS = 1e-8  # of the released codes; it also gives a zero vector a cosine
+EPS = 1e-8  # as in the released code; also defines the cosine of a zero vector
 
 
 class CSKD(DistillLoss):
@@ -16,14 +16,14 @@ class CSKD(DistillLoss):
     Rule: value = mean_b(scale_b) * (1 - mean_c cos(p[:, c], q[:, c])), p = softmax(z_t / T_t),
         q = softmax(z_s / T_s); the paper's factor (2) is the term's weight.
     Source: Ham, Kim, Lee, Lee, Kim, "Cosine Similarity Knowledge Distillation for Individual Class
-        Information Transfer", arXiv 2311.14307; the formula is that of a third-party release, the
-        authors' code is not known.
-    Gradient: to the student's logits, and to whatever part of the temperatures and the scale a
-        strategy leaves in the graph.
+        Information Transfer", arXiv 2311.14307; the formula is from a third-party implementation,
+        as the authors have not released code.
+    Gradient: to the student's logits, and to temperatures and scale as far as the strategy keeps
+        them in the graph.
     Range: [0, mean scale].
-    Deviations: none in the loss. The release weights with the square of the mean temperature, here
-        the strategy decides the scale. EPS joins the product of the norms, so equal columns leave
-        a value of the order of 1e-8. With B = 1 every cosine is 1 and nothing is learnt.
+    Deviations: none in the loss. That implementation weights by the squared mean temperature; here
+        the strategy sets the scale. EPS is added to the product of the norms, so the loss of equal
+        columns is of the order of 1e-8. With B = 1 every cosine is 1 and nothing is learned.
     """
 
     def forward(self, outputs: Outputs, temperatures: Temperatures) -> Tensor:
@@ -33,9 +33,9 @@ class CSKD(DistillLoss):
 
 
 def cosine(a: Tensor, b: Tensor, dim: int) -> Tensor:
-    """Cosine of the angle between two tensors of the same shape, along one dimension.
+    """Cosine similarity of two tensors of the same shape along one dimension.
 
-    A zero vector has cosine 0 with everything, and a finite gradient.
+    A zero vector has cosine 0 and a finite gradient.
     """
     norms = a.norm(dim=dim) * b.norm(dim=dim)
     return (a * b).sum(dim=dim) / (norms + EPS)

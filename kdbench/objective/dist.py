@@ -1,6 +1,6 @@
-"""Distillation by correlation: the student reproduces relations, not values.
+"""Distillation by correlation: matches relations instead of values.
 
-Two terms: how classes relate within a sample, and how samples relate within a class.
+Two terms: relations between classes within a sample, and between samples within a class.
 """
 
 from torch import Tensor
@@ -19,12 +19,12 @@ class Inter(DistillLoss):
         q = softmax(z_s / T_s).
     Source: Huang, You, Wang, Qian, Xu, "Knowledge Distillation from A Stronger Teacher", NeurIPS
         2022, arXiv 2205.10536.
-    Gradient: to the student's logits, and to whatever part of the temperatures and the scale a
-        strategy leaves in the graph. It grows as 1 over the spread of the student's row, up to
-        1e8 for a row that is uniform, as in the release.
+    Gradient: to the student's logits, and to temperatures and scale as far as the strategy keeps
+        them in the graph. It grows inversely with the spread of the student's row, up to 1e8 for a
+        uniform row, as in the released code.
     Range: [0, 2 scale] up to rounding.
-    Deviations: none. A uniform row counts as uncorrelated; the 1e-8 beside the norms leaves a
-        value of that order at equality.
+    Deviations: none. A uniform row counts as uncorrelated; the 1e-8 added to the norms leaves a
+        loss of that order at equality.
     """
 
     def forward(self, outputs: Outputs, temperatures: Temperatures) -> Tensor:
@@ -33,7 +33,7 @@ class Inter(DistillLoss):
 
 
 class Intra(DistillLoss):
-    """Intra-class relation: Pearson correlation, over the batch, between columns of a class.
+    """Intra-class relation: Pearson correlation between columns of a class, over the batch.
 
     Rule: value = mean_b(scale_b) * (1 - mean_c rho(p[:, c], q[:, c])).
     Source: as ``Inter``.

@@ -1,7 +1,7 @@
-"""Decoupled distillation: what the teacher says of the target, and of all other classes.
+"""Decoupled distillation: separate losses for the target and the other classes.
 
-The two losses are terms of their own, so that their weights and ramps stand in the objective's
-YAML and their curves are separate. With the weights 1 and 1 - p_y they add up to ``KL``.
+The two losses are separate terms, so that the objective's YAML sets their weights and ramps and
+each has its own curve. With weights 1 and 1 - p_y they add up to ``KL``.
 """
 
 import torch
@@ -15,16 +15,16 @@ from kdbench.temperature.soften import soften_both
 
 
 class TCKD(DistillLoss):
-    """Target-class term: KL divergence between the binary distributions "target or not".
+    """Target-class term: KL divergence between binary distributions, target versus rest.
 
     Rule: loss_b = scale_b * (p_y ln(p_y / q_y) + (1 - p_y) ln((1 - p_y) / (1 - q_y))), where
         p = softmax(z_t / T_t), q = softmax(z_s / T_s) and y is the target.
     Source: Zhao, Cui, Song, Qiu, Liang, "Decoupled Knowledge Distillation", CVPR 2022,
         arXiv 2203.08679; the authors' mdistiller.
-    Gradient: to the student's logits, and to whatever part of the temperatures and the scale a
-        strategy leaves in the graph.
-    Deviations: 1 - q_y is never formed. Its logarithm is a logsumexp over the other classes, so a
-        target probability that rounds to 1 leaves loss and gradient finite.
+    Gradient: to the student's logits, and to temperatures and scale as far as the strategy keeps
+        them in the graph.
+    Deviations: 1 - q_y is never computed. Its logarithm is a logsumexp over the other classes, so
+        loss and gradient stay finite if a target probability rounds to 1.
     """
 
     needs = frozenset({"labels"})
@@ -39,12 +39,12 @@ class NCKD(DistillLoss):
     """Non-target term: KL divergence between the distributions over the K - 1 other classes.
 
     Rule: loss_b = scale_b * sum_{c != y} p'_c (ln p'_c - ln q'_c); p' and q' are the softened
-        distributions without the target, renormalised.
+        distributions without the target, renormalized.
     Source: as ``TCKD``.
     Gradient: as ``TCKD``; none reaches the student's target logit.
-    Deviations: the authors lower the target logit by 1000, which leaves the target a probability
-        where logits are huge; here its column is dropped, with the same result elsewhere. With
-        K = 2 nothing is left to compare and the loss is 0.
+    Deviations: the authors subtract 1000 from the target logit, which fails for huge logits; here
+        its column is dropped, with the same result otherwise. With K = 2 one class is left and
+        the loss is 0.
     """
 
     needs = frozenset({"labels"})
@@ -56,14 +56,14 @@ class NCKD(DistillLoss):
 
 
 def without_target(log_p: Tensor, targets: Tensor) -> Tensor:
-    """Log-probabilities given that the class is not the target.
+    """Log-probabilities conditioned on the class not being the target.
 
     Args:
         log_p: [B, K] log-probabilities.
         targets: [B] int64.
 
     Returns:
-        [B, K - 1], the other classes in their order, normalised.
+        [B, K - 1], the other classes in order, normalized.
     """
     return F.log_softmax(_drop_target(log_p, targets), dim=1)
 
@@ -75,7 +75,7 @@ def _target_or_not(log_p: Tensor, targets: Tensor) -> Tensor:
 
 
 def _drop_target(values: Tensor, targets: Tensor) -> Tensor:
-    # By gather and not by a boolean mask: the size is known without waiting for the device.
+    # gather instead of a boolean mask, whose size is unknown without synchronizing.
     column = torch.arange(values.shape[1] - 1, device=values.device)
     return values.gather(1, column + (column >= targets[:, None]))
 

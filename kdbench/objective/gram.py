@@ -1,7 +1,7 @@
-"""Relations inside a batch: Gram matrices of the predictions, compared row by row.
+"""Relations within a batch: Gram matrices of the predictions, compared row by row.
 
-MLKD compares them by squared distance, the two-view form of CSKD by cosine; neither multiplies by
-a power of the temperature, so ``Temperatures.scale`` is not used.
+MLKD uses the squared distance, the two-view form of CSKD the cosine. Neither multiplies by a power
+of the temperature, so ``Temperatures.scale`` is not used.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """a @ b whose gradient is computed as precisely where a loop calls backward in autocast."""
+    """a @ b whose gradient is also computed without autocast."""
 
     @staticmethod
     def forward(a: Tensor, b: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class _Product(torch.autograd.Function):
         (gradient,) = gradients
         a, b = ctx.saved_tensors
         with torch.autocast(gradient.device.type, enabled=False):
-            # In the order of operands that torch takes for transposed factors: the same bits.
+            # The operand order that torch uses for transposed factors, for identical bits.
             of_a = (b @ gradient.T).T if _is_transposed(a) else gradient @ b.T
             of_b = (gradient.T @ a).T if _is_transposed(b) else a.T @ gradient
         return of_a, of_b
@@ -53,7 +53,7 @@ def _is_transposed(matrix: Tensor) -> bool:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """[N, M] matrix product of [N, K] and [K, M], without autocast in its backward pass too."""
+    """[N, M] matrix product of [N, K] and [K, M], with a backward pass without autocast."""
     return _Product.apply(a, b)
 
 
@@ -61,9 +61,9 @@ MEASURES = {"squared": squared_distance, "cosine": cosine_distance}
 
 
 class Gram(DistillLoss):
-    """Distance between the relation matrices of teacher and student; a base for both directions.
+    """Distance between the relation matrices of teacher and student; base of both directions.
 
-    Gradient: to the student's logits, and to whatever part of the temperatures a strategy leaves
+    Gradient: to the student's logits, and to the temperatures as far as the strategy keeps them
         in the graph.
 
     Range: >= 0 up to rounding.
@@ -89,14 +89,14 @@ class Gram(DistillLoss):
 
 
 class BatchGram(Gram):
-    """How alike the predictions for two samples are: bc of MLKD.
+    """Similarity of the predictions for pairs of samples (``bc`` of MLKD).
 
     Rule: "squared": value = |P P^T - Q Q^T|_F^2 / B; "cosine": value = 1 - mean_b cos of rows b.
         P = softmax(z_t / T_t), Q = softmax(z_s / T_s).
     Source: Jin, Wang, Lin, "Multi-Level Logit Distillation", CVPR 2023 ("squared"); the
         third-party release of CSKD, arXiv 2311.14307 ("cosine").
-    Deviations: the releases also multiply by the mean of a sample mask, about a half. Such a
-        factor belongs to the term's weight.
+    Deviations: the releases also multiply by the mean of a sample mask, about one half. Such a
+        factor belongs in the term's weight.
     """
 
     def relations(self, probabilities: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class BatchGram(Gram):
 
 
 class ClassGram(Gram):
-    """How often two classes are predicted together: cc of MLKD.
+    """How often pairs of classes are predicted together (``cc`` of MLKD).
 
     Rule: "squared": value = |P^T P - Q^T Q|_F^2 / K; "cosine": value = 1 - mean_c cos of rows c.
     Source, deviations: as ``BatchGram``, with a mask over classes.

@@ -18,9 +18,9 @@ class JS(DistillLoss):
         q = softmax(z_s / T_s).
     Source: Lin, "Divergence Measures Based on the Shannon Entropy", IEEE Transactions on
         Information Theory 37, 1991. For a student near its teacher it is a quarter of ``KL``.
-    Gradient: to the student's logits, and to whatever part of the temperatures and the scale a
-        strategy leaves in the graph. It vanishes where the two distributions do not overlap: a
-        student that is confident and wrong is hardly corrected.
+    Gradient: to the student's logits, and to temperatures and scale as far as the strategy keeps
+        them in the graph. It vanishes where the distributions do not overlap: a confidently wrong
+        student is hardly corrected.
     Range: [0, scale ln 2] up to rounding.
     Deviations: none.
     """

@@ -15,8 +15,8 @@ class KL(DistillLoss):
         q = softmax(z_s / T_s).
     Source: Hinton, Vinyals, Dean, arXiv 1503.02531, section 2; the constant temperature's scale
         tau^2 keeps the gradient's size independent of tau (section 2.1).
-    Gradient: to the student's logits, and to whatever part of the temperatures and the scale a
-        strategy leaves in the graph.
+    Gradient: to the student's logits, and to temperatures and scale as far as the strategy keeps
+        them in the graph.
     Range: >= 0 up to rounding.
     """
 

@@ -1,4 +1,4 @@
-"""What Multi-level Logit Distillation adds to a loss: several temperatures, and a mask."""
+"""Wrappers of Multi-level Logit Distillation: several temperatures, and a confidence mask."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
@@ -21,9 +21,9 @@ class PredictionAugmentation(DistillLoss):
     Source: Jin, Wang, Lin, "Multi-Level Logit Distillation", CVPR 2023: T in {4, 2, 3, 5, 6}.
 
     Args:
-        loss: of one temperature.
-        base: whether the temperatures of the term's own strategy are among them.
-        others: further strategies; they see the first step only, so schedules have no place here.
+        loss: applied at each temperature.
+        base: whether to include the temperatures of the term's own strategy.
+        others: further strategies; they always see the first step, so schedules have no effect.
     """
 
     others: nn.ModuleList
@@ -32,7 +32,7 @@ class PredictionAugmentation(DistillLoss):
         self, loss: DistillLoss, base: bool, others: Sequence[TemperatureStrategy]
     ) -> None:
         if not base and not others:
-            raise ValueError("base is false and others is empty: there is no temperature to use")
+            raise ValueError("base is false and others is empty: there is no temperature; set one")
         super().__init__()
         self.loss, self.base, self.others = loss, base, nn.ModuleList(others)
 
@@ -46,18 +46,18 @@ Over = Literal["samples", "classes"]
 
 
 class MedianMask(DistillLoss):
-    """A loss, multiplied by the part of samples or classes that pass MLKD's confidence mask.
+    """A loss, multiplied by the fraction of samples or classes that pass MLKD's confidence mask.
 
     Rule: over="samples": factor = mean_b [max_c p_bc <= median_b max_c p_bc]; over="classes":
         factor = mean_c [sum_b p_bc <= median_c sum_b p_bc]; p = softmax(z_t) at temperature 1.
     Source: Jin, Wang, Lin, "Multi-Level Logit Distillation", CVPR 2023, released code.
-    Deviations: the paper selects samples; the released code, whose numbers were published,
+    Deviations: the paper selects samples; the released code, which produced the published numbers,
         multiplies a loss that is already a mean, so the mask is a factor of about 0.5.
 
     Args:
         loss: any distillation loss.
         over: "samples" or "classes".
-        standardise: whether the mask looks at z-scored teacher logits (released code of ATKD).
+        standardise: whether the mask uses z-scored teacher logits (released code of ATKD).
     """
 
     def __init__(self, loss: DistillLoss, over: Over, standardise: bool) -> None:
@@ -71,8 +71,8 @@ class MedianMask(DistillLoss):
 
     def forward(self, outputs: Outputs, temperatures: Temperatures) -> Tensor:
         value = self.loss(outputs, temperatures)
-        seen = outputs.logits[0]
-        if self.standardise:  # the mean that a z-score subtracts is nothing to a softmax
-            seen = soften(seen, spread(seen, std_min=1e-6))
-        confidence = self.confidence(seen.softmax(dim=1))
+        logits = outputs.logits[0]
+        if self.standardise:  # a softmax is invariant to the mean that a z-score subtracts
+            logits = soften(logits, spread(logits, std_min=1e-6))
+        confidence = self.confidence(logits.softmax(dim=1))
         return value * (confidence <= confidence.quantile(0.5)).to(value.dtype).mean()

@@ -1,7 +1,7 @@
-"""Normalised distillation: cross-entropies with the teacher, target and other classes apart.
+"""Normalized distillation: separate cross-entropies for the target and the other classes.
 
-Both are terms of their own. The released method takes the target term at temperature 1 whatever
-the other one uses, so its YAML gives that term its own strategy.
+Both are separate terms. The released method always uses temperature 1 for the target term, so its
+YAML gives that term its own strategy.
 """
 
 from torch import Tensor
@@ -19,9 +19,9 @@ class NKDTarget(DistillLoss):
     Rule: loss_b = -scale_b * p_y ln q_y, p = softmax(z_t / T_t), q = softmax(z_s / T_s).
     Source: Yang et al., "From Knowledge Distillation to Self-Knowledge Distillation", ICCV 2023,
         arXiv 2303.13005.
-    Gradient: to the student's logits, and to whatever part of the temperatures and the scale a
-        strategy leaves in the graph.
-    Deviations: none. The loss is smallest at q_y = 1 and not at q_y = p_y, as published.
+    Gradient: to the student's logits, and to temperatures and scale as far as the strategy keeps
+        them in the graph.
+    Deviations: none. As published, the minimum is at q_y = 1, not at q_y = p_y.
     """
 
     needs = frozenset({"labels"})
@@ -36,9 +36,9 @@ class NKDNonTarget(DistillLoss):
     """Cross-entropy between the distributions over the K - 1 other classes.
 
     Rule: loss_b = -scale_b * sum_{c != y} p'_c ln q'_c; p' and q' are the softened distributions
-        without the target, renormalised.
+        without the target, renormalized.
     Source: as ``NKDTarget``.
-    Gradient: as ``NKDTarget``; it is that of ``NCKD``.
+    Gradient: as ``NKDTarget``; equal to that of ``NCKD``.
     Deviations: none. At equality the loss is scale times the teacher's entropy, not 0.
     """
 

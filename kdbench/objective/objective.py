@@ -1,4 +1,4 @@
-"""Objectives: weighted, named, ramped loss terms. Losses stay per sample until ``total``."""
+"""Objectives: weighted, named, ramped loss terms. Losses are per sample until ``total``."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -40,9 +40,8 @@ class LossTerms:
 
     Attributes:
         terms: name of each term -> [B] float32, already weighted and ramped.
-        temperatures: what the objective's strategy decided for this batch; None where nothing is
-            distilled.
-        task: names of the terms that learn the labels; every other one distils.
+        temperatures: from the objective's strategy for this batch; None without distillation.
+        task: names of the terms that use the labels; all others are distillation terms.
     """
 
     terms: Mapping[str, Tensor]
@@ -60,9 +59,9 @@ class Term(nn.Module):
     Args:
         loss: of each sample.
         weight: factor, >= 0.
-        ramp: factor on the weight as a function of progress; None is 1 throughout.
-        strategy: temperatures of this term alone; None takes the objective's.
-        view: name of the view that it reads: "weak" is the usual augmentation.
+        ramp: factor on the weight as a function of progress; None means 1.
+        strategy: temperature strategy of this term; None uses the objective's.
+        view: name of the view that it uses; "weak" is the usual augmentation.
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class Term(nn.Module):
         if not isinstance(loss, DistillLoss):
             raise ValueError(
                 f"loss must be a DistillLoss (kdbench.objective.base), found "
-                f"{type(loss).__name__}; a loss is a module, so that all that it learns is trained"
+                f"{type(loss).__name__}; make it a subclass, so that its parameters are trained"
             )
         self.loss, self.weight, self.ramp = loss, weight, ramp
         self.strategy, self.view = strategy, view
@@ -95,14 +94,14 @@ class Objective(nn.Module):
         name: the objective's name in records and tables.
         ce_weight: weight of the cross-entropy with the labels, >= 0.
         terms: name -> Term; empty for training from scratch.
-        temperature: strategy of every term that has none of its own.
-        ce_ramp: factor on ``ce_weight`` as a function of progress; None is 1 throughout.
+        temperature: strategy of every term without its own.
+        ce_ramp: factor on ``ce_weight`` as a function of progress; None means 1.
         ce_views: weights of the cross-entropy on further views, by name.
-        share_temperatures: whether terms on further views take the temperatures of the weak one.
+        share_temperatures: whether terms on further views use the temperatures of the weak one.
 
     Attributes:
-        needs: what its parts read beside logits and targets, see ``kdbench.outputs.NEEDS``.
-        views: names of the views that it reads, "weak" first.
+        needs: inputs of its parts besides logits and targets, see ``kdbench.outputs.NEEDS``.
+        views: names of the views that it uses, "weak" first.
     """
 
     def __init__(
@@ -121,8 +120,8 @@ class Objective(nn.Module):
             _require_weight(f"ce_views.{view}", weight)
         if ce_weight == 0 and not any(term.weight for term in terms.values()):
             raise ValueError(
-                f"nothing to optimise: ce_weight is 0 and so is the weight of every term "
-                f"({', '.join(terms) or 'there are none'}); give one of them a weight > 0"
+                f"nothing to optimize: ce_weight and the weights of all terms "
+                f"({', '.join(terms) or 'none'}) are 0; give one of them a weight > 0"
             )
         if temperature is None and any(term.strategy is None for term in terms.values()):
             raise ValueError(f"terms {', '.join(terms)} need a temperature strategy")
@@ -131,7 +130,7 @@ class Objective(nn.Module):
         self.share_temperatures = share_temperatures
         self.temperature = temperature
         self.terms = _module_dict(terms)
-        self._watch, self._looks = LearningWatch(), 0
+        self._watch, self._num_checks = LearningWatch(), 0
         self._ranks: Ranks | None = None
         waiting = {type(p).__name__ for p in find_parts(self) if type(p).adapt != Part.adapt}
         self._is_adapted, self._waiting = False, sorted(waiting)
@@ -142,48 +141,48 @@ class Objective(nn.Module):
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any term looks at the teacher."""
+        """Whether any term uses the teacher."""
         return len(self.terms) > 0
 
     @property
     def learns(self) -> bool:
-        """Whether any part learns: through the optimizer, or by itself in ``observe``."""
+        """Whether any part is trained, by the optimizer or by itself in ``observe``."""
         return any(parameter.requires_grad for parameter in self.parameters())
 
     @property
     def waits_for_shapes(self) -> bool:
-        """Whether ``adapt`` must be called before this objective can be used."""
+        """Whether ``adapt`` must be called before use."""
         return bool(self._waiting)
 
     def adapt(self, outputs: Outputs, num_samples: int) -> None:
-        """Lets losses build what depends on the shapes of features.
+        """Lets losses build modules that depend on feature shapes.
 
-        Called once, before the optimizer gets ``param_groups()``; only needed for objectives whose
-        parts ask for it.
+        Call it once, before passing ``param_groups()`` to the optimizer; only needed if
+        ``waits_for_shapes``.
 
         Args:
-            outputs: of an example batch; only shapes count.
+            outputs: of an example batch; only shapes matter.
             num_samples: N, size of the full train split.
 
         Raises:
-            RuntimeError: it was called before.
+            RuntimeError: it was already called.
         """
         if self._is_adapted:
-            raise RuntimeError("objective.adapt() was called before; its losses are built already")
+            raise RuntimeError("objective.adapt() was already called; call it only once")
         for part in find_parts(self):
             part.adapt(outputs, num_samples)
         self._is_adapted, self._waiting = True, []
         require_registered(self)
 
     def param_groups(self) -> list[dict]:
-        """Optimizer groups of all that learns; empty where nothing does.
+        """Optimizer groups of all trainable parameters; empty if there are none.
 
-        Learned temperatures have no weight decay unless their YAML states one; what a loss learns
-        has that of the optimizer.
+        Learned temperatures have no weight decay unless their YAML sets one; parameters of losses
+        have the optimizer's.
 
         Raises:
             ValueError: a parameter is in no group, or in two.
-            RuntimeError: ``adapt`` is still to be called.
+            RuntimeError: ``adapt`` has not been called yet.
         """
         self._require_adapted()
         parts = find_parts(self)
@@ -195,44 +194,44 @@ class Objective(nn.Module):
             if grouped.count(id(parameter)) != wanted:
                 raise ValueError(
                     f"the parameter {name} of the objective is in {grouped.count(id(parameter))} "
-                    f"optimizer groups, it should be in {wanted}; look at param_groups() of its "
-                    f"owner, or set requires_grad=False where nothing is to be learned"
+                    f"optimizer groups, expected {wanted}; check param_groups() of its owner, or "
+                    f"set requires_grad=False if it should not be trained"
                 )
         return groups
 
     def observe(self, outputs: Outputs, progress: Progress) -> None:
         """Feedback after the optimizer step, for parts that learn from it.
 
-        On several ranks (see ``distribute``), this is also where they agree.
+        With several ranks (see ``distribute``), it also averages parameters over ranks.
 
         Args:
-            outputs: those of the step; gradients are left aside.
-            progress: position in training, that of the step.
+            outputs: of the step; they are detached.
+            progress: position in training, at the step.
         """
         self._watch.observed += 1
-        seen = outputs.detach().widen()
-        with full_precision(seen):
+        outputs = outputs.detach().widen()
+        with full_precision(outputs):
             for view, part in self._parts_by_view():
-                part.observe(seen.view(view), progress)
+                part.observe(outputs.view(view), progress)
         if self._ranks is not None and self.learns:
             self._ranks.average(self)
 
     def distribute(self, group: dist.ProcessGroup | None = None, average: bool = True) -> None:
-        """Keeps what is learned the same on all ranks of a data-parallel loop.
+        """Keeps learned state in sync on all ranks of a data-parallel loop.
 
-        Called once on every rank, when the objective is on its device. All ranks take over what
-        the first one has; from then on ``observe``, called on every rank after each optimizer step,
-        replaces what was learned by its mean over the ranks. With SGD that is what averaged
-        gradients give; strategies that train themselves (``meta``, ``rlkd``) learn from each rank's
-        part of a batch as from a batch of its own. Nothing is needed where nothing is learned.
+        Call it once on every rank, after moving the objective to its device. The first rank's state
+        is broadcast; then ``observe``, called on every rank after each optimizer step, averages
+        the state over ranks. With SGD this equals averaging gradients. Strategies that train
+        themselves (``meta``, ``rlkd``) treat each rank's part of a batch as a separate batch.
+        Not needed if nothing is learned.
 
         Args:
-            group: ranks that train one student together; None: all.
-            average: False where each rank trains a student of its own, or where
+            group: ranks that train one student together; None means all.
+            average: False if each rank trains its own student, or if
                 ``DistributedDataParallel(objective)`` averages the gradients.
 
         Raises:
-            RuntimeError: ``torch.distributed`` is not initialised.
+            RuntimeError: ``torch.distributed`` is not initialized.
         """
         self._ranks = Ranks(group, average)
         self._ranks.broadcast(self)
@@ -244,29 +243,29 @@ class Objective(nn.Module):
         targets: Tensor,
         progress: Progress | None = None,
     ) -> LossTerms:
-        """Losses of one batch of one view, for objectives that read no features.
+        """Losses of one batch of one view, for objectives without features.
 
         Args:
             teacher_logits: [B, K]; None only for an objective without terms.
             student_logits: [B, K].
-            targets: [B] int64; or [B, K] probabilities, for losses that need no labels.
+            targets: [B] int64; or [B, K] probabilities, for losses that do not need labels.
             progress: see ``forward``, which raises the same errors.
         """
         return self(Outputs.from_logits(teacher_logits, student_logits, targets), progress)
 
     def forward(self, outputs: Outputs, progress: Progress | None = None) -> LossTerms:
-        """Losses of one batch; usable in any training loop, under autocast too.
+        """Losses of one batch; usable in any training loop, also under autocast.
 
         Args:
             outputs: of both networks, in any precision; finite, K >= 2, B >= 1.
-            progress: position in training; None stands for the first step, which is right for
-                objectives without ramps and strategies without schedules.
+            progress: position in training; None means the first step, which is sufficient for
+                objectives without ramps or schedules.
 
         Raises:
-            ValueError: arguments that do not fit each other or this objective.
-            NumericalError: teacher logits that are not finite.
-            RuntimeError: several ranks, something that learns, and nobody who keeps it the same;
-                or losses that wait for ``adapt``.
+            ValueError: the arguments do not match each other or this objective.
+            NumericalError: teacher logits are not finite.
+            RuntimeError: learned state would diverge between ranks (see ``distribute``), or
+                ``adapt`` has not been called yet.
         """
         with full_precision(outputs):
             return self._losses(self._views_of(outputs), progress or START)
@@ -280,7 +279,7 @@ class Objective(nn.Module):
         if not self.needs_teacher:
             return LossTerms(losses, task=task)
         if self.training and torch.is_grad_enabled() and views[WEAK].student.logits.requires_grad:
-            self._look_after_learning()
+            self._check_learning()
         shared = self._shared_temperatures(views, progress)
         for name, term in self.terms.items():
             outputs = views[term.view]
@@ -291,7 +290,7 @@ class Objective(nn.Module):
     def _shared_temperatures(
         self, views: Mapping[str, Outputs], progress: Progress
     ) -> dict[str, Temperatures]:
-        """The strategy's answer for each view; the weak one last, as that is what it observes."""
+        """The strategy's temperatures for each view; the weak one last, as ``observe`` sees it."""
         if self.temperature is None:
             return {}
         read = {term.view for term in self.terms.values() if term.strategy is None} - {WEAK}
@@ -300,7 +299,7 @@ class Objective(nn.Module):
         return {view: self.temperature(views[view], progress) for view in (*sorted(read), WEAK)}
 
     def _views_of(self, outputs: Outputs) -> dict[str, Outputs]:
-        """Each view by itself, checked, in float32 or wider, the teacher's without gradient."""
+        """Each view, checked, in float32 or wider, the teacher's outputs detached."""
         self._require_adapted()
         found = {}
         for name in self.views:
@@ -321,7 +320,7 @@ class Objective(nn.Module):
         if outputs.teacher is None:
             raise ValueError(f"objective {self.name!r} needs teacher_logits, found None")
         teacher = outputs.teacher.logits
-        # Without it, a teacher with one output would broadcast silently into a plausible loss.
+        # Otherwise a teacher with one output would silently broadcast to a plausible loss.
         if teacher.shape != student.shape:
             raise ValueError(
                 f"teacher_logits {tuple(teacher.shape)} and student_logits "
@@ -332,11 +331,11 @@ class Objective(nn.Module):
         if "index" in self.needs:
             check_index(outputs.index, student, self._readers("index"))
         if not torch.compiler.is_compiling():
-            check_finite("teacher_logits", teacher, self._looks)
-            self._looks += 1
+            check_finite("teacher_logits", teacher, self._num_checks)
+            self._num_checks += 1
 
     def _readers(self, *needs: str) -> list[str]:
-        """Names of the terms whose losses, and of the strategies, that need one of these."""
+        """Names of the terms and strategies that have one of these needs."""
         found = set()
         for name, term in self.terms.items():
             if any(part.needs & set(needs) for part in find_parts(term.loss)):
@@ -345,7 +344,7 @@ class Objective(nn.Module):
         return sorted(found | {type(p).__name__ for p in strategies if p.needs & set(needs)})
 
     def _parts_by_view(self) -> list[tuple[str, Part]]:
-        """Each part once, with the view that it reads."""
+        """Each part once, with the view that it uses."""
         roots = [(WEAK, self.temperature)] if self.temperature is not None else []
         found: dict[Part, str] = {}
         for view, root in [*roots, *((term.view, term) for term in self.terms.values())]:
@@ -356,22 +355,22 @@ class Objective(nn.Module):
     def _require_adapted(self) -> None:
         if self._waiting:
             raise RuntimeError(
-                f"{', '.join(self._waiting)} of objective {self.name!r} wait for the shapes of "
+                f"{', '.join(self._waiting)} of objective {self.name!r} need the shapes of "
                 f"features: call objective.adapt(outputs, num_samples) once, before "
                 f"objective.param_groups()"
             )
 
-    def _look_after_learning(self) -> None:
-        """Says so where something should learn, and cannot or would drift apart."""
+    def _check_learning(self) -> None:
+        """Warns if learned state is not trained; raises if it would diverge between ranks."""
         if not self.learns:
             return
-        self._watch.called(find_parts(self))
+        self._watch.count(find_parts(self))
         if self._ranks is None and count_ranks() > 1:
             raise RuntimeError(
-                f"objective {self.name!r} learns, and {count_ranks()} ranks would learn "
-                f"different things. Call objective.distribute() once on every rank, and "
+                f"objective {self.name!r} has learned state, which would diverge on "
+                f"{count_ranks()} ranks. Call objective.distribute() once on every rank and "
                 f"objective.observe(...) after each step; or objective.distribute(average=False) "
-                f"where each rank trains its own student or DistributedDataParallel wraps the "
+                f"if each rank trains its own student or DistributedDataParallel wraps the "
                 f"objective"
             )
 
@@ -390,7 +389,7 @@ def _module_dict(terms: Mapping[str, Term]) -> Mapping[str, Term]:
     try:
         return cast(Mapping[str, Term], nn.ModuleDict(terms))
     except KeyError as error:
-        raise ValueError(f"a term cannot have this name: {error.args[0]}; rename it") from error
+        raise ValueError(f"invalid name of a term: {error.args[0]}; rename it") from error
 
 
 def _require_weight(name: str, value: float) -> None:

@@ -1,19 +1,19 @@
-"""How the weight of a loss term grows during training."""
+"""Ramps: factors on the weight of a loss term during training."""
 
 from kdbench.progress import Progress
 
 
 class LinearRamp:
-    """Warm-up of the DKD family: the factor grows by 1/epochs with every epoch, then stays 1.
+    """Warmup of the DKD family: the factor grows by 1/epochs per epoch, then stays 1.
 
     Rule: factor = min((epoch + 1) / epochs, 1) with the 0-based epoch.
-    Source: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, released code; methods that
-        build on it kept the rule.
+    Source: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, released code; also used by
+        methods that build on it.
     """
 
     def __init__(self, epochs: int) -> None:
         if epochs < 1:
-            raise ValueError(f"epochs must be >= 1, found {epochs}; leave the ramp out for none")
+            raise ValueError(f"epochs must be >= 1, found {epochs}; omit the ramp for none")
         self.epochs = epochs
 
     def __call__(self, progress: Progress) -> float:

@@ -1,4 +1,4 @@
-"""What is learned about temperatures, the same on all ranks of a data-parallel loop."""
+"""Synchronizes an objective's learned state on all ranks of a data-parallel loop."""
 
 from collections.abc import Iterator
 
@@ -11,11 +11,11 @@ class Ranks:
     """The processes that train one model together.
 
     Args:
-        group: process group; None: all processes.
-        average: False where somebody else sees to it, or where each rank trains a model of its own.
+        group: process group; None means all processes.
+        average: False if something else averages, or if each rank trains its own model.
 
     Raises:
-        RuntimeError: ``torch.distributed`` is not initialised.
+        RuntimeError: ``torch.distributed`` is not initialized.
     """
 
     def __init__(self, group: dist.ProcessGroup | None, average: bool) -> None:
@@ -27,7 +27,7 @@ class Ranks:
 
     @torch.no_grad()
     def broadcast(self, module: nn.Module) -> None:
-        """Everybody gets what the group's first rank has."""
+        """Copies the state of the group's first rank to all ranks."""
         if self.is_averaging:
             first = dist.get_process_group_ranks(self.group or dist.group.WORLD)[0]
             for tensor in _learned(module):
@@ -35,7 +35,7 @@ class Ranks:
 
     @torch.no_grad()
     def average(self, module: nn.Module) -> None:
-        """Everybody gets the mean over the ranks."""
+        """Replaces the state by its mean over the ranks."""
         if self.is_averaging:
             for tensor in _learned(module):
                 dist.all_reduce(tensor, group=self.group)
@@ -43,7 +43,7 @@ class Ranks:
 
 
 def count_ranks() -> int:
-    """Processes that ``torch.distributed`` connects; 0 where it is not in use."""
+    """World size of ``torch.distributed``; 0 if it is not initialized."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 0
 
 

@@ -1,4 +1,4 @@
-"""Notices an objective that should learn and does not: a loop of one's own is easily incomplete."""
+"""Detects an objective that should learn but does not, an easy mistake in a custom loop."""
 
 import warnings
 from collections.abc import Sequence
@@ -9,46 +9,46 @@ from torch import Tensor
 
 from kdbench.temperature.part import Part
 
-CALLS = 50  # training calls after which a look is taken; a gradient may be accumulated for some
+CALLS = 50  # training calls before the check, to allow for gradient accumulation
 
 
-class _Seen(NamedTuple):
+class _Snapshot(NamedTuple):
     parameter: Tensor
     version: int
     value: Tensor
 
 
 class LearningWatch:
-    """Warns once, after ``CALLS`` training calls, of parameters that have not moved until then.
+    """Warns once, after ``CALLS`` training calls, if no parameter has changed.
 
-    A parameter that an optimizer steps gets a new version even where its value stays; the values
-    are compared once, for optimizers that write past the version counter.
+    An optimizer step increments a parameter's version even if the value stays the same; values are
+    also compared, for optimizers that bypass the version counter.
     """
 
     def __init__(self) -> None:
         self.calls = self.observed = 0
-        self._seen: list[_Seen] = []
+        self._snapshots: list[_Snapshot] = []
 
-    def called(self, parts: Sequence[Part]) -> None:
-        """A training batch has been asked for; only the first ``CALLS`` are counted."""
+    def count(self, parts: Sequence[Part]) -> None:
+        """Counts a training call, up to ``CALLS``."""
         if self.calls >= CALLS or torch.compiler.is_compiling():
             return
         if self.calls == 0:
-            self._seen = [
-                _Seen(parameter, parameter._version, parameter.detach().clone())
+            self._snapshots = [
+                _Snapshot(parameter, parameter._version, parameter.detach().clone())
                 for part in parts
                 if not part.trains_itself
                 for parameter in part.own_parameters()
             ]
         self.calls += 1
         if self.calls == CALLS:
-            self._judge(parts)
-            self._seen = []
+            self._check(parts)
+            self._snapshots = []
 
-    def _judge(self, parts: Sequence[Part]) -> None:
-        if self._seen and not any(map(_has_moved, self._seen)):
+    def _check(self, parts: Sequence[Part]) -> None:
+        if self._snapshots and not any(map(_has_changed, self._snapshots)):
             self._warn(
-                "its parameters have not changed. Give objective.param_groups() to the optimizer: "
+                "its parameters have not changed. Pass objective.param_groups() to the optimizer: "
                 "SGD([{'params': student.parameters()}, *objective.param_groups()], lr=...)"
             )
         if self.observed == 0 and any(part.trains_itself for part in parts):
@@ -64,6 +64,8 @@ class LearningWatch:
         )
 
 
-def _has_moved(seen: _Seen) -> bool:
-    moved = seen.parameter._version != seen.version
-    return moved or not torch.equal(seen.parameter.detach(), seen.value.to(seen.parameter.device))
+def _has_changed(before: _Snapshot) -> bool:
+    parameter = before.parameter
+    if parameter._version != before.version:
+        return True
+    return not torch.equal(parameter.detach(), before.value.to(parameter.device))

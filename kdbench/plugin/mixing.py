@@ -15,10 +15,10 @@ from kdbench.progress import Progress
 class Mixing(Plugin):
     """Mixes images of high uncertainty with images of low uncertainty.
 
-    Rule: score_i = (count_i / count_scale)^power * mean entropy of the student on sample i, ranked
-        anew in epochs divisible by ``every``; in each batch, images that rank within ``high``
-        become w * image + (1 - w) * an image that ranks within ``low``, with w falling from 1 to
-        weight_end over training. Labels stay those of the uncertain image.
+    Rule: score_i = (count_i / count_scale)^power * mean entropy of the student on sample i, updated
+        in epochs divisible by ``every``; in each batch, images that rank within ``high`` become
+        w * image + (1 - w) * an image that ranks within ``low``, with w falling from 1 to
+        weight_end over training. The labels of the uncertain images are kept.
     Source: Zhang, Zhou, Gong, Liu, Tu, "Instance Temperature Knowledge Distillation",
         arXiv 2407.00115, released code.
     Shapes and ranges: low and high are ranges of the ranking in [0, 1], least uncertain first;

@@ -1,4 +1,4 @@
-"""The falling temperature of Annealing-KD: the teacher's logits grow step by step."""
+"""The decreasing temperature of Annealing-KD: the teacher's logits grow in steps."""
 
 from kdbench.outputs import Outputs
 from kdbench.progress import Progress
@@ -13,18 +13,18 @@ from kdbench.temperature.base import (
 
 
 class Annealing(TemperatureStrategy):
-    """A staircase of the teacher's scale during phase I, then the scale 1.
+    """Increases the teacher's scale in steps during phase I; afterwards it is 1.
 
     Rule: phi = k / tau_max with k = min(1 + floor(epoch * tau_max / n1), tau_max), n1 the epochs of
         phase I and the 0-based epoch; T_t = 1 / phi, T_s = 1, scale = 1. The paper's integer
         temperature is tau_max - k + 1, and phi = 1 - (temperature - 1) / tau_max.
     Source: Jafari, Rezagholizadeh, Sharma, Ghodsi, "Annealing Knowledge Distillation", EACL 2021,
         arXiv 2104.07163, section 3.
-    Shapes and ranges: 1 <= T_t <= tau_max; tau_max >= 1; 0 < until <= 1 is phase I's part of the
-        epochs.
+    Shapes and ranges: 1 <= T_t <= tau_max; tau_max >= 1; 0 < until <= 1 is phase I's fraction of
+        the epochs.
     Gradient: none.
-    Deviations: the released code steps every floor(n1 / tau_max) epochs, which is the same where
-        tau_max divides n1; elsewhere its counter runs past tau_max, and for n1 < tau_max it fails.
+    Deviations: the released code steps every floor(n1 / tau_max) epochs, which is the same if
+        tau_max divides n1; otherwise its counter exceeds tau_max, and for n1 < tau_max it fails.
     """
 
     def __init__(self, tau_max: int, until: float) -> None:

@@ -1,4 +1,4 @@
-"""The smallest temperature at which a softmax is nearly linear in standardised logits."""
+"""The smallest temperature at which a softmax is nearly linear in standardized logits."""
 
 import math
 from collections.abc import Callable
@@ -24,23 +24,23 @@ PEAKS: dict[AtkdMode, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class ATKD(TemperatureStrategy):
-    """Sets each sample's temperature by the largest of its standardised logits.
+    """Sets each sample's temperature by the largest of its standardized logits.
 
     Rule: Z(z) = (z - mean(z)) / (std(z) + eps), M = max_c max(|Z(z_t)|, |Z(z_s)|),
-        T = (1 + sqrt(3)) / 2 * M on standardised logits; on logits as they are, that is
+        T = (1 + sqrt(3)) / 2 * M on standardized logits; equivalently, on raw logits,
         T_t = T * (std(z_t) + eps), T_s = T * (std(z_s) + eps), scale = T^2.
     Source: Matsuyama, Anjum, Matsuyama, Shoda, Zhan, "Adaptive Temperature Based on Logits
         Correlation in Knowledge Distillation", arXiv 2503.09030.
     Shapes and ranges: one T per sample, unbiased std over the K >= 2 classes of a row. In the
         modes "*_abs" T lies between FACTOR * sqrt((K - 1) / K) and FACTOR * (K - 1) / sqrt(K); in
         "teacher_max" the lower end is FACTOR / sqrt(K). T >= tau_min and std >= std_min always.
-    Gradient: through the student's standard deviation in T_s, as a z-score has it; T and scale
-        are constants.
+    Gradient: through the student's standard deviation in T_s, as for a z-score; T and scale are
+        constants.
     Deviations: mode="both_abs" is the released code (M of both networks). The paper's text uses
-        the teacher alone: mode="teacher_abs" takes M = max_c |Z(z_t)|, mode="teacher_max"
-        M = max_c Z(z_t). The released rule acts only where logits are standardised; this one
-        always does. For rows without spread it gives T = 0: here a standard deviation below
-        std_min counts as 1, and T is at least tau_min.
+        only the teacher: mode="teacher_abs" takes M = max_c |Z(z_t)|, mode="teacher_max"
+        M = max_c Z(z_t). The released rule applies only to standardized logits; this one always.
+        For constant rows it gives T = 0: here a standard deviation below std_min counts as 1,
+        and T is at least tau_min.
     """
 
     def __init__(self, mode: AtkdMode, eps: float, tau_min: float, std_min: float) -> None:

@@ -1,9 +1,8 @@
-"""The temperature seam: read this first.
+"""The interface of temperature strategies: read this first.
 
-A strategy sees what both networks answer to a batch and how far training is, and decides three
-tensors. Three and not two, because "temperature, then times tau squared" cannot express logit
-standardisation (scale = base tau squared), TTM (scale 1), WTTM (scale = power sum) or DTKD
-(scale = T_t x T_s).
+From both networks' outputs for a batch and the position in training, a strategy computes three
+tensors: two temperatures and a scale. The scale is separate because tau squared does not cover
+logit standardization (base tau squared), TTM (1), WTTM (a power sum) or DTKD (T_t x T_s).
 """
 
 import math
@@ -16,12 +15,12 @@ from kdbench.outputs import Outputs
 from kdbench.progress import Progress
 from kdbench.temperature.part import Part
 
-# Beyond, float32 is at its end: a divergence times tau^2 is nothing but rounding, or 0.
+# Outside this range, a divergence times tau^2 is 0 or only rounding error in float32.
 TAU_MIN, TAU_MAX = 1e-3, 1e3
 
 
 class Temperatures(NamedTuple):
-    """What a strategy decides for one batch.
+    """A strategy's output for one batch.
 
     Attributes:
         teacher: [B, 1] float32, > 0 and finite; divides the teacher's logits.
@@ -35,15 +34,15 @@ class Temperatures(NamedTuple):
 
 
 class TemperatureStrategy(Part):
-    """Decides the temperatures of a batch. Subclasses implement ``forward``.
+    """Computes the temperatures of a batch. Subclasses implement ``forward``.
 
-    A strategy that learns is an ordinary module: its parameters reach the optimizer through
-    ``param_groups`` and its buffers and parameters are saved with the run. One that needs feedback
-    from the step overrides ``observe``.
+    A learned strategy is an ordinary module: its parameters reach the optimizer through
+    ``param_groups``, and its parameters and buffers are saved with the run. Override ``observe``
+    for feedback after each step.
 
     Attributes:
-        weight_decay: 0 unless its YAML states another value: decay would pull a temperature
-            towards a value that nobody chose.
+        weight_decay: 0 unless its YAML sets another value: decay would pull a temperature towards
+            an arbitrary value.
     """
 
     weight_decay = 0.0
@@ -59,7 +58,7 @@ class TemperatureStrategy(Part):
 
 
 class Schedule(TemperatureStrategy):
-    """A temperature that depends on progress alone: the same for teacher, student and all samples.
+    """A temperature that depends only on progress: equal for teacher, student and all samples.
 
     Rule: T_t = T_s = tau(fraction), scale = tau(fraction)^2. Subclasses implement ``tau_at``.
     Gradient: none; the temperature is a plain number.
@@ -85,7 +84,7 @@ def uniform(tau: float, like: Tensor) -> Temperatures:
 
 
 def dtype_of(module: nn.Module, like: Tensor) -> torch.dtype:
-    """The type that a module computes in; that of ``like`` where it has no parameters."""
+    """The dtype of a module's parameters; that of ``like`` if it has none."""
     return next((parameter.dtype for parameter in module.parameters()), like.dtype)
 
 

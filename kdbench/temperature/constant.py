@@ -10,7 +10,7 @@ class Constant(Schedule):
     Rule: T_t = T_s = tau, scale = tau^2.
     Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network",
         arXiv 1503.02531, section 2.
-    Shapes and ranges: tau > 0; large tau tends to logit regression.
+    Shapes and ranges: tau > 0; large tau approaches logit regression.
     Gradient: none.
     Deviations: none.
     """

@@ -1,4 +1,4 @@
-"""A temperature that moves along half a cosine during training."""
+"""A temperature that follows half a cosine during training."""
 
 import math
 
@@ -17,7 +17,7 @@ class Cosine(Schedule):
     Rule: T = end + (start - end) * (1 + cos(pi * min(fraction / until, 1))) / 2; scale = T^2.
     Source: cosine annealing as in Loshchilov and Hutter, "SGDR", ICLR 2017, equation 5, applied
         to the temperature.
-    Shapes and ranges: start, end > 0; 0 < until <= 1 is the part of training in which T moves.
+    Shapes and ranges: start, end > 0; 0 < until <= 1 is the fraction of training in which T moves.
     Gradient: none.
     Deviations: none.
     """

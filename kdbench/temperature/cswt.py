@@ -1,4 +1,4 @@
-"""Temperatures from how much teacher and student already agree."""
+"""Temperatures from the agreement of teacher and student."""
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from kdbench.temperature.base import (
 
 
 class CSWT(TemperatureStrategy):
-    """Heats the samples of a batch on which teacher and student agree least.
+    """Gives higher temperatures to samples on which teacher and student agree less.
 
     Rule: s_b = <p_b, q_b> / (|p_b| |q_b| + eps) with p = softmax(z_t), q = softmax(z_s);
         T_t = T_s = low + (high - low) * (max_b s - s_b) / (max_b s - min_b s),
@@ -22,11 +22,11 @@ class CSWT(TemperatureStrategy):
     Source: Ham, Kim, Lee, Lee, Kim, "Cosine Similarity Knowledge Distillation for Individual
         Class Information Transfer", arXiv 2311.14307.
     Shapes and ranges: one T per sample in [low, high]; it depends on the rest of the batch, and
-        both ends are taken wherever similarities differ. Each process ranks its own batch.
-    Gradient: none; similarities are taken from constants.
-    Deviations: follows a third-party implementation; the paper leaves the temperature open. That
-        divides by zero where all similarities are equal, as in a batch of one: here similarities
-        within span_min of each other rank nobody, and every sample gets (low + high) / 2.
+        both ends are reached if similarities differ. Each process ranks its own batch.
+    Gradient: none; similarities are computed from constants.
+    Deviations: follows a third-party implementation, as the paper does not specify the temperature.
+        It divides by zero if all similarities are equal, as in a batch of one: here, if they are
+        all within span_min of each other, every sample gets (low + high) / 2.
     """
 
     def __init__(self, low: float, high: float, eps: float, span_min: float) -> None:

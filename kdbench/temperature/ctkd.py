@@ -1,4 +1,4 @@
-"""A temperature that learns to make distillation harder, more and more so."""
+"""A temperature that learns to make distillation progressively harder."""
 
 import math
 from typing import Literal, get_args
@@ -21,25 +21,25 @@ CtkdMode = Literal["global", "instance"]
 
 
 class CTKD(TemperatureStrategy):
-    """Learns the temperature against the student, through a gradient that is reversed.
+    """Learns the temperature adversarially, with a reversed gradient.
 
-    Rule: T_t = T_s = T = tau_min + tau_range * sigmoid(theta), scale = T^2. On its way to theta
-        the gradient is multiplied by -lambda(e), lambda(e) = (1 - cos(pi * min(e, E) / E)) / 2,
-        with the 1-based epoch e and E = loops. mode="global": theta is one number.
-        mode="instance": a two-layer network computes theta_b from both predictions on a sample.
+    Rule: T_t = T_s = T = tau_min + tau_range * sigmoid(theta), scale = T^2. The gradient to theta
+        is multiplied by -lambda(e), lambda(e) = (1 - cos(pi * min(e, E) / E)) / 2, with the 1-based
+        epoch e and E = loops. mode="global": theta is one number. mode="instance": a two-layer
+        network computes theta_b from both predictions on a sample.
     Source: Li et al., "Curriculum Temperature for Knowledge Distillation", AAAI 2023,
         arXiv 2211.16231.
     Shapes and ranges: T shared (global) or per sample (instance), tau_min <= T <= tau_min +
         tau_range. A saturated sigmoid stops learning, not the run; the logged temperature shows it.
     Gradient: reversed, through T and the factor T^2, to theta or the network's weights; none to
-        the student's logits by way of T.
-    Deviations: theta has an optimizer group of its own, with the learning rate of the student and
-        its own weight_decay. The released code has it in the student's group, where the decay pulls
-        theta to 0 and T to tau_min + tau_range / 2. The released reversal multiplies by a schedule
-        from 0 to -1: the same product. The instance network is not released; chosen here are both
-        networks' probabilities at temperature 1 as inputs (2K), without gradient; one hidden layer
-        with ReLU; PyTorch's initialisation, but theta_init as last bias; no addition of 1e-7 to
-        the teacher's probabilities.
+        the student's logits through T.
+    Deviations: theta has its own optimizer group, with the student's learning rate and its own
+        weight_decay. In the released code it is in the student's group, where the decay pulls theta
+        to 0 and T to tau_min + tau_range / 2. The released reversal multiplies by a schedule from 0
+        to -1, which is the same product. The instance network is not released; choices made here:
+        both networks' probabilities at temperature 1 as inputs (2K), without gradient; one hidden
+        layer with ReLU; PyTorch's initialization, except theta_init as the last bias; 1e-7 is not
+        added to the teacher's probabilities.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class CTKD(TemperatureStrategy):
         classes = student_logits.shape[1]
         if classes != self.num_classes:
             raise ValueError(
-                f"the logits have {classes} classes, and temperature.num_classes="
+                f"the logits have {classes} classes, but temperature.num_classes="
                 f"{self.num_classes}; load the objective with temperature.num_classes={classes}"
             )
         predictions = [logits.softmax(dim=1) for logits in (teacher_logits, student_logits)]
@@ -94,6 +94,6 @@ class CTKD(TemperatureStrategy):
 
 
 def reverse_gradient(value: Tensor, strength: float) -> Tensor:
-    """Exactly ``value``; its gradient is multiplied by ``-strength`` on the way back."""
+    """Returns exactly ``value``; its gradient is multiplied by ``-strength``."""
     constant = value.detach()
     return constant - strength * (value - constant)

@@ -1,4 +1,4 @@
-"""Different temperatures for teacher and student, so that their scaled maxima coincide."""
+"""Separate temperatures for teacher and student, so that their scaled maxima are equal."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from kdbench.temperature.base import (
 
 
 class DTKD(TemperatureStrategy):
-    """Heats the network with the larger maximum logit and cools the other by as much.
+    """Raises the temperature of the network with the larger maximum logit, lowers the other's.
 
     Rule: with x = max_c z_t and m = max_c z_s, delta = tau * (x - m) / (x + m),
         T_t = tau + delta = 2 x tau / (x + m), T_s = tau - delta = 2 m tau / (x + m),
@@ -23,12 +23,12 @@ class DTKD(TemperatureStrategy):
         equations 4 and 5.
     Shapes and ranges: per sample and network; T_t + T_s = 2 tau, both in
         [tau_min, 2 tau - tau_min].
-    Gradient: through the student's maximum into T_t, T_s and scale; none where delta is bounded.
-    Deviations: the authors state that their derivation of equations 4 and 5 is wrong and that this
-        rule is what they ran; so does this class. Their rule divides by zero where x + m = 0 and
-        gives a negative temperature and weight where x and m differ in sign: here the larger
-        maximum then gets the highest temperature (both get tau where they are equal), and delta
-        is bounded so that no temperature falls below tau_min.
+    Gradient: through the student's maximum into T_t, T_s and scale; none where delta is clamped.
+    Deviations: the authors state that their derivation of equations 4 and 5 is wrong and that they
+        ran this rule; so does this class. Their rule divides by zero if x + m = 0 and gives a
+        negative temperature and weight if x and m differ in sign: here the larger maximum then gets
+        the highest temperature (both get tau if they are equal), and delta is clamped so that no
+        temperature is below tau_min.
     """
 
     def __init__(self, tau: float, tau_min: float) -> None:
@@ -48,11 +48,11 @@ class DTKD(TemperatureStrategy):
 
 
 def imbalance(first: Tensor, second: Tensor) -> Tensor:
-    """(first - second) / (first + second) of numbers with one sign; else the difference's sign.
+    """(first - second) / (first + second) if the signs agree, else the sign of the difference.
 
-    The sign is where the quotient ends as the smaller of two positive numbers goes to zero.
+    The sign is the limit of the quotient as the smaller of two positive numbers goes to zero.
     """
     same_sign = first.sign() * second.sign() > 0
-    # Replaced before the division, whose derivative at 0 would spoil the rows that do not use it.
+    # Replaced before the division, whose derivative at 0 would turn the unused rows into NaN.
     total = torch.where(same_sign, first + second, 1.0)
     return torch.where(same_sign, (first - second) / total, (first - second).sign())

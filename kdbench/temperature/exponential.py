@@ -1,4 +1,4 @@
-"""A temperature that moves by a constant factor per step."""
+"""A temperature that changes by a constant factor per step."""
 
 from kdbench.progress import Progress
 from kdbench.temperature.base import (
@@ -13,9 +13,9 @@ class Exponential(Schedule):
     """From ``start`` to ``end`` geometrically, then constant.
 
     Rule: T = start * (end / start)^min(fraction / until, 1); scale = T^2.
-    Source: plain geometric decay, given by its end points instead of a rate, so that its meaning
-        does not depend on the number of steps.
-    Shapes and ranges: start, end > 0; 0 < until <= 1 is the part of training in which T moves.
+    Source: plain geometric decay, given by its end points instead of a rate, so that it does not
+        depend on the number of steps.
+    Shapes and ranges: start, end > 0; 0 < until <= 1 is the fraction of training in which T moves.
     Gradient: none.
     Deviations: none.
     """

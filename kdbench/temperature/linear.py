@@ -1,4 +1,4 @@
-"""A temperature that moves along a straight line during training."""
+"""A temperature that changes linearly during training."""
 
 from kdbench.progress import Progress
 from kdbench.temperature.base import (
@@ -10,12 +10,12 @@ from kdbench.temperature.base import (
 
 
 class Linear(Schedule):
-    """From ``start`` to ``end`` on a straight line, then constant.
+    """From ``start`` to ``end`` linearly, then constant.
 
     Rule: T = start + (end - start) * min(fraction / until, 1); scale = T^2.
     Source: plain annealing schedule; the annealed scale of Jafari et al., "Annealing Knowledge
         Distillation", EACL 2021, section 3, moves linearly too.
-    Shapes and ranges: start, end > 0; 0 < until <= 1 is the part of training in which T moves.
+    Shapes and ranges: start, end > 0; 0 < until <= 1 is the fraction of training in which T moves.
     Gradient: none.
     Deviations: none.
     """

@@ -14,22 +14,21 @@ Form = Literal["code", "paper"]
 
 
 class LogitStandardization(TemperatureStrategy):
-    """Softens standardised logits: the z-score is one temperature per sample and network.
+    """Softens standardized logits: the z-score is one temperature per sample and network.
 
-    Rule: T_t = tau * (std(z_t) + eps), T_s = tau * (std(z_s) + eps), scale = tau^2. The mean that
-        a z-score subtracts is left out: a softmax does not see it. Where another strategy stands
-        in the place of tau (CTKD learns it), std + eps multiplies its temperatures, and its scale
-        is kept.
+    Rule: T_t = tau * (std(z_t) + eps), T_s = tau * (std(z_s) + eps), scale = tau^2. The mean is not
+        subtracted, as a softmax is invariant to it. If tau is another strategy (such as CTKD), its
+        temperatures are multiplied by std + eps and its scale is kept.
     Source: Sun, Ren, Li, Wang, Cao, "Logit Standardization in Knowledge Distillation", CVPR 2024,
         arXiv 2403.01427.
     Shapes and ranges: std over the K >= 2 classes of a row; T >= tau * std_min.
-    Gradient: through the student's standard deviation, and as a strategy in the place of tau has
-        it; the scale of a number is a constant.
+    Gradient: through the student's standard deviation, and that of the strategy if tau is one; for
+        a number, the scale is a constant.
     Deviations: form="code" is the released code (unbiased standard deviation, plus eps);
         form="paper" is the paper's algorithm (population standard deviation, no eps), whose
-        temperatures are sqrt((K - 1) / K) times as high. Released code and paper leave a row
-        without spread to eps or to 0 / 0: here a standard deviation below std_min counts as 1.
-        A strategy in the place of tau looks at the logits as they are.
+        temperatures are sqrt((K - 1) / K) times as high. For a constant row, code and paper divide
+        by eps or by 0: here a standard deviation below std_min counts as 1. If tau is a strategy,
+        it sees the raw logits.
     """
 
     def __init__(
@@ -52,19 +51,19 @@ class LogitStandardization(TemperatureStrategy):
 
 
 def spread(logits: Tensor, std_min: float, correction: int = 1) -> Tensor:
-    """Standard deviation of each row; 1 where it is below ``std_min``.
+    """Standard deviation of each row; 1 if it is below ``std_min``.
 
-    A constant row is the uniform distribution at any temperature, so 1 gives it the gradient of
-    distillation without standardisation, where the true value gives 0 / 0.
+    A constant row is the uniform distribution at any temperature; with 1 it has the gradient of
+    distillation without standardization, instead of 0 / 0.
 
     Args:
         logits: [B, K], K >= 2.
-        std_min: smallest standard deviation that is more than rounding, > 0.
-        correction: 1 for the unbiased estimate, 0 for that of a population.
+        std_min: smallest standard deviation that is not rounding error, > 0.
+        correction: 1 for the unbiased estimate, 0 for the population's.
 
     Returns:
         [B, 1], >= min(std_min, 1).
     """
     variance = logits.var(dim=1, keepdim=True, correction=correction)
-    # Replaced before the root, whose derivative at 0 is infinite.
+    # Replaced before the square root, whose derivative at 0 is infinite.
     return torch.where(variance < std_min**2, 1.0, variance).sqrt()

@@ -1,4 +1,4 @@
-"""Two temperatures that learn from what a distillation step does to the cross-entropy."""
+"""Two temperatures that learn from the effect of a distillation step on the cross-entropy."""
 
 import math
 
@@ -18,24 +18,25 @@ from kdbench.temperature.soften import soften
 
 
 class Meta(TemperatureStrategy):
-    """Moves the temperatures to where a step of distillation lowers the cross-entropy most.
+    """Learns temperatures at which a distillation step reduces the cross-entropy most.
 
     Rule: T_t = exp(a), T_s = exp(b), scale = T_t * T_s. After each step, on its batch:
         L_in = mean_b KL(softmax(z_t / T_t) || softmax(z_s / T_s)),
         z' = z_s - inner_lr * dL_in/dz_s,
-        (a, b) <- (a, b) - meta_lr * dCE(z', y)/d(a, b), brought back to tau_min <= T <= tau_max.
+        (a, b) <- (a, b) - meta_lr * dCE(z', y)/d(a, b), clamped to tau_min <= T <= tau_max.
     Source: Liu, Liu, Li, Yu, "Meta Knowledge Distillation", arXiv 2202.07940.
-    Shapes and ranges: one temperature for each network, both in [tau_min, tau_max]. A lower T_s is
-        also a longer look-ahead, so both tend to fall towards tau_min. Only batches whose student
-        logits carry a gradient are learned from: on others no step is taken.
-    Gradient: none to the student by way of T or scale. The two parameters get theirs from the
+    Shapes and ranges: one temperature per network, both in [tau_min, tau_max]. A lower T_s also
+        means a longer look-ahead, so both tend to fall towards tau_min. Steps are taken only on
+        batches whose student logits require a gradient.
+    Gradient: none to the student through T or scale. The two parameters get theirs from the
         cross-entropy through the inner gradient (second order), and are stepped here.
-    Deviations: no code is released. Published is that both temperatures are meta-parameters which
-        follow the gradient of the learning objective; uncertain, and chosen here, is all else. The
-        exponential makes steps relative to T. The look-ahead moves the logits in place of the
-        weights, which would cost a second pass through the student, and is judged by the labels of
-        the same batch. Its loss has no factor T_t * T_s; the training loss has it, so that the size
-        of its gradient depends on T as little as with tau^2, its value where both are equal.
+    Deviations: no code is released. The paper says that both temperatures are meta-parameters that
+        follow the gradient of the learning objective; everything else is a choice made here. The
+        exponential makes steps relative to T. The look-ahead moves the logits instead of the
+        weights, which would need a second pass through the student, and is evaluated with the
+        labels of the same batch. Its loss has no factor T_t * T_s; the training loss has it, so
+        that the size of its gradient hardly depends on T, as with tau^2, to which it is equal if
+        T_t = T_s.
     """
 
     trains_itself = True
@@ -60,7 +61,7 @@ class Meta(TemperatureStrategy):
         self.log_tau = nn.Parameter(torch.tensor([teacher_init, student_init]).log())
         self.bounds = math.log(tau_min), math.log(tau_max)
         self.inner_lr, self.meta_lr = inner_lr, meta_lr
-        self._sees_training = False  # whether the last batch was one that a step is taken on
+        self._sees_training = False  # whether the last batch was a training batch
 
     def forward(self, outputs: Outputs, progress: Progress) -> Temperatures:
         logits = outputs.student.logits
@@ -70,7 +71,7 @@ class Meta(TemperatureStrategy):
         return Temperatures(teacher, student, (teacher * student).squeeze(1))
 
     def observe(self, outputs: Outputs, progress: Progress) -> None:
-        """One step of the two temperatures."""
+        """Takes one step on the two temperatures."""
         if not self._sees_training:
             return
         self._sees_training = False
@@ -82,7 +83,7 @@ class Meta(TemperatureStrategy):
 
 
 def look_ahead(outputs: Outputs, tau: Tensor, step: float) -> Tensor:
-    """Cross-entropy after the logits themselves took one step of distillation.
+    """Cross-entropy after one distillation step on the logits themselves.
 
     Args:
         outputs: of the batch.

@@ -18,10 +18,10 @@ class NormKD(TemperatureStrategy):
     Source: Chi, Zheng, Li, Yang, Wu, Lin, Cai, "NormKD: Normalized Logits for Knowledge
         Distillation", arXiv 2308.00520.
     Shapes and ranges: unbiased std over the K >= 2 classes of a row; T >= tau * std_min. The
-        softmaxes are those of logit standardisation; the weight differs.
-    Gradient: through the student's standard deviation; scale comes from the teacher alone.
-    Deviations: the released code divides a row without spread by 0: here a standard deviation
-        below std_min counts as 1.
+        softmaxes are those of logit standardization; the weight differs.
+    Gradient: through the student's standard deviation; scale depends on the teacher only.
+    Deviations: the released code divides a constant row by 0: here a standard deviation below
+        std_min counts as 1.
     """
 
     def __init__(self, tau: float, std_min: float) -> None:

@@ -1,4 +1,4 @@
-"""What strategies and losses have in common: parts of an objective, which may learn."""
+"""Base class of strategies and losses: parts of an objective, possibly with parameters."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -14,15 +14,15 @@ from kdbench.progress import Progress
 class Part(nn.Module):
     """A strategy or a loss.
 
-    It sees ``Outputs`` in float32 or wider, and computes without autocast, whoever calls it. What
-    it learns is an ordinary parameter, in the part itself or in any module below it: it is trained,
-    saved, moved and restored with the run. Parts may contain parts.
+    It gets ``Outputs`` in float32 or wider and always runs without autocast. Ordinary parameters,
+    in the part itself or in any submodule, are trained, saved, moved and restored with the run.
+    Parts may contain parts.
 
     Attributes:
-        needs: what it reads beside logits and targets: names of ``kdbench.outputs.NEEDS``.
-        trains_itself: whether it steps its own parameters in ``observe``; the run's optimizer
-            then leaves them alone.
-        weight_decay: of its own parameters; None takes that of the optimizer.
+        needs: its inputs besides logits and targets: names from ``kdbench.outputs.NEEDS``.
+        trains_itself: whether it steps its own parameters in ``observe``; they are then excluded
+            from the run's optimizer.
+        weight_decay: of its own parameters; None uses the optimizer's.
     """
 
     needs: frozenset[str] = frozenset()
@@ -35,15 +35,15 @@ class Part(nn.Module):
             return super().__call__(outputs.widen(), *args, **kwargs)
 
     def adapt(self, outputs: Outputs, num_samples: int) -> None:
-        """Builds what depends on the shapes of features; called once, before the optimizer is made.
+        """Builds modules that depend on feature shapes; called once, before creating the optimizer.
 
         Args:
-            outputs: of an example batch. Only shapes count: the tensors may be on the meta device.
+            outputs: of an example batch. Only shapes matter: tensors may be on the meta device.
             num_samples: N, size of the full train split: ``outputs.index`` lies in [0, N).
         """
 
     def param_groups(self) -> list[dict]:
-        """Optimizer groups of its own parameters; the parts in it have theirs."""
+        """Optimizer groups of its own parameters, without those of inner parts."""
         own = [] if self.trains_itself else self.own_parameters()
         if not own:
             return []
@@ -53,7 +53,7 @@ class Part(nn.Module):
         ]
 
     def own_parameters(self) -> list[nn.Parameter]:
-        """Those that learn and belong to no part inside this one."""
+        """Trainable parameters that do not belong to an inner part."""
         inner = {
             id(parameter)
             for module in self.modules()
@@ -63,20 +63,20 @@ class Part(nn.Module):
         return [p for p in self.parameters() if p.requires_grad and id(p) not in inner]
 
     def observe(self, outputs: Outputs, progress: Progress) -> None:
-        """Feedback after every optimizer step, with the outputs of that step; nothing by default.
+        """Feedback after every optimizer step, with its outputs; a no-op by default.
 
         Args:
-            outputs: of the view that the part reads, without gradient.
+            outputs: of the view that the part uses, without gradient.
             progress: position in training.
         """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """As any module, but for ``half()`` and ``bfloat16()``: it stays in float32."""
+        """Like ``nn.Module``, but stays in float32 on ``half()`` and ``bfloat16()``."""
         return super()._apply(lambda tensor: _keep_wide(tensor, fn(tensor)), recurse)
 
 
 def full_precision(outputs: Outputs) -> AbstractContextManager:
-    """Without autocast: in its narrow types a difference of large sums is lost."""
+    """Disables autocast: in low precision, a difference of large sums is lost."""
     device = outputs.student.logits.device.type
     if torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
@@ -89,17 +89,17 @@ def find_parts(module: nn.Module) -> list[Part]:
 
 
 def union_of_needs(parts: Iterable[Part]) -> frozenset[str]:
-    """What these parts need together.
+    """The combined needs of these parts.
 
     Raises:
-        ValueError: one of them needs something that nobody provides.
+        ValueError: one of them has an unknown need.
     """
     needs: set[str] = set()
     for part in parts:
         unknown = find_unknown_needs(part.needs)
         if unknown:
             raise ValueError(
-                f"{type(part).__name__}.needs has {', '.join(map(repr, unknown))}; known are "
+                f"{type(part).__name__}.needs has {', '.join(map(repr, unknown))}; allowed are "
                 f"features, preacts, index, labels (kdbench/outputs.py)"
             )
         needs |= part.needs
@@ -107,12 +107,12 @@ def union_of_needs(parts: Iterable[Part]) -> frozenset[str]:
 
 
 def require_registered(module: nn.Module) -> None:
-    """Refuses what learns and would be neither trained nor saved nor moved.
+    """Rejects unregistered modules and parameters: they would not be trained, saved or moved.
 
-    A module or parameter in a plain list, tuple, set or dict is unknown to its owner.
+    A module does not register what is in a plain list, tuple, set or dict.
 
     Raises:
-        ValueError: something of that kind; the message names the attribute.
+        ValueError: an attribute has one; the message names it.
     """
     known = {id(each) for each in (*module.modules(), *module.parameters())}
     for owner in module.modules():
@@ -122,9 +122,9 @@ def require_registered(module: nn.Module) -> None:
             for path, found in _learnable(value, name):
                 if id(found) not in known:
                     raise ValueError(
-                        f"{type(owner).__name__}.{path} is a {type(found).__name__} that nobody "
-                        f"registers: it would not be trained, saved or moved. Keep it in an "
-                        f"attribute of its own, an nn.ModuleList, nn.ModuleDict or "
+                        f"{type(owner).__name__}.{path} is an unregistered "
+                        f"{type(found).__name__}: it would not be trained, saved or moved. Assign "
+                        f"it to an attribute, or use an nn.ModuleList, nn.ModuleDict or "
                         f"nn.ParameterList"
                     )
 
@@ -133,7 +133,7 @@ _OF_MODULE = frozenset(vars(nn.Module()))  # torch's own bookkeeping
 
 
 def _learnable(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """(path, found) of all modules with state and tensors that learn, through plain containers."""
+    """(path, found) of modules with state and trainable tensors, also in plain containers."""
     if isinstance(value, nn.Module):
         if isinstance(value, Part) or any(True for _ in (*value.parameters(), *value.buffers())):
             yield path, value

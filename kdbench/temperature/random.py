@@ -1,4 +1,4 @@
-"""A temperature drawn by chance: the control of every method that adapts one."""
+"""A random temperature: the control for methods that adapt the temperature."""
 
 from typing import Literal, get_args
 
@@ -12,17 +12,17 @@ Per = Literal["sample", "batch"]
 
 
 class Random(TemperatureStrategy):
-    """Draws each temperature uniformly, without looking at the logits.
+    """Draws each temperature uniformly, independent of the logits.
 
     Rule: T_t = T_s = low + (high - low) * u, u uniform in [0, 1); scale = T^2.
-    Source: no paper; a rule that reads the logits has to beat this one to show that reading helps.
-    Shapes and ranges: one u for each sample (per="sample") or for the whole batch (per="batch");
+    Source: no paper; a strategy that uses the logits has to beat this one to show that it helps.
+    Shapes and ranges: one u per sample (per="sample") or per batch (per="batch");
         0 < low <= T <= high.
     Gradient: none.
     Deviations: none.
 
-    The numbers come from torch's global generator, which belongs to the learner during its step;
-    both options draw equally many, so that what is drawn after them does not depend on ``per``.
+    The numbers come from torch's global generator, which has the learner's state during its step.
+    Both options draw equally many, so that later draws do not depend on ``per``.
     """
 
     def __init__(self, low: float, high: float, per: Per) -> None:

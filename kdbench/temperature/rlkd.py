@@ -1,4 +1,4 @@
-"""A temperature for each sample, chosen by an agent that is paid in training accuracy."""
+"""Per-sample temperatures, chosen by an agent that is rewarded with training accuracy."""
 
 import math
 from collections.abc import Sequence
@@ -27,13 +27,13 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Decisions(NamedTuple):
-    """What the agent saw and did on one batch, whose samples are the steps of an episode.
+    """The agent's states and actions on one batch, whose samples are the steps of an episode.
 
     Attributes:
         states: [B, 3].
-        actions: [B, 1], before they become temperatures.
-        log_probs: [B, 1], of the actions when they were taken.
-        values: [B, 1], the critic's estimates at that time.
+        actions: [B, 1], before conversion to temperatures.
+        log_probs: [B, 1], of the actions at sampling time.
+        values: [B, 1], the critic's estimates at sampling time.
     """
 
     states: Tensor
@@ -43,33 +43,33 @@ class Decisions(NamedTuple):
 
 
 class RLKD(TemperatureStrategy):
-    """Lets a policy choose each sample's temperature from how sure both networks are of it.
+    """Lets a policy choose each sample's temperature from both networks' confidence.
 
     Rule: state_b = [max q, max p, margin of q], p = softmax(z_t), q = softmax(z_s); action
         a_b = mean(state_b) + std * noise; T_t = T_s = T_b = max(tau_max * sigmoid(a_b), tau_min),
-        scale = T_b^2. Before epoch ``policy_from`` T is ``warmup_tau``. In epochs that
-        ``update_every`` divides, each batch is an episode, from which ``Agent`` learns; its reward
-        is the accuracy on the next batch less that on its own, both before their steps, times
-        ``gain_at``. These epochs count from 1 and are those of a run of ``schedule_epochs``; in
-        longer and shorter runs the schedule is stretched.
+        scale = T_b^2. Before epoch ``policy_from``, T is ``warmup_tau``. In epochs divisible by
+        ``update_every``, each batch is an episode from which ``Agent`` learns; its reward is the
+        accuracy on the next batch minus that on its own, both before their steps, times
+        ``gain_at``. Epochs are 1-based and refer to a run of ``schedule_epochs``; the schedule is
+        stretched for longer and shorter runs.
     Source: Zhang, Zhou, Gong, Liu, Tu, "Instance Temperature Knowledge Distillation",
         arXiv 2407.00115, and its released code.
     Shapes and ranges: per sample, tau_min <= T_b < tau_max; K >= 2 classes. In evaluation mode the
-        policy acts without noise. Only batches whose student logits carry a gradient are learned
-        from: on others no step is taken.
+        policy acts without noise. The agent learns only from batches whose student logits require
+        a gradient.
     Gradient: none; temperatures are constants to the student, and the agent trains itself.
-    Deviations: margin="true_margin" is the largest less the second largest probability; the
+    Deviations: margin="true_margin" is the largest minus the second largest probability; the
         released code subtracts the second smallest (margin="released"). Its reward is the change
         up to the batch's own forward pass, which the batch's temperatures cannot have caused, and
-        averages accuracy over classes. It lets T fall to 0, takes likelihoods of the squashed
-        action under the unsquashed density, and learns from batches of 64 only. Its exploration,
-        which mixes images by the student's uncertainty, belongs to the data pipeline and is not
-        here. See ``Agent`` and ``Calibration`` for theirs.
+        averages accuracy over classes. It allows T = 0, takes likelihoods of the squashed action
+        under the unsquashed density, and learns only from batches of 64. Its exploration, which
+        mixes images by the student's uncertainty, is the plugin ``mixing``. See ``Agent`` and
+        ``Calibration`` for theirs.
     """
 
     trains_itself = True
     needs = frozenset({"labels"})
-    accuracy: Tensor  # of the batch before
+    accuracy: Tensor  # on the previous batch
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class RLKD(TemperatureStrategy):
         self.agent = agent
         self.register_buffer("accuracy", torch.zeros(()))
         self._taken: Decisions | None = None  # on this batch
-        self._pending: Decisions | None = None  # on the batch before, until its reward is known
+        self._pending: Decisions | None = None  # on the previous batch, awaiting its reward
 
     def forward(self, outputs: Outputs, progress: Progress) -> Temperatures:
         if self.epoch_at(progress) < self.policy_from:
@@ -119,7 +119,7 @@ class RLKD(TemperatureStrategy):
         return Temperatures(temperature, temperature, temperature.square().squeeze(1))
 
     def observe(self, outputs: Outputs, progress: Progress) -> None:
-        """Pays the batch before with the change of accuracy since; this one waits for its turn."""
+        """Rewards the previous batch with the change in accuracy; this one becomes pending."""
         accuracy = (outputs.student.logits.argmax(dim=1) == outputs.targets).float().mean()
         learns = self.learns_at(progress)
         if learns and self._pending is not None:
@@ -129,11 +129,11 @@ class RLKD(TemperatureStrategy):
         self.accuracy.copy_(accuracy)
 
     def temperature_of(self, actions: Tensor) -> Tensor:
-        """Temperatures that stand for actions of any size."""
+        """Maps unbounded actions to temperatures."""
         return (self.tau_max * actions.sigmoid()).clamp(min=self.tau_min)
 
     def epoch_at(self, progress: Progress) -> float:
-        """Epoch of the schedule, counted from 1, to which this epoch of the run corresponds."""
+        """1-based epoch of the schedule that corresponds to this epoch of the run."""
         return (progress.epoch + 1) * self.schedule_epochs / progress.total_epochs
 
     def learns_at(self, progress: Progress) -> bool:
@@ -152,31 +152,31 @@ class RLKD(TemperatureStrategy):
         return 1.0
 
     def get_extra_state(self) -> Tensor:
-        """[B, 6] the decisions that wait for their reward; B = 0 where there are none."""
+        """[B, 6] the pending decisions; B = 0 if there are none."""
         if self._pending is None:
             return self.accuracy.new_empty(0, STATE_SIZE + 3)
         return torch.cat(self._pending, dim=1)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Puts back what ``get_extra_state`` gave."""
+        """Restores the state of ``get_extra_state``."""
         columns = state.to(self.accuracy.device).split([STATE_SIZE, 1, 1, 1], dim=1)
         self._pending = Decisions(*columns) if len(state) else None
 
 
 class Agent(nn.Module):
-    """Proximal policy optimisation (PPO) with one batch as one episode.
+    """Proximal policy optimization (PPO), with each batch as an episode.
 
     Rule: the policy is Gaussian; its mean is tanh of a network with two hidden layers, its
-        standard deviation is exp(log_std) for all states. ``Calibration`` spreads the reward over
-        the samples and masks the states. Advantages are generalised estimates (GAE), shifted and
-        divided to mean 0 and population standard deviation 1; behind the last sample they continue
-        with its own value. The critic fits discounted returns, the actor maximises
+        standard deviation is exp(log_std) for all states. ``Calibration`` distributes the reward
+        over the samples and masks the states. Advantages are generalized estimates (GAE),
+        normalized to mean 0 and population standard deviation 1; the last sample bootstraps from
+        its own value. The critic fits discounted returns, the actor maximizes
         mean(min(r A, clip(r, 1 - clip, 1 + clip) A)) with the likelihood ratio r.
     Source: Schulman et al., "Proximal Policy Optimization Algorithms", arXiv 1707.06347; values
         from the released code of RLKD.
-    Deviations: the released code normalises constant advantages to 0 / 0; here a standard
-        deviation below advantage_std_min counts as that. A policy without entropy bonus may lose
-        all its spread, and with it the ability to learn: std is at least std_min.
+    Deviations: the released code normalizes constant advantages to 0 / 0; here the standard
+        deviation is at least advantage_std_min. A policy without entropy bonus may collapse and
+        stop learning, so its std is at least std_min.
     """
 
     def __init__(
@@ -217,17 +217,17 @@ class Agent(nn.Module):
 
     @torch.enable_grad()
     def learn(self, taken: Decisions, reward: Tensor) -> None:
-        """Trains everything on one episode; ``reward`` is a scalar."""
+        """Trains all networks on one episode; ``reward`` is a scalar."""
         rewards = self.calibration.learn(taken, reward)
         states = self.calibration.mask(taken.states)
-        advantages, returns = self.judge(rewards, taken.values)
+        advantages, returns = self.estimate(rewards, taken.values)
         for _ in range(self.critic_epochs):
             self.critic.step(F.mse_loss(self.critic(states), returns))
         for _ in range(self.actor_epochs):
             self.actor.step(self.actor_loss(states, taken, advantages))
 
-    def judge(self, rewards: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised advantages and discounted returns, each [B, 1]."""
+    def estimate(self, rewards: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalized advantages and discounted returns, each [B, 1]."""
         following = torch.cat([values[1:], values[-1:]])
         errors = rewards + self.discount * following - values
         advantages = discounted_sums(errors, self.discount * self.gae_lambda)
@@ -244,19 +244,18 @@ class Agent(nn.Module):
 
 
 class Calibration(nn.Module):
-    """Spreads the one reward of a batch over its samples, and finds the states that count.
+    """Distributes the reward of a batch over its samples, and finds the relevant states.
 
-    Rule: a linear predictor g_b of the reward R from state and action is fitted by
-        (g_B - R)^2 + step_weight * mean_b (g_b - R)^2; sample b is paid g_b - g_(b-1), with
-        g_0 = 0, plus an equal share of R - g_B, so that the payments add up to R. A masker
-        m_b in (0, 1) is fitted so that the predictor finds R in the masked states m_b * state_b:
+    Rule: a linear predictor g_b of the reward R from state and action minimizes
+        (g_B - R)^2 + step_weight * mean_b (g_b - R)^2; sample b gets the reward g_b - g_(b-1), with
+        g_0 = 0, plus an equal share of R - g_B, so that the rewards add up to R. A mask m_b in
+        (0, 1) is fitted so that the predictor gives R for the masked states m_b * state_b:
         mean_b (g(m_b * state_b, a_b) - R)^2 + sparsity * sum_b m_b.
     Source: RLKD, section on instance reward calibration, and its released code; after
         Arjona-Medina et al., "RUDDER", NeurIPS 2019.
     Deviations: the paper describes recurrent networks, the released ones are linear. As released,
         both losses are degenerate (a squared mean error; a cross-entropy over one class, which is
-        0), and their target is the discounted return. Chosen here are the losses that the names
-        promise.
+        0), and their target is the discounted return. The losses here are what their names imply.
     """
 
     def __init__(
@@ -271,7 +270,7 @@ class Calibration(nn.Module):
         self.steps, self.step_weight, self.sparsity = steps, step_weight, sparsity
 
     def learn(self, taken: Decisions, reward: Tensor) -> Tensor:
-        """Fits both networks to one episode; returns what each sample is paid, [B, 1]."""
+        """Fits both networks to one episode; returns the reward of each sample, [B, 1]."""
         for _ in range(self.steps):
             errors = (self.predict(taken.states, taken.actions) - reward).square()
             self.predictor.step(errors[-1].squeeze() + self.step_weight * errors.mean())
@@ -284,7 +283,7 @@ class Calibration(nn.Module):
 
     @torch.no_grad()
     def mask(self, states: Tensor) -> Tensor:
-        """The states, each as far as it counts."""
+        """The states, weighted by relevance."""
         return self.masker(states) * states
 
     def predict(self, states: Tensor, actions: Tensor) -> Tensor:
@@ -295,8 +294,8 @@ class Calibration(nn.Module):
 class Actor(nn.Module):
     """A Gaussian policy over one action.
 
-    The logarithm of its standard deviation is the sum of several parameters and an offset: Adam
-    moves such a sum by as many learning rates per step as there are parts.
+    The log standard deviation is the sum of several parameters and an offset, so that Adam moves
+    it by as many learning rates per step as there are parameters.
     """
 
     def __init__(self, hidden: int, offset: float, parts: int, std_min: float) -> None:
@@ -306,13 +305,13 @@ class Actor(nn.Module):
         self.offset, self.std_min = offset, std_min
 
     def forward(self, states: Tensor) -> Normal:
-        """Distribution of the actions [B, 1] in these states [B, 3]."""
+        """Distribution of the actions [B, 1] given states [B, 3]."""
         std = (self.log_std.sum() + self.offset).exp().clamp(min=self.std_min)
         return Normal(self.mean(states), std, validate_args=False)
 
 
 class NetworkWithAdam(nn.Module):
-    """A network with an Adam of its own, whose moments are saved with the weights."""
+    """A network with its own Adam optimizer, whose moments are saved with the weights."""
 
     def __init__(self, network: nn.Module, lr: float, max_grad_norm: float) -> None:
         super().__init__()
@@ -320,18 +319,18 @@ class NetworkWithAdam(nn.Module):
         self.optimizer = torch.optim.Adam(network.parameters(), lr=lr)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """What the network says."""
+        """The network's output."""
         return self.network(inputs)
 
     def step(self, loss: Tensor) -> None:
-        """One step down the loss, for this network's weights alone."""
+        """One optimizer step on this network's weights."""
         self.optimizer.zero_grad()
         loss.backward(inputs=list(self.parameters()))
         nn.utils.clip_grad_norm_(self.parameters(), self.max_grad_norm)
         self.optimizer.step()
 
     def get_extra_state(self) -> Tensor:
-        """[1 + 2 P] Adam's step count, then both moments of the P weights; 0 before step 1."""
+        """[1 + 2 P] Adam's step count and both moments of the P weights; 0 before step 1."""
         weights = list(self.parameters())
         states = [self.optimizer.state[weight] for weight in weights]
         if not all(states):
@@ -340,7 +339,7 @@ class NetworkWithAdam(nn.Module):
         return torch.cat([states[0]["step"].reshape(1).to(moments[0]), *moments])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Puts back what ``get_extra_state`` gave."""
+        """Restores the state of ``get_extra_state``."""
         weights = list(self.parameters())
         sizes = [weight.numel() for weight in weights]
         count, *moments = state.split([1, *sizes, *sizes])
@@ -362,7 +361,7 @@ def perceptron(hidden: int) -> nn.Sequential:
 
 
 def states_of(teacher_logits: Tensor, student_logits: Tensor, margin: Margin) -> Tensor:
-    """[B, 3] the student's and the teacher's largest probability, and the student's margin."""
+    """[B, 3] largest probability of student and of teacher, and the student's margin."""
     student, teacher = student_logits.softmax(dim=1), teacher_logits.softmax(dim=1)
     top = student.topk(2, dim=1).values
     largest, second = top[:, :1], top[:, 1:]
@@ -372,7 +371,7 @@ def states_of(teacher_logits: Tensor, student_logits: Tensor, margin: Margin) ->
 
 
 def redistribute(predictions: Tensor, reward: Tensor) -> Tensor:
-    """[B, 1] payments that add up to the reward: what each prediction adds, and equal shares."""
+    """[B, 1] rewards that add up to the total: differences of predictions plus equal shares."""
     added = predictions.diff(dim=0, prepend=torch.zeros_like(predictions[:1]))
     return added + (reward - predictions[-1:]) / len(predictions)
 

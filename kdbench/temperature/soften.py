@@ -1,4 +1,4 @@
-"""The only place where logits are divided by a temperature."""
+"""Division of logits by a temperature, here and nowhere else."""
 
 import torch.nn.functional as F
 from torch import Tensor

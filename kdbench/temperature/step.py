@@ -12,11 +12,11 @@ from kdbench.temperature.base import (
 
 
 class Step(Schedule):
-    """Multiplied by ``gamma`` at every milestone.
+    """Multiplies by ``gamma`` at every milestone.
 
     Rule: T = start * gamma^(number of milestones <= fraction); scale = T^2.
     Source: the step schedule of learning rates, applied to the temperature.
-    Shapes and ranges: start, gamma > 0; milestones in [0, 1], increasing, as parts of training.
+    Shapes and ranges: start, gamma > 0; milestones are increasing fractions of training in [0, 1].
     Gradient: none.
     Deviations: none.
     """

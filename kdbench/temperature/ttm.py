@@ -1,4 +1,4 @@
-"""A power transform of the teacher alone."""
+"""A power transform of the teacher only."""
 
 import torch
 
@@ -13,7 +13,7 @@ from kdbench.temperature.base import (
 
 
 class TTM(TemperatureStrategy):
-    """Softens the teacher by a power of its probabilities and leaves the student as it is.
+    """Softens the teacher by a power of its probabilities; the student is unchanged.
 
     Rule: p_hat = p^exponent / sum_c p^exponent = softmax(exponent * z_t), hence
         T_t = 1 / exponent, T_s = 1, scale = 1.
@@ -21,8 +21,8 @@ class TTM(TemperatureStrategy):
         ICLR 2024, arXiv 2402.11148.
     Shapes and ranges: the same for all samples; 0 < exponent <= 1, so T_t >= 1.
     Gradient: none; the loss is not multiplied by a squared temperature.
-    Deviations: none in value. The released code raises probabilities to the power; dividing the
-        logits is the same without underflow.
+    Deviations: none in value. The released code takes powers of probabilities; dividing the logits
+        is equivalent, without underflow.
     """
 
     def __init__(self, exponent: float) -> None:

@@ -1,4 +1,4 @@
-"""A power transform of the teacher, with more weight on smoother teachers."""
+"""A power transform of the teacher that gives more weight to smoother teacher outputs."""
 
 import torch.nn.functional as F
 
@@ -9,17 +9,16 @@ from kdbench.temperature.ttm import TTM
 
 
 class WTTM(TTM):
-    """TTM whose samples count by the power sum of their teacher's probabilities.
+    """TTM with samples weighted by the power sum of the teacher's probabilities.
 
     Rule: T_t = 1 / exponent, T_s = 1, scale_b = sum_c p_bc^exponent with p = softmax(z_t).
     Source: Zheng and Yang, "Knowledge Distillation Based on Transformed Teacher Matching",
         ICLR 2024, arXiv 2402.11148.
     Shapes and ranges: 0 < exponent <= 1; scale from 1 (one-hot teacher) to K^(1 - exponent)
-        (uniform teacher). It is not normalised over the batch, so the weight of the term is far
+        (uniform teacher). It is not normalized over the batch, so the weight of the term is far
         smaller than TTM's.
     Gradient: none; the teacher is a constant.
-    Deviations: none in value. The power sum is taken in log space, where small probabilities do
-        not underflow.
+    Deviations: none in value. The power sum is computed in log space, to avoid underflow.
     """
 
     def forward(self, outputs: Outputs, progress: Progress) -> Temperatures:

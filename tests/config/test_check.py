@@ -153,7 +153,7 @@ def test_a_list_where_a_number_belongs():
 
 
 def test_nothing_to_optimise():
-    assert "nothing to optimise" in problems("objective.ce_weight=0", "objective.terms.kd.weight=0")
+    assert "nothing to optimize" in problems("objective.ce_weight=0", "objective.terms.kd.weight=0")
 
 
 def test_an_unknown_timm_name_has_near_ones():

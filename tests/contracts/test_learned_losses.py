@@ -117,4 +117,4 @@ def test_the_name_of_a_strategy_is_a_label():
 def test_a_strategy_that_hides_what_it_learns_is_a_problem_of_the_config():
     cfg = compose_config([*TINY, "temperature._target_=tests.helpers.stateful.Hidden"])
     (problem,) = find_problems(cfg)
-    assert "temperature: Hidden.taus[0] is a Parameter that nobody registers" in problem
+    assert "temperature: Hidden.taus[0] is an unregistered Parameter" in problem

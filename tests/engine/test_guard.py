@@ -29,7 +29,7 @@ def test_step_term_and_temperatures_are_named(value):
     assert "teacher temperature min=2.5" in text
 
 
-def test_a_look_that_comes_later_still_names_the_first_bad_step(monkeypatch):
+def test_a_later_check_still_names_the_first_bad_step(monkeypatch):
     monkeypatch.setattr(guard_module, "CUDA_INTERVAL", 50)
     guard = FiniteGuard(torch.device("cuda"))  # only its interval is used; tensors are on the CPU
     for step in range(1, 20):

@@ -44,7 +44,7 @@ def test_every_group_keeps_its_own_base_rate():
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.01, 0.001])
 
 
-def test_impossible_values_are_refused():
+def test_invalid_values_are_rejected():
     with pytest.raises(ValueError, match="warmup must lie in"):
         MultiStep([], 0.1, warmup=5)
     with pytest.raises(ValueError, match=r"milestones\[0\] must lie in"):

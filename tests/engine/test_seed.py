@@ -19,7 +19,7 @@ def test_turns_do_not_mix():
     assert torch.equal(torch.cat([beginning, end]), expected)
 
 
-def test_the_outside_is_left_alone():
+def test_global_generators_are_restored_after_a_turn():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)

@@ -36,14 +36,14 @@ def test_a_pair_published_with_the_methods_default():
     assert text.startswith("the published setting of kd on cifar100, resnet56_resnet20, the method")
 
 
-def test_a_setting_of_our_own_says_why():
+def test_our_own_setting_gives_its_reason():
     setting, text = found("dataset=cifar100", "pair=vgg13_vgg8", "method=mlkd_atkd")
     assert (setting.kind, setting.differs) == ("default", {})
     assert "using kdbench's own (learning rates of method=mlkd; those of the" in text
     assert setting.facts()["setting_source"] is None
 
 
-def test_the_student_alone_is_published_under_any_teacher():
+def test_training_from_scratch_is_published_under_any_teacher():
     assert found("dataset=cifar100", "student=resnet20", "method=scratch")[0].kind == (
         "published_default"
     )
@@ -79,7 +79,7 @@ def test_changes_are_named():
         ("optim.optimizer.momentum=0", "optim.optimizer.momentum"),
     ],
 )
-def test_what_makes_a_setting(override, key):
+def test_keys_that_are_part_of_a_setting(override, key):
     setting, _ = found(*PAIR, override)
     assert setting.kind == "changed"
     assert key in setting.differs
@@ -117,7 +117,7 @@ def test_it_is_found_inside_a_running_hydra_application():
         assert GlobalHydra.instance().hydra is running
 
 
-def test_a_chain_has_the_setting_that_was_published_for_the_whole_of_it():
+def test_a_chain_has_the_setting_published_for_the_whole_chain():
     cell = ["dataset=cifar100", "pair=resnet110_resnet8", "method=takd"]
     assert find_setting(compose_config(cell)).kind == "published"
     other = find_setting(compose_config([*cell, "teacher.recipe=[method=kd,teacher=resnet56]"]))

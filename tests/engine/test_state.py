@@ -22,7 +22,7 @@ def newest(checkpoints, suffix=".pt"):
     return max(checkpoints.folder.glob(f"step*{suffix}"))
 
 
-def test_the_newest_comes_back_and_old_ones_go(checkpoints):
+def test_the_latest_is_loaded_and_old_ones_are_removed(checkpoints):
     assert checkpoints.load()["step"] == 3
     assert sorted(p.name for p in checkpoints.folder.iterdir()) == [
         f"step0000000{n}.{kind}" for n in (2, 3) for kind in ("json", "pt")
@@ -56,11 +56,11 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_found_and_the_older_one_used(checkpoints, damage, caplog):
+def test_damage_is_detected_and_the_older_one_used(checkpoints, damage, caplog):
     DAMAGE[damage](newest(checkpoints))
     assert checkpoints.load()["step"] == 2
     assert "step00000003.pt is" in caplog.text
-    assert checkpoints.load()["step"] == 2  # and it stays out of the way
+    assert checkpoints.load()["step"] == 2  # the damaged one is not tried again
     checkpoints.save(3, {"step": 3})
     assert checkpoints.load()["step"] == 3
 
@@ -91,7 +91,7 @@ def test_all_damaged_is_an_error_and_not_a_fresh_start(checkpoints):
     assert {path: path.read_bytes() for path in checkpoints.folder.iterdir()} == before
 
 
-def test_what_was_set_aside_is_not_forgotten(checkpoints):
+def test_moved_checkpoints_still_prevent_a_fresh_start(checkpoints):
     newest(checkpoints).write_bytes(b"")
     checkpoints.load()
     for path in checkpoints.folder.glob("step*"):
@@ -113,7 +113,7 @@ def test_a_newer_schema_is_named(checkpoints, monkeypatch):
     assert sorted(checkpoints.folder.rglob("*")) == before  # nothing is moved, nothing older used
 
 
-def test_a_full_disk_costs_the_surplus_and_nothing_else(checkpoints, monkeypatch):
+def test_a_full_disk_removes_only_the_surplus(checkpoints, monkeypatch):
     attempts = []
 
     def write(path, payload):

@@ -1,4 +1,4 @@
-"""Who is charged for the time, with clocks that move only when work is done."""
+"""Time accounting, with clocks that advance only when work is done."""
 
 import contextlib
 
@@ -119,14 +119,14 @@ def test_on_a_gpu_nothing_synchronizes_before_it_is_read(monkeypatch):
     for step in range(50):
         with sheet.charge("data", "ab"):
             with sheet.charge("step", "a"):
-                Event.device_time += 3  # what the device will take; the host goes on at once
+                Event.device_time += 3  # device time; the host continues immediately
             with sheet.charge("step", "b"):
                 Event.device_time += 1
         assert Event.waits == 0
         if step == 30:
             for event in Event.made:
                 event.done = True
-    # Those that were over have been counted, and let go, without waiting.
+    # Completed events have been counted and released without waiting.
     assert len(sheet._marked) < 5 * 25
     Event.waits = 0
     assert sheet.read("a")["step"] == 150
@@ -224,7 +224,7 @@ def test_attempts_add_up(tmp_path, clock, monkeypatch):
             assert getattr(second, name) == getattr(first, name)
 
 
-def test_a_real_cohort_adds_up_to_the_time_that_passed(tmp_path):
+def test_a_real_cohort_adds_up_to_the_elapsed_time(tmp_path):
     train_jobs([job(tmp_path, "first")])
     jobs = [job(tmp_path, f"run{n}", *overrides) for n, overrides in enumerate(COHORT)]
     records = [outcome.record for outcome in train_jobs(jobs)]

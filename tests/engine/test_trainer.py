@@ -77,7 +77,7 @@ def test_alone_and_together_are_the_same_to_the_last_bit(tmp_path):
     assert len({outcome.record.weights_digest for outcome in outcomes}) == len(COHORT)
 
 
-def test_runs_that_were_stopped_at_different_steps_meet_again(tmp_path, monkeypatch):
+def test_runs_stopped_at_different_steps_resume_together(tmp_path, monkeypatch):
     jobs = [job(tmp_path, f"run{n}", *overrides) for n, overrides in enumerate(COHORT[:3])]
     whole = [job(tmp_path, f"whole{n}", *overrides) for n, overrides in enumerate(COHORT[:3])]
     train_jobs(whole)
@@ -128,7 +128,7 @@ def test_the_teacher_is_queried_once_per_batch_and_never_changes(tmp_path, monke
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_from_scratch_no_teacher_is_made(tmp_path):
+def test_from_scratch_no_teacher_is_trained(tmp_path):
     record = train_job(job(tmp_path, "run", "method=scratch").cfg, tmp_path / "run")
     assert not (tmp_path / "teachers").exists()
     assert record.teacher is None
@@ -137,7 +137,7 @@ def test_from_scratch_no_teacher_is_made(tmp_path):
     assert "agreement" not in record.test
 
 
-def test_one_batch_is_learnt_by_heart(tmp_path):
+def test_one_batch_can_be_overfitted(tmp_path):
     overrides = ["method=scratch", "dataset.train_size=16", "dataset.batch_size=16"]
     overrides += ["dataset.augmentation.pad=0", "dataset.augmentation.flip=false", "run.epochs=40"]
     train_job(job(tmp_path, "run", *overrides).cfg, tmp_path / "run")
@@ -146,11 +146,11 @@ def test_one_batch_is_learnt_by_heart(tmp_path):
     assert rows[-1]["train/loss"] < 0.1 * rows[0]["train/loss"]
 
 
-def test_a_row_an_epoch_with_everything_in_it(tmp_path):
+def test_each_epoch_has_a_complete_row(tmp_path):
     record = train_job(job(tmp_path, "run", "temperature=linear").cfg, tmp_path / "run")
     rows = read_metrics(tmp_path / "run" / "metrics.csv")
     timings = read_metrics(tmp_path / "run" / "timings.csv")
-    for written in ("metrics.csv", "timings.csv"):  # as they stand there, not as they are read
+    for written in ("metrics.csv", "timings.csv"):  # the raw text, not as parsed
         lines = (tmp_path / "run" / written).read_text().splitlines()[1:]
         assert [line.split(",")[0] for line in lines] == ["1", "2", "3"]
     assert [row["epoch"] for row in rows] == [row["epoch"] for row in timings] == [1, 2, 3]
@@ -220,7 +220,7 @@ def explode_at(step):
     return exploding
 
 
-def test_a_run_that_diverges_is_dropped_and_the_others_go_on(tmp_path, monkeypatch):
+def test_a_diverged_run_is_dropped_and_the_others_continue(tmp_path, monkeypatch):
     jobs = [job(tmp_path, f"tau{tau}", f"temperature.tau={tau}") for tau in (1, 2, 4)]
     train_jobs([job(tmp_path, "alone", "temperature.tau=4")])
     monkeypatch.setattr(KL, "forward", explode_at(step=7))
@@ -235,7 +235,7 @@ def test_a_run_that_diverges_is_dropped_and_the_others_go_on(tmp_path, monkeypat
     assert lasting(tmp_path / "tau4") == lasting(tmp_path / "alone")
 
 
-def test_a_decoder_that_dies_during_a_step_is_no_runs_own_failure(tmp_path, monkeypatch):
+def test_a_decoder_killed_during_a_step_fails_no_single_run(tmp_path, monkeypatch):
     def die(*_):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
 
@@ -275,7 +275,7 @@ def test_a_finished_run_is_not_repeated_and_a_changed_one_is(tmp_path):
     assert again.status == "done"
 
 
-def test_a_student_may_start_from_a_file_which_counts_by_its_content(tmp_path):
+def test_a_student_may_start_from_a_file_identified_by_content(tmp_path):
     first = train_job(job(tmp_path, "first", "method=scratch").cfg, tmp_path / "first")
     file = tmp_path / "start.safetensors"
     shutil.copy(tmp_path / "first" / "student.safetensors", file)
@@ -289,7 +289,7 @@ def test_a_student_may_start_from_a_file_which_counts_by_its_content(tmp_path):
         read_metrics(tmp_path / name / "metrics.csv")[0]["train/loss"]
         for name in ("tuned", "fresh")
     ]
-    assert losses[0] < losses[1]  # it goes on from what was learned
+    assert losses[0] < losses[1]  # starts from the trained weights
     shutil.copy(tmp_path / "fresh" / "student.safetensors", file)
     assert job(tmp_path, "other", *tuning).key != tuned.key  # the same name, another file
 
@@ -317,7 +317,7 @@ def test_methods_start_from_the_same_weights(tmp_path):
         assert all(torch.equal(state[name], states[0][name]) for name in state)
 
 
-def test_a_bad_teacher_is_refused(tmp_path):
+def test_a_bad_teacher_is_rejected(tmp_path):
     good = job(tmp_path, "run", "teacher.expected_top1=99")
     with pytest.raises(CheckpointError, match=r"reaches .* expected 99\.00 %"):
         train_job(good.cfg, tmp_path / "run")
@@ -453,7 +453,7 @@ def test_a_failed_first_checkpoint_fails_only_its_run(tmp_path, monkeypatch):
     assert train_jobs(jobs[1:2])[0].record.status == "done"
 
 
-def test_a_run_whose_folder_is_full_to_the_last_byte_leaves_the_others_alone(tmp_path, monkeypatch):
+def test_a_run_on_a_full_disk_does_not_affect_the_others(tmp_path, monkeypatch):
     from kdbench import files
 
     write = files._write_new

@@ -22,7 +22,7 @@ from tests.helpers.stateful import Hint
 
 
 class Scaled(DistillLoss):
-    """A loss with a factor that it learns."""
+    """A loss with a learned factor."""
 
     def __init__(self, weight_decay=None):
         super().__init__()
@@ -59,7 +59,7 @@ def restore(objective, state):
     objective.load_state_dict(torch.load(buffer, weights_only=True))
 
 
-def test_what_a_loss_learns_is_trained_saved_and_moved(set_a):
+def test_parameters_of_a_loss_are_trained_saved_and_moved(set_a):
     objective = make(Scaled())
     (group,) = objective.param_groups()
     assert group.keys() == {"params"}  # the optimizer's learning rate and weight decay
@@ -90,25 +90,25 @@ def test_a_strategy_inside_a_loss_learns_too(set_a, mask):
     assert any(torch.equal(tensor, inner.theta) for tensor in objective.state_dict().values())
 
 
-def test_a_parameter_that_no_group_has_is_an_error():
+def test_a_parameter_without_a_group_is_an_error():
     with pytest.raises(ValueError, match=r"terms\.own\.loss\.factor .* in 0 optimizer groups"):
         make(Forgetful()).param_groups()
 
 
-def test_what_is_hidden_in_a_loss_is_an_error():
+def test_an_unregistered_module_in_a_loss_is_an_error():
     loss = Scaled()
     loss.layers = [nn.Linear(2, 2)]
-    with pytest.raises(ValueError, match=r"Scaled\.layers\[0\] is a Linear that nobody registers"):
+    with pytest.raises(ValueError, match=r"Scaled\.layers\[0\] is an unregistered Linear"):
         make(loss)
 
 
-def test_a_loss_that_is_no_module_is_refused():
+def test_a_loss_that_is_not_a_module_is_rejected():
     with pytest.raises(ValueError, match=r"loss must be a DistillLoss .* found function"):
         make(lambda outputs, temperatures: temperatures.scale)
 
 
-def test_a_name_that_no_term_can_have():
-    with pytest.raises(ValueError, match="a term cannot have this name"):
+def test_an_invalid_name_of_a_term():
+    with pytest.raises(ValueError, match="invalid name of a term"):
         Objective("own", 1.0, {"a.b": Term(KL(), 1.0)}, Constant(1.0))
 
 
@@ -129,7 +129,7 @@ def test_every_part_observes_its_own_view_once(set_a):
     augmented = PredictionAugmentation(KL(), base=True, others=[inner])
     terms = {
         "weak": Term(augmented, 1.0),
-        "again": Term(augmented, 1.0),  # the same parts once more
+        "again": Term(augmented, 1.0),  # the same parts again
         "strong": Term(loss, 1.0, strategy=own, view="strong"),
     }
     objective = Objective("own", 1.0, terms, shared)
@@ -197,17 +197,17 @@ def test_half_precision_features_are_widened(shown):
         assert objective(narrow).terms["own"].dtype == torch.float32
 
 
-def test_adapting_is_not_forgotten_and_not_repeated(shown):
+def test_adapt_must_be_called_exactly_once(shown):
     objective = make(Hint(momentum=0.5))
     for use in (lambda: objective(shown), objective.param_groups):
-        with pytest.raises(RuntimeError, match=r"Hint of objective 'own' wait.*objective\.adapt"):
+        with pytest.raises(RuntimeError, match=r"Hint of objective 'own' need.*objective\.adapt"):
             use()
     objective.adapt(shown, 10)
-    with pytest.raises(RuntimeError, match="was called before"):
+    with pytest.raises(RuntimeError, match="was already called"):
         objective.adapt(shown, 10)
 
 
-def test_what_is_needed_and_missing_is_said(shown):
+def test_missing_inputs_are_named(shown):
     objective = make(Hint(momentum=0.5))
     objective.adapt(shown, 10)
     with pytest.raises(ValueError, match=r"own need the index of each sample, int64 \[3\]"):
@@ -215,12 +215,12 @@ def test_what_is_needed_and_missing_is_said(shown):
     with pytest.raises(ValueError, match=r"own need the student's features, found None"):
         objective(shown._replace(student=shown.student._replace(features=None)))
     objective.needs |= {"preacts"}
-    with pytest.raises(ValueError, match=r"the teacher's maps before their activation"):
+    with pytest.raises(ValueError, match=r"the teacher's maps before activation"):
         objective(shown)
 
 
-def test_an_unknown_need_is_refused():
+def test_an_unknown_need_is_rejected():
     loss = KL()
     loss.needs = frozenset({"logits"})
-    with pytest.raises(ValueError, match="needs has 'logits'; known are features, preacts"):
+    with pytest.raises(ValueError, match="needs has 'logits'; allowed are features, preacts"):
         make(loss)

@@ -33,7 +33,7 @@ def test_golden_values_with_the_temperatures_of_dtkd(set_a):
 
 
 @pytest.mark.parametrize(("alpha", "beta", "golden"), [(1, 8, 0.5146921034), (9, 72, 4.6322289309)])
-def test_golden_values_with_logit_standardisation(set_a, alpha, beta, golden):
+def test_golden_values_with_logit_standardization(set_a, alpha, beta, golden):
     teacher_tau, student_tau = (2 * (x.std(1, keepdim=True) + 1e-7) for x in set_a[:2])
     scale = torch.full((2,), 4.0, dtype=torch.float64)
     tckd, nckd = parts(set_a, Temperatures(teacher_tau, student_tau, scale))
@@ -85,7 +85,7 @@ def test_the_parts_make_up_the_divergence(tau, seed, classes, batch):
     assert min(tckd.min(), nckd.min()) >= -1e-12
 
 
-def test_two_classes_leave_nothing_beside_the_target(set_a):
+def test_two_classes_leave_nothing_besides_the_target(set_a):
     teacher, student = (x[:, :2].clone().requires_grad_() for x in set_a[:2])
     loss = NCKD()(of(teacher, student, set_a[2]), uniform(4.0, like=teacher))
     loss.sum().backward()

@@ -45,6 +45,6 @@ def test_the_scale_is_not_used(set_a, loss):
     assert torch.equal(found, loss("squared")(of(*set_a), unscaled))
 
 
-def test_an_unknown_measure_is_refused():
+def test_an_unknown_measure_is_rejected():
     with pytest.raises(ValueError, match="measure='l2' must be one of squared, cosine"):
         BatchGram("l2")

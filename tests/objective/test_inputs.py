@@ -1,4 +1,4 @@
-"""What other people's loops hand over."""
+"""Input checks for custom training loops."""
 
 from functools import cache
 
@@ -16,7 +16,7 @@ compose_once = cache(lambda *overrides: compose_config(overrides))
 
 
 def load_objective(method, own=()):
-    """As the public one, but for its checks, which take most of its time."""
+    """Like the public function, without its slow checks."""
     return build_objective(compose_once(f"method={method}", *own))
 
 
@@ -27,7 +27,7 @@ def batch(size=3, classes=4):
 
 
 def mixed(targets, classes=4):
-    """Targets as timm's Mixup makes them."""
+    """Targets as from timm's Mixup."""
     return torch.nn.functional.one_hot(targets, classes).float() * 0.9 + 0.1 / classes
 
 
@@ -60,7 +60,7 @@ def test_a_teacher_that_is_not_finite(value):
 
 def test_an_instance_temperature_for_other_data():
     objective = load_objective("ctkd", ["temperature.mode=instance"])  # of ten classes
-    with pytest.raises(ValueError, match=r"4 classes, and temperature.num_classes=10"):
+    with pytest.raises(ValueError, match=r"4 classes, but temperature.num_classes=10"):
         objective.from_logits(*batch())
     load_objective("ctkd", INSTANCE).from_logits(*batch())
 
@@ -94,10 +94,10 @@ def test_autocast_does_not_reach_the_losses():
 
 
 @pytest.mark.parametrize("method", ["dkd", "nkd", "rlkd", "dkd_ctkd"])
-def test_losses_of_labels_refuse_mixed_targets(method):
+def test_losses_with_labels_reject_mixed_targets(method):
     teacher, student, targets = batch()
     names = {"rlkd": "RLKD", "nkd": "nkd_non_target, nkd_target"}.get(method, "nckd, tckd")
-    with pytest.raises(ValueError, match=rf"as mixup makes them, but {names} need one label"):
+    with pytest.raises(ValueError, match=rf"as from mixup, but {names} need one label"):
         load_objective(method).from_logits(teacher, student, mixed(targets))
 
 
@@ -115,6 +115,6 @@ def test_other_losses_take_them(method):
 @pytest.mark.parametrize(
     "values", [(-3, 10, 0, 1), (11, 10, 0, 1), (0, 0, 0, 1), (0, 10, -1, 1), (0, 10, 2, 1)]
 )
-def test_impossible_progress(values):
+def test_invalid_progress(values):
     with pytest.raises(ValueError, match=r"must hold, found (step|epoch)="):
         Progress(*values)

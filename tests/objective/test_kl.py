@@ -56,7 +56,7 @@ def test_properties(tau, seed, classes, batch):
     torch.testing.assert_close(found, tau**2 * reference)
     assert (found >= -1e-12).all()
     assert kl(teacher, teacher, tau).abs().max() < 1e-9
-    torch.testing.assert_close(kl(teacher + 5, student - 7, tau), found)  # shifts do not count
+    torch.testing.assert_close(kl(teacher + 5, student - 7, tau), found)  # invariant to shifts
     order = torch.randperm(classes, generator=generator)
     torch.testing.assert_close(kl(teacher[:, order], student[:, order], tau), found)
     twice = kl(teacher.repeat(2, 1), student.repeat(2, 1), tau)

@@ -32,7 +32,7 @@ def test_gradient_is_the_difference(set_a):
     torch.testing.assert_close(student.grad, (student - teacher).detach() / 2)  # 2 of 4 classes
 
 
-def test_a_shift_counts(set_a):
+def test_a_shift_matters(set_a):
     teacher, _, targets = set_a
     found = MSE()(of(teacher, teacher + 3, targets), uniform(4.0, like=teacher))
     torch.testing.assert_close(found, torch.full_like(found, 9.0))

@@ -72,15 +72,15 @@ def test_the_temperature_of_atkd_is_that_of_each_view(set_a, strong):
     objective(both(set_a, strong))
     assert len(seen) == 2
     assert torch.equal(seen[0], strong.teacher.logits)
-    assert torch.equal(seen[1], set_a[0])  # the last one, which observe() refers to
+    assert torch.equal(seen[1], set_a[0])  # the last one, which observe() uses
 
 
-def test_a_missing_view_is_said(set_a):
+def test_a_missing_view_is_an_error(set_a):
     with pytest.raises(ValueError, match="needs the outputs of a strong view"):
         build_objective(compose_config(["method=mlkd"])).from_logits(*set_a)
 
 
-def test_impossible_values_are_refused():
+def test_invalid_values_are_rejected():
     with pytest.raises(ValueError, match="there is no temperature"):
         PredictionAugmentation(KL(), base=False, others=[])
     with pytest.raises(ValueError, match="over must be"):

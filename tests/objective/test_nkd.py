@@ -40,14 +40,14 @@ def test_the_weight_in_the_file_is_that_of_cifar():
     assert compose_config(["objective=nkd"]).objective.terms.nkd_non_target.weight == 3.5
 
 
-def test_a_teacher_sure_of_the_target_leaves_cross_entropy(set_a):
+def test_with_a_certain_teacher_it_is_cross_entropy(set_a):
     teacher, student, targets = set_a
     sure = 200 * F.one_hot(targets, 4).double()
     found = NKDTarget()(of(sure, student, targets), uniform(1.0, like=teacher))
     torch.testing.assert_close(found, F.cross_entropy(student, targets, reduction="none"))
 
 
-def test_the_non_target_part_teaches_what_that_of_dkd_teaches(set_a):
+def test_the_non_target_gradient_equals_that_of_dkd(set_a):
     teacher, student, targets = set_a
     gradients = []
     for loss in (NKDNonTarget(), NCKD()):

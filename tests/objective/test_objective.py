@@ -75,21 +75,21 @@ def test_a_teacher_with_one_output_does_not_broadcast(set_a):
         make().from_logits(set_a[0][:, :1], *set_a[1:])
 
 
-def test_a_missing_teacher_is_said(set_a):
+def test_a_missing_teacher_is_an_error(set_a):
     with pytest.raises(ValueError, match="needs teacher_logits"):
         make().from_logits(None, *set_a[1:])
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
-def test_impossible_weights_are_refused(weight):
+def test_invalid_weights_are_rejected(weight):
     with pytest.raises(ValueError, match="weight must be a finite number >= 0"):
         make(weight=weight)
     with pytest.raises(ValueError, match="ce_weight must be a finite number >= 0"):
         make(ce_weight=weight)
 
 
-def test_nothing_to_optimise_is_refused():
-    with pytest.raises(ValueError, match="nothing to optimise"):
+def test_nothing_to_optimize_is_rejected():
+    with pytest.raises(ValueError, match="nothing to optimize"):
         make(ce_weight=0.0, weight=0.0)
     with pytest.raises(ValueError, match="need a temperature strategy"):
         Objective("kd", 1.0, {"kd": Term(loss=KL(), weight=1.0)}, None)
@@ -97,7 +97,7 @@ def test_nothing_to_optimise_is_refused():
         LinearRamp(epochs=0)
 
 
-def test_public_api_in_somebody_elses_loop():
+def test_public_api_in_a_custom_loop():
     objective = kdbench.load_objective("kd", ["temperature.tau=2", "objective.ce_weight=0.5"])
     generator = torch.Generator().manual_seed(0)
     images, targets = torch.randn(32, 6, generator=generator), torch.arange(32) % 3

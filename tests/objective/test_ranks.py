@@ -1,4 +1,4 @@
-"""Learned temperatures on several ranks of somebody's data-parallel loop."""
+"""Learned temperatures on several ranks of a data-parallel loop."""
 
 import os
 
@@ -15,14 +15,14 @@ STEPS, BATCH, CLASSES = 12, 8, 10
 
 
 def train(rank, ranks, folder, method):
-    """A rank of a loop: its part of every batch, its objective; the result is a file."""
+    """Trains one rank on its part of every batch; writes the result to a file."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store{ranks}", ranks)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
     objective = load_objective(method).double()
     if rank:
-        for parameter in objective.parameters():  # a rank that started from somewhere else
+        for parameter in objective.parameters():  # ranks start from different values
             torch.nn.init.constant_(parameter, 0.1)
     objective.distribute()
     torch.manual_seed(0)
@@ -70,20 +70,20 @@ def test_two_ranks_learn_the_same(tmp_path, method):
     assert any(not torch.equal(first[name], start[name]) for name in first)
     for name in first:
         assert torch.equal(first[name], second[name]), name
-    if method == "ctkd":  # the others look at a rank's part of a batch as a whole
+    if method == "ctkd":  # the others treat a rank's part as a whole batch
         (alone,) = learn(tmp_path, 1, method)
-        for name in first:  # and what one process learns from whole batches
+        for name in first:  # the same as one process on whole batches
             torch.testing.assert_close(first[name], alone[name], rtol=1e-6, atol=1e-9)
 
 
-def test_ranks_that_nobody_keeps_together_are_refused(monkeypatch):
+def test_unsynchronized_ranks_are_rejected(monkeypatch):
     monkeypatch.setattr(objective_module, "count_ranks", lambda: 2)
     arguments = (torch.randn(4, 10), torch.randn(4, 10, requires_grad=True), torch.arange(4))
     for method in ("ctkd", "mkd", "rlkd"):
         objective = load_objective(method)
         with pytest.raises(RuntimeError, match=r"2 ranks.*objective.distribute\(\)"):
             objective.from_logits(*arguments)
-        with torch.no_grad():  # nothing is learned from an evaluation
+        with torch.no_grad():  # evaluation does not learn
             objective.from_logits(*arguments)
     load_objective("kd").from_logits(*arguments)  # has nothing to learn
 

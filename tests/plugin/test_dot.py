@@ -19,14 +19,14 @@ MU, DELTA, DECAY = 0.9, 0.075, 0.01
 
 
 def make_params():
-    """One parameter that both losses reach, one of the task alone, one of distillation alone."""
+    """One parameter reached by both losses, one by the task only, one by distillation only."""
     generator = torch.Generator().manual_seed(0)
     both, of_task, of_distillation = torch.randn(3, 4, generator=generator, dtype=torch.float64)
     return [p.clone().requires_grad_() for p in (both, of_task, of_distillation)]
 
 
 def losses(params, step):
-    """Per-sample losses [3] of a step; two of them distil."""
+    """Per-sample losses [3] of a step; two are distillation losses."""
     both, of_task, of_distillation = params
     x = torch.randn(3, 4, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
     hidden = (x * both).tanh()
@@ -37,7 +37,7 @@ def losses(params, step):
 
 def make_sgd(params, **changes):
     settings = {"lr": 0.1, "momentum": MU, "weight_decay": DECAY} | changes
-    # the last parameter in a group of its own, without decay, as a learned temperature
+    # the last parameter in its own group, without decay, like a learned temperature
     groups = [{"params": params[:2]}, {"params": params[2:], "weight_decay": 0.0}]
     return torch.optim.SGD(groups, **settings)
 

@@ -28,7 +28,7 @@ def batch():
 
 
 def informed():
-    """A plugin that has seen one epoch in which sample i was the surer the smaller i."""
+    """A plugin after one epoch in which uncertainty increased with the sample index."""
     plugin, given = Mixing(**VALUES), batch()
     sharpness = 20.0 - given.index
     logits = torch.stack([sharpness, torch.zeros(20)], dim=1)
@@ -36,7 +36,7 @@ def informed():
     return plugin, given
 
 
-def test_uncertain_images_get_a_part_of_certain_ones():
+def test_uncertain_images_are_mixed_with_certain_ones():
     plugin, given = informed()
     mixed = plugin.prepare(given, at(2, fraction=0.5))
     place = {int(i): position for position, i in enumerate(given.index)}
@@ -45,7 +45,7 @@ def test_uncertain_images_get_a_part_of_certain_ones():
         torch.testing.assert_close(mixed.images[place[uncertain]], expected)
     changed = (mixed.images != given.images).flatten(1).any(1)
     assert sorted(given.index[changed].tolist()) == [16, 17]
-    assert mixed.view is None  # a mixed image is none of the enumerated views
+    assert mixed.view is None  # a mixed image is not an enumerated view
     assert torch.equal(mixed.targets, given.targets)
 
 
@@ -87,6 +87,6 @@ def test_killed_and_started_again(tmp_path):
     ("key", "value"),
     [("every", 0), ("low", [0.2, 0.1]), ("high", [0.8]), ("weight_end", 2.0), ("count_scale", 0)],
 )
-def test_impossible_values_are_rejected(key, value):
+def test_invalid_values_are_rejected(key, value):
     with pytest.raises(ValueError, match=f"{key} must"):
         Mixing(**{**VALUES, key: value})

@@ -147,7 +147,7 @@ def test_a_file_is_reused_and_other_teachers_have_their_own(tmp_path):
 # --- damage
 
 
-@pytest.mark.parametrize("byte", [0, 7, 8, 27])  # of the row: check value, first and last logit
+@pytest.mark.parametrize("byte", [0, 7, 8, 27])  # of the row: checksum, first and last logit
 def test_a_flipped_bit_is_detected_and_repaired(tmp_path, caplog, byte):
     path, place = filled_file(tmp_path), row_place(17) + byte
     content = bytearray(path.read_bytes())

@@ -39,7 +39,7 @@ def test_without_steps_it_is_logit_regression():
     assert all((tensor == 1).all() for tensor in found)
 
 
-def test_impossible_values_are_refused():
+def test_invalid_values_are_rejected():
     with pytest.raises(ValueError, match="tau_max must be"):
         Annealing(tau_max=0, until=1.0)
     with pytest.raises(ValueError, match="until must"):

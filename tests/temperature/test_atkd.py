@@ -30,7 +30,7 @@ def standardise(logits):
 
 
 def published(mode, teacher_z, student_z):
-    """Temperatures of the released rule for logits that are standardised beforehand."""
+    """Temperatures of the released rule for standardized logits."""
     with torch.no_grad():
         peak = {
             "both_abs": torch.stack([teacher_z.abs(), student_z.abs()]).amax((0, 2)),
@@ -61,7 +61,7 @@ def test_golden_temperatures_and_losses_of_set_a(set_a, mode, base, loss, total)
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
-def test_equals_the_rule_on_standardised_logits_in_value_and_gradient(mode, size):
+def test_equals_the_rule_on_standardized_logits_in_value_and_gradient(mode, size):
     teacher, student = normal(size=size)
     student.requires_grad_()
     scores = standardise(teacher), standardise(student)
@@ -73,7 +73,7 @@ def test_equals_the_rule_on_standardised_logits_in_value_and_gradient(mode, size
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_affine_maps_of_either_network_do_not_count(mode):
+def test_invariant_to_affine_maps_of_either_network(mode):
     teacher, student = normal()
     plain = decide(make(mode), teacher, student)
     mapped = (0.5 * teacher + 40, 3 * student - 7)
@@ -108,7 +108,7 @@ def test_gradient_goes_through_the_z_score_and_not_through_the_choice(mode):
     assert found.student.requires_grad
     assert not found.teacher.requires_grad
     assert not found.scale.requires_grad
-    # Standardised logits do not notice a stretch, so neither does the loss along the gradient.
+    # Standardized logits are invariant to scaling, so the gradient has no component along it.
     assert (kd_gradient(make(mode), teacher, student) * student).sum(1).abs().max() < 1e-7
 
 
@@ -130,7 +130,7 @@ def test_constant_rows_get_the_named_bound():
     torch.testing.assert_close(found.scale, torch.full((2,), 0.0625))
 
 
-def test_impossible_values_are_refused():
+def test_invalid_values_are_rejected():
     for name in ("eps", "tau_min", "std_min"):
         with pytest.raises(ValueError, match=f"{name} must be a finite number > 0"):
             make(**{name: 0.0})

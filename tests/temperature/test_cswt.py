@@ -49,7 +49,7 @@ def test_golden_class_cosine_losses(set_a):
     near(class_cosine_loss(teacher, student, decide(make(), teacher, student)), 1.4575310768)
 
 
-def test_both_ends_are_taken_and_disagreement_is_hot():
+def test_both_ends_are_reached_and_disagreement_is_hot():
     teacher, student = normal()
     found = decide(make(), teacher, student).teacher[:, 0]
     assert (found.min(), found.max()) == (2.0, 6.0)
@@ -87,7 +87,7 @@ def test_survives_degenerate_logits(name, dtype):
     assert_survives(make(), name, dtype)
 
 
-def test_impossible_values_are_refused():
+def test_invalid_values_are_rejected():
     for name in ("low", "high", "eps", "span_min"):
         with pytest.raises(ValueError, match=f"{name} must be a finite number > 0"):
             make(**{name: 0.0})

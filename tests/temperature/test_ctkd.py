@@ -137,7 +137,7 @@ def test_the_reversal_is_an_exact_identity_forward():
 
 
 class Fixed(nn.Module):
-    """Gives theta_b whatever is predicted."""
+    """Returns a fixed theta_b."""
 
     def __init__(self, *temperatures):
         super().__init__()
@@ -186,7 +186,7 @@ def test_survives_degenerate_logits(name, mode):
     assert all(p.grad.isfinite().all() for p in strategy.parameters())
 
 
-def test_impossible_values_are_refused():
+def test_invalid_values_are_rejected():
     for name in ("tau_min", "tau_range", "loops", "hidden"):
         with pytest.raises(ValueError, match=f"{name} must be a finite number > 0"):
             make(**{name: 0})

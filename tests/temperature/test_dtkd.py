@@ -75,7 +75,7 @@ def test_golden_gradients_with_and_without_the_students_maximum(set_a, detach, g
     near(kd_gradient(make(), *set_a[:2], detach=detach), golden)
 
 
-def test_all_three_answers_are_in_the_graph():
+def test_all_three_outputs_are_in_the_graph():
     teacher, student = normal(batch=3)
     found = decide(make(), teacher, student.requires_grad_())
     assert all(tensor.requires_grad for tensor in found)
@@ -135,7 +135,7 @@ def test_survives_degenerate_logits(name, dtype):
     assert_survives(make(), name, dtype)
 
 
-def test_impossible_values_are_refused():
+def test_invalid_values_are_rejected():
     for name in ("tau", "tau_min"):
         with pytest.raises(ValueError, match=f"{name} must be a finite number > 0"):
             make(**{name: 0.0})

@@ -53,7 +53,7 @@ def test_golden_losses_of_the_papers_form(set_a):
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
-def test_equals_standardised_logits_in_value_and_gradient(size):
+def test_equals_standardized_logits_in_value_and_gradient(size):
     teacher, student = normal(size=size)
     student.requires_grad_()
     expected = by_hand(teacher, student)
@@ -63,7 +63,7 @@ def test_equals_standardised_logits_in_value_and_gradient(size):
 
 
 @pytest.mark.parametrize("form", ["code", "paper"])
-def test_affine_maps_of_either_network_do_not_count(form):
+def test_invariant_to_affine_maps_of_either_network(form):
     teacher, student = normal()
     plain = kd(teacher, student, decide(make(form=form), teacher, student))
     for pair in [(teacher, 3 * student - 7), (0.5 * teacher + 40, student)]:
@@ -77,13 +77,13 @@ def test_golden_size_of_the_effect_of_eps(set_a):
     assert abs(losses[1] - losses[0]).item() == pytest.approx(2.3e-9, rel=0.03)
 
 
-def test_gradient_goes_through_the_student_alone():
+def test_gradient_goes_through_the_student_only():
     teacher, student = normal(batch=8)
     found = decide(make(), teacher, student.clone().requires_grad_())
     assert found.student.requires_grad
     assert not found.teacher.requires_grad
     assert not found.scale.requires_grad
-    # Neither shift nor stretch of a row changes the loss, so the gradient has no such part.
+    # Shifting or scaling a row does not change the loss, so the gradient has no such component.
     gradient = kd_gradient(make(), teacher, student)
     assert gradient.sum(1).abs().max() < 1e-12
     assert (gradient * student).sum(1).abs().max() < 1e-7
@@ -116,7 +116,7 @@ def test_spread_is_the_standard_deviation_down_to_its_bound():
     assert spread(rows[:1], std_min=1.0).tolist() == [[1.0]]
 
 
-def test_impossible_values_are_refused():
+def test_invalid_values_are_rejected():
     for name in ("tau", "eps", "std_min"):
         with pytest.raises(ValueError, match=f"{name} must be a finite number > 0"):
             make(**{name: 0.0})

@@ -131,6 +131,6 @@ def test_degenerate_batches_leave_everything_finite(size, logits):
         {"tau_max": math.inf},
     ],
 )
-def test_refuses_what_it_cannot_use(values):
+def test_invalid_values_are_rejected(values):
     with pytest.raises(ValueError, match=next(iter(values))):
         make(**values)

@@ -54,7 +54,7 @@ def test_golden_gradients_with_and_without_the_students_deviation(set_a, detach,
     near(kd_gradient(make(), *set_a[:2], detach=detach), golden)
 
 
-def test_softmaxes_are_those_of_logit_standardisation():
+def test_softmaxes_are_those_of_logit_standardization():
     teacher, student = normal()
     standardised = LogitStandardization(tau=2.0, form="code", eps=1e-7, std_min=1e-6)
     ours, theirs = (decide(strategy, teacher, student) for strategy in (make(), standardised))
@@ -95,7 +95,7 @@ def test_a_row_without_spread_gets_tau():
     assert found.teacher.tolist() == found.student.tolist() == [[3.0], [3.0]]
 
 
-def test_impossible_values_are_refused():
+def test_invalid_values_are_rejected():
     for name in ("tau", "std_min"):
         with pytest.raises(ValueError, match=f"{name} must be a finite number > 0"):
             make(**{name: -1.0})

@@ -27,16 +27,16 @@ HIDDEN = {
     "a parameter in a set": {nn.Parameter(torch.ones(2))},
     "one below another": {"a": [(nn.Linear(2, 2),)]},
     "a norm without parameters": [nn.BatchNorm1d(2, affine=False)],
-    "a strategy": [Constant(2.0)],  # what it needs and observes would be lost
-    "a tensor that learns": torch.ones(2, requires_grad=True),
+    "a strategy": [Constant(2.0)],  # its needs and observe() would be ignored
+    "a trainable tensor": torch.ones(2, requires_grad=True),
 }
 
 
 @pytest.mark.parametrize("value", HIDDEN.values(), ids=HIDDEN)
-def test_what_learns_and_is_hidden_is_refused(value):
-    with pytest.raises(ValueError, match=r"Keeping\.kept.* that nobody registers"):
+def test_unregistered_state_is_rejected(value):
+    with pytest.raises(ValueError, match=r"Keeping\.kept.* is an unregistered"):
         require_registered(Keeping(value))
-    with pytest.raises(ValueError, match="nobody registers"):
+    with pytest.raises(ValueError, match="unregistered"):
         require_registered(nn.Sequential(nn.Linear(1, 1), Keeping(value)))
 
 
@@ -51,11 +51,11 @@ REGISTERED = {
 
 
 @pytest.mark.parametrize("value", REGISTERED.values(), ids=REGISTERED)
-def test_everything_else_is_left_alone(value):
+def test_everything_else_is_allowed(value):
     require_registered(Keeping(value))
 
 
-def test_a_second_way_to_a_registered_module_is_allowed():
+def test_a_second_reference_to_a_registered_module_is_allowed():
     part = Keeping(nn.Linear(2, 2))
     part.ways = [part.kept, part.kept.weight]
     require_registered(part)
@@ -80,12 +80,12 @@ def test_weight_decay_is_the_optimizers_unless_stated():
     assert part.param_groups() == []
 
 
-def test_needs_are_united_and_unknown_ones_refused():
+def test_needs_are_combined_and_unknown_ones_rejected():
     first, second = KL(), KL()
     first.needs, second.needs = frozenset({"features"}), frozenset({"index", "features"})
     assert union_of_needs([first, second, KL()]) == {"features", "index"}
     first.needs = frozenset({"feature"})
-    with pytest.raises(ValueError, match=r"KL\.needs has 'feature'; known are features"):
+    with pytest.raises(ValueError, match=r"KL\.needs has 'feature'; allowed are features"):
         union_of_needs([first, second])
 
 

@@ -25,7 +25,7 @@ def test_shared_by_both_networks_and_squared_in_the_scale(per):
     assert torch.equal(found.scale, found.teacher[:, 0] ** 2)
 
 
-def test_per_batch_is_one_number_and_another_one_for_the_next_batch():
+def test_per_batch_draws_one_number_per_batch():
     strategy = Random(low=2.0, high=6.0, per="batch")
     torch.manual_seed(0)
     first, second = (decide(strategy, *normal()).teacher for _ in range(2))
@@ -34,7 +34,7 @@ def test_per_batch_is_one_number_and_another_one_for_the_next_batch():
     assert len(draw("sample", batch=64).teacher.unique()) == 64
 
 
-def test_the_global_generator_decides_and_both_options_use_it_up_equally():
+def test_both_options_draw_equally_many_global_random_numbers():
     assert torch.equal(draw(seed=1).teacher, draw(seed=1).teacher)
     assert not torch.equal(draw(seed=1).teacher, draw(seed=2).teacher)
     draw("sample")
@@ -59,7 +59,7 @@ def test_survives_degenerate_logits(name):
     assert_survives(Random(2.0, 6.0, "sample"), name)
 
 
-def test_impossible_values_are_refused():
+def test_invalid_values_are_rejected():
     with pytest.raises(ValueError, match="low must be a finite number > 0"):
         Random(0.0, 6.0, "sample")
     with pytest.raises(ValueError, match="low must not exceed high, found low=6"):

@@ -134,7 +134,7 @@ def test_rewards_are_the_changes_of_accuracy_in_the_epochs_that_learn(monkeypatc
         take_step(strategy, epoch, seed)
         accuracy = (student.argmax(1) == targets).float().mean()
         seen.append((states_of(teacher, student, "true_margin"), accuracy, epoch))
-    # The first batch of an epoch that learns only waits; the last one's reward comes too late.
+    # The first batch of a learning epoch is only pending; the last one's reward comes too late.
     expected = [
         (states, strategy.gain_at(epoch) * (following - own))
         for (states, own, _), (_, following, epoch) in (seen[1:3], seen[2:4], seen[6:8])
@@ -188,13 +188,13 @@ def test_sums_and_advantages_agree_with_a_loop():
         returns.insert(0, total)
     advantages = torch.stack(advantages)
     advantages = (advantages - advantages.mean()) / advantages.std(correction=0)
-    found, found_returns = agent.judge(rewards, values)
+    found, found_returns = agent.estimate(rewards, values)
     torch.testing.assert_close(found, advantages)
     torch.testing.assert_close(found_returns, torch.stack(returns))
     assert discounted_sums(torch.ones(3, 1), 0.5).flatten().tolist() == [1.75, 1.5, 1.0]
 
 
-def test_payments_add_up_to_the_reward():
+def test_sample_rewards_add_up_to_the_reward():
     predictions = torch.tensor([[1.0], [3.0], [2.0], [4.0]])
     paid = redistribute(predictions, torch.tensor(6.0))
     assert paid.flatten().tolist() == [1.5, 2.5, -0.5, 2.5]
@@ -205,7 +205,7 @@ def episode(agent, size=32):
     return agent.decide(torch.rand(size, 3))
 
 
-def test_calibration_learns_the_reward_and_hides_what_does_not_count():
+def test_calibration_learns_the_reward_and_masks_irrelevant_states():
     strategy = make("agent.calibration.lr=0.01", "agent.calibration.steps=50")
     calibration, taken = strategy.agent.calibration, episode(strategy.agent)
     masks = [calibration.masker(taken.states).mean()]
@@ -222,7 +222,7 @@ def test_calibration_learns_the_reward_and_hides_what_does_not_count():
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_the_policy_moves_towards_what_is_paid(monkeypatch, sign):
+def test_the_policy_moves_towards_rewarded_actions(monkeypatch, sign):
     agent = make("agent.discount=0.0", "agent.actor_lr=0.003", "agent.hidden=16").agent
     monkeypatch.setattr(agent.calibration, "learn", lambda taken, reward: sign * taken.actions)
     states = torch.rand(32, 3)
@@ -256,15 +256,15 @@ def test_a_restart_changes_no_bit(epochs):
     for seed, epoch in enumerate(epochs):
         take_step(strategy, epoch, seed, size=8 - seed)
     other = make(seed=1)
-    for seed in (8, 9):  # it has a state of its own, which must go
+    for seed in (8, 9):  # has its own state, which must be replaced
         take_step(other, 20, seed)
     other.load_state_dict(saved(strategy))
     for seed in (10, 11):
-        answers = []
+        temperatures = []
         for candidate in (strategy, other):
             torch.manual_seed(seed)
-            answers.append(take_step(candidate, 40, seed).teacher)
-        assert torch.equal(*answers)
+            temperatures.append(take_step(candidate, 40, seed).teacher)
+        assert torch.equal(*temperatures)
     mine, theirs = strategy.state_dict(), other.state_dict()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert mine["agent.actor._extra_state"][0] >= 5
@@ -299,7 +299,7 @@ def test_degenerate_batches_leave_everything_finite(size, logits):
         "agent.calibration.hidden=0",
     ],
 )
-def test_refuses_what_it_cannot_use(override):
+def test_invalid_values_are_rejected(override):
     from hydra.errors import InstantiationException
 
     with pytest.raises((ValueError, InstantiationException)) as caught:

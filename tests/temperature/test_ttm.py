@@ -81,7 +81,7 @@ def test_survives_degenerate_logits(name, exponent):
     assert_survives(TTM(exponent), name)
 
 
-def test_impossible_exponents_are_refused():
+def test_invalid_exponents_are_rejected():
     with pytest.raises(ValueError, match="exponent must be a finite number > 0"):
         TTM(0.0)
     with pytest.raises(ValueError, match=r"exponent must lie in \[0, 1\], found 1.5"):

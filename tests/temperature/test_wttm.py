@@ -75,6 +75,6 @@ def test_survives_degenerate_logits(name, exponent):
     assert_survives(WTTM(exponent), name)
 
 
-def test_impossible_exponents_are_refused():
+def test_invalid_exponents_are_rejected():
     with pytest.raises(ValueError, match="exponent must be a finite number > 0"):
         WTTM(-0.1)
