@@ -10,11 +10,11 @@ _NOTHING = ("", "-")
 
 
 def align_columns(rows: Sequence[Sequence[str]], heads: int = 1) -> str:
-    """Columns for a terminal, under a rule; those with nothing but numbers are set to the right.
+    """Columns for a terminal, with a rule under the header; numeric columns are right-aligned.
 
     Args:
-        rows: cells, as many in each row; printed as they are.
-        heads: how many of the first rows name the columns.
+        rows: cells, printed as they are; all rows have the same length.
+        heads: the number of header rows.
     """
     names = ["\n".join(cells) for cells in zip(*rows[:heads], strict=True)]
     sides = ["right" if _is_numeric(column) else "left" for column in _columns(rows[heads:], names)]
@@ -22,10 +22,10 @@ def align_columns(rows: Sequence[Sequence[str]], heads: int = 1) -> str:
 
 
 def write_markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """A table of GitHub's Markdown: names to the left, everything else to the right.
+    """A GitHub Markdown table; the first column is left-aligned, all others right-aligned.
 
     Args:
-        rows: cells, escaped where they must be; the first row names the columns.
+        rows: cells, already escaped; the first row is the header.
     """
     head, *body = rows
     return "\n".join(_tabulate(head, body, "pipe", ["left", *["right"] * (len(head) - 1)]))
@@ -34,7 +34,7 @@ def write_markdown_table(rows: Sequence[Sequence[str]]) -> str:
 def _tabulate(
     head: Sequence[str], rows: Sequence[Sequence[str]], style: str, sides: Sequence[str]
 ) -> list[str]:
-    # Texts are not to be read as numbers: "1e5" and "0.50" stay what they are.
+    # Keep text from being parsed as numbers: "1e5" and "0.50" must not change.
     options = {"disable_numparse": True, "colalign": sides if rows else None}
     return str(tabulate(rows, head, tablefmt=style, **options)).splitlines()
 

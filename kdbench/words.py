@@ -10,7 +10,7 @@ _DAY = 24 * 60 * 60  # seconds
 
 
 def say(text: str) -> None:
-    """Prints a line for people to standard error: standard output is for results."""
+    """Prints a message to standard error: standard output is for results."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -43,37 +43,37 @@ def span(low: object, high: object) -> str:
 
 
 def shorten(text: str, limit: int) -> str:
-    """A text of at most ``limit`` characters; what is cut off is marked by "..."."""
+    """The text cut to at most ``limit`` characters; "..." marks a cut."""
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def nearest(name: str, known: Iterable[str], count: int = 1, cutoff: float = 0.55) -> list[str]:
-    """The known names that are most like ``name``, the nearest first."""
+    """The known names most similar to ``name``, the closest first."""
     return get_close_matches(name, list(dict.fromkeys(known)), count, cutoff)
 
 
 def did_you_mean(name: str, known: Iterable[str], count: int = 1) -> str:
-    """``; did you mean ...?`` with the known names nearest to ``name``, or nothing."""
+    """``; did you mean ...?`` with the known names closest to ``name``, or nothing."""
     return suggest(nearest(name, known, count))
 
 
 def suggest(names: Sequence[str]) -> str:
-    """``; did you mean A or B?``, or nothing where there is nothing to suggest."""
+    """``; did you mean A or B?``, or nothing if there is nothing to suggest."""
     return f"; did you mean {join_words(names, 'or')}?" if names else ""
 
 
 def signed(value: float, digits: int) -> str:
-    """A number that always has its sign, a typographic one: "+0.31"."""
+    """A number with an explicit, typographic sign: "+0.31"."""
     return f"{value:+.{digits}f}".replace("-", MINUS)
 
 
 def three_digits(number: float) -> str:
-    """Three significant digits, or all before the decimal point: "0.0123", "12.3", "1,234"."""
+    """Three significant digits, or all integer digits: "0.0123", "12.3", "1,234"."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def duration(seconds: float) -> str:
-    """The two largest units that matter: "4.2 s", "3 min 20 s", "2 h 05 min", "2.1 days"."""
+    """At most the two largest units: "4.2 s", "3 min 20 s", "2 h 05 min", "2.1 days"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -85,5 +85,5 @@ def duration(seconds: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds as a clock shows them: "0:03:20"."""
+    """Hours, minutes and seconds: "0:03:20"."""
     return str(timedelta(seconds=round(max(seconds, 0))))

@@ -1,4 +1,4 @@
-"""How a console script ends: with one of ``errors.ExitCode``, and a message for people."""
+"""Runs a console script: maps exceptions to messages and to ``errors.ExitCode``."""
 
 import logging
 import os
@@ -15,9 +15,9 @@ log = logging.getLogger("kdbench")
 
 
 def log_to_terminal() -> None:
-    """Shows what is logged on standard error, for commands that have no log of their own."""
+    """Logs to standard error, for commands without a log file."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    log.setLevel(logging.INFO)  # of others, warnings only
+    log.setLevel(logging.INFO)  # warnings only for other loggers
 
 
 def run_command(
@@ -30,13 +30,13 @@ def run_command(
 
     Args:
         work: returns the exit code, or raises; its results go to standard output.
-        interrupted: what to say after Ctrl-C.
-        is_sweep: whether what fails is some job of several: that has a code of its own.
+        interrupted: the message after Ctrl-C.
+        is_sweep: whether a failure is that of one job of several, which has its own exit code.
     """
     try:
         find_own_code()
         code = _code_of(work)
-        sys.stdout.flush()  # here, where a reader that has left is no error
+        sys.stdout.flush()  # here, where a closed pipe is not an error
     except Preempted as stop:
         say(str(stop))
         code = stop.exit_code
@@ -61,12 +61,12 @@ def _code_of(work: Callable[[], int]) -> int:
 
 
 def _explain(error: Exception, is_sweep: bool) -> int:
-    """Says what went wrong, to the log too, and returns the exit code."""
+    """Prints and logs the error, and returns the exit code."""
     known = known_error(error)
     trace = "".join(traceback.format_exception(error))
     if known is None:
         log.error("%s", trace)
-        say("This is a bug in kdbench. Please report it with the command and the text above")
+        say("This is a bug in kdbench. Please report it with the command and the traceback above")
         return ExitCode.BUG
     log.debug("%s", trace)
     say(f"error: {known}")

@@ -49,13 +49,13 @@ def _upload(outputs: Path) -> int:
         raise ConfigError(f"--sync {outputs} must be a folder with runs, such as outputs")
     attempts, busy = find_pending(outputs)
     for attempt in busy:
-        print(f"left out, its run is being trained: {attempt}")
+        print(f"skipped, the run is still training: {attempt}")
     if not attempts:
         print(f"nothing to upload below {outputs}")
         return 0
     problem = WandbTracker.login_problem()
     if problem:
-        print(f"nothing was uploaded, W&B cannot be reached: {problem}")
+        print(f"nothing was uploaded, W&B is not available: {problem}")
         return ExitCode.NOT_IN_WANDB
     left = sync(attempts, outputs)
     for attempt in left:
@@ -71,7 +71,7 @@ def _build(options: argparse.Namespace) -> int:
         try:
             for name, url in _save(view, views):
                 print(f"{name} saved: {url}")
-        except Exception as error:  # W&B's errors have no common type
+        except Exception as error:  # W&B's errors have no common base class
             problem = describe_problem(error)
     if problem or options.out is not None:
         out = _choose_file(options.out)
@@ -84,14 +84,14 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _choose_file(out: Path | None) -> Path:
-    """Where the JSON goes: into a folder, or into the file that is named (it has a suffix)."""
+    """The path of the JSON file: ``out`` itself if it has a suffix, else a file in that folder."""
     if out is None:
         return FILE
     return out / FILE if out.is_dir() or not out.suffix else out
 
 
 def _save(view: DashboardView, views: ModuleType) -> Iterator[tuple[str, str]]:
-    """Saves the report, which makes a project that does not exist yet, then the workspace."""
+    """Saves the report, which creates the project if necessary, then the workspace."""
     import wandb
 
     found = replace(view, entity=view.entity or wandb.Api().default_entity or "")
@@ -111,7 +111,7 @@ def _import_views() -> ModuleType:
 
 
 def _choose_view(options: argparse.Namespace) -> DashboardView:
-    """What the options say; what they leave open is as in ``conf/tracker/wandb.yaml``."""
+    """The view that the options define, with defaults from ``conf/tracker/wandb.yaml``."""
     tracker = OmegaConf.load(CONF / "tracker" / "wandb.yaml")
     wrong = [word for word in options.where if "=" not in word or "." in word.split("=")[0]]
     if wrong:
@@ -143,9 +143,9 @@ def _read_text(path: Path) -> str:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="kdbench-dashboard",
-        description="Saves a W&B workspace and report that compare temperature strategies; without "
-        "a login it writes them as JSON. Each call saves new ones. Exit code 0: all is in W&B; "
-        f"{ExitCode.NOT_IN_WANDB}: not all is, and the output says what and why.",
+        description="Save a W&B workspace and report that compare temperature strategies; without "
+        "a login, write them as JSON. Each call saves new ones. Exit code 0: everything is in W&B; "
+        f"{ExitCode.NOT_IN_WANDB}: something is not, and the output explains why.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -156,8 +156,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         nargs="+",
         metavar="COLUMN",
         default=GROUP_BY,
-        help=f"runs that agree in these are one line (default: {' '.join(GROUP_BY)}); a config "
-        "column, such as temperature or temperature_start",
+        help=f"config columns, such as temperature or temperature_start; runs with equal values "
+        f"share a line (default: {' '.join(GROUP_BY)})",
     )
     parser.add_argument(
         "--where", nargs="+", metavar="COLUMN=VALUE", default=[], help="show only these runs"
@@ -169,13 +169,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--out",
         type=Path,
         metavar="DIR|FILE",
-        help=f"writes JSON, in any case: {FILE} into a folder, or a file (without a login: {FILE})",
+        help=f"always write JSON: to {FILE} in a folder, or to a file (without a login: {FILE})",
     )
     parser.add_argument(
         "--sync",
         type=Path,
         metavar="OUTPUTS",
-        help="only upload the offline runs in there",
+        help="only upload the offline runs in this folder",
     )
     return parser.parse_args(arguments)
 

@@ -1,4 +1,4 @@
-"""``kdbench-evaluate``: how good a network is, at what; and its files for other programs."""
+"""``kdbench-evaluate``: evaluates a trained network, and exports it for other programs."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ _EXAMPLES = """examples:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Evaluates, prints and writes; returns the exit code."""
-    # Imported here: --help and a mistake are told without waiting for torch.
+    # Imported here so that --help and usage errors do not wait for torch.
     from kdbench.evaluation import evaluate as evaluation
     from kdbench.evaluation.export import require_onnx
 
@@ -35,28 +35,28 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def _refuse(options: argparse.Namespace, names_dataset: bool) -> None:
-    """Options that would have no effect, and a path that leads nowhere."""
+    """Rejects options that would have no effect, and a path that does not exist."""
     if not options.network.exists():
         raise CheckpointError(
-            f"{options.network}: nothing is there; give the folder of a run, or a weight file"
+            f"{options.network} does not exist; give the folder of a run, or a weight file"
         )
     is_run = options.network.is_dir()
     of_other = ["arch", "role"] if is_run else ["which"]
     useless = [f"--{name}" for name in of_other if getattr(options, name) is not None]
     if useless:
-        what = "weight files, a run says it" if is_run else "folders of runs"
-        raise ConfigError(f"{', '.join(useless)}: only for {what}; leave it out")
+        what = "weight files, a run records it" if is_run else "folders of runs"
+        raise ConfigError(f"{', '.join(useless)}: only for {what}; omit it")
     if is_run and options.export and names_dataset:
         raise ConfigError(
-            "--export describes a run by the dataset that it was trained on; leave dataset= out"
+            "--export describes a run by the dataset that it was trained on; omit dataset="
         )
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="kdbench-evaluate",
-        description="Evaluates a trained network: accuracy, NLL, calibration, agreement with its "
-        "teacher, accuracy of each class, confusions; and exports it.",
+        description="Evaluate a trained network (accuracy, NLL, calibration, agreement with its "
+        "teacher, per-class accuracy, confusions), and export it.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -65,29 +65,29 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="as for kdbench-train: dataset=NAME evaluates on another dataset; without it, where "
-        "the run's data is and how to compute, such as paths.data=DIR run.device=cpu",
+        help="as for kdbench-train: dataset=NAME evaluates on another dataset; otherwise paths and "
+        "execution settings, such as paths.data=DIR run.device=cpu",
     )
     parser.add_argument(
-        "--which", choices=("last", "best"), help="epoch of a run whose weights are taken (last)"
+        "--which", choices=("last", "best"), help="epoch of the run whose weights to use (last)"
     )
     parser.add_argument(
         "--split",
         choices=("test", "val", "train"),
         default="test",
-        help="val: what run.protocol=strict holds out; train: without augmentation (test)",
+        help="val: the split held out by run.protocol=strict; train: without augmentation (test)",
     )
-    parser.add_argument("--arch", help="name of the network, for a file that does not say it")
+    parser.add_argument("--arch", help="network name, for a weight file that does not record it")
     parser.add_argument(
         "--role",
         choices=("student", "teacher"),
-        help="network to take from a file that holds a whole distillation (student)",
+        help="network to load from a file that holds both (student)",
     )
     parser.add_argument(
         "--teacher",
         type=Path,
         metavar="FILE|RUN",
-        help="network to compare with; default: the teacher of the run, where it is found",
+        help="network to compare with; default: the teacher of the run, if it is found",
     )
     parser.add_argument("--teacher-arch", help="as --arch, for --teacher")
     parser.add_argument(
@@ -95,10 +95,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         nargs="+",
         choices=("safetensors", "onnx"),
         default=(),
-        help="writes the network and a model card below the results",
+        help="write the network and a model card below the results",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="of the results; default: in the run's folder"
+        "--out", type=Path, metavar="FOLDER", help="for the results; default: in the run's folder"
     )
     return parser.parse_intermixed_args(arguments)
 

@@ -1,4 +1,4 @@
-"""``kdbench-report``: run folders to a table in the terminal, and a page and files to keep."""
+"""``kdbench-report``: turns run folders into a table in the terminal, a page and files."""
 
 import argparse
 import sys
@@ -24,26 +24,26 @@ _EXAMPLES = """examples
   kdbench-report outputs --table ttm_cifar100 paths.data=DIR
   kdbench-report outputs --where dataset=cifar100 --compact    # methods x pairs, for a paper
 """
-_MOST_LISTED = 5  # folders of one kind; the page has all
+_MOST_LISTED = 5  # folders per category; the page lists all
 
 
 def report(arguments: argparse.Namespace) -> int:
-    """Prints, writes; returns the exit code.
+    """Prints and writes the report; returns the exit code.
 
     Raises:
         DataError: there is no run to show.
-        ConfigError: an option is not one that is known.
+        ConfigError: an option is invalid.
     """
     from kdbench.report.page import write_figures, write_page
 
     outputs = arguments.outputs
     if not outputs.is_dir():
-        raise DataError(f"{outputs} is not a folder; give the one that kdbench-train writes into")
+        raise DataError(f"{outputs} is not a folder; give the output folder of kdbench-train")
     found = collect(outputs)
     options = _choose_options(arguments)
     unfinished = [folder for folder in found.unfinished if may_hold(options.filters, folder)]
     aborted = {folder: reason for folder in unfinished if (reason := find_failure(folder))}
-    _tell_trouble(found.problems, [folder for folder in unfinished if folder not in aborted])
+    _report_problems(found.problems, [folder for folder in unfinished if folder not in aborted])
     shown = Collection(select(found.runs, options), unfinished, found.problems)
     if not shown.runs:
         raise DataError(_explain_nothing(found, outputs))
@@ -53,7 +53,7 @@ def report(arguments: argparse.Namespace) -> int:
     for problem in write_page(folder / "report.html", shown, table):
         say(f"no curves: {problem}")
     print(write_text(table, arguments.compact))
-    _tell_failures(shown, aborted)
+    _report_failures(shown, aborted)
     print(_count_runs(shown, found, outputs))
     print(f"written: {', '.join([str(folder / 'report.html'), *names])}")
     if arguments.figures:
@@ -75,7 +75,7 @@ def _choose_options(arguments: argparse.Namespace) -> Options:
         from kdbench.planning.plan import planned_cells
 
         if (arguments.rows, arguments.columns) != ("method", "pair"):
-            raise ConfigError("--table has methods as rows and pairs as columns; leave those out")
+            raise ConfigError("--table always has methods x pairs; omit --rows and --columns")
         name, *overrides = arguments.table
         planned = planned_cells(name, overrides)
     return Options(
@@ -92,7 +92,7 @@ def _choose_options(arguments: argparse.Namespace) -> Options:
 
 
 def _write_files(folder: Path, table: Table, compact: bool) -> Iterator[str]:
-    """Writes the table in every form; yields the names of the files."""
+    """Writes the table in every format; yields the file names."""
     for name, is_compact in (("table", False), ("compact", True)):
         if is_compact and not compact:
             continue
@@ -101,16 +101,16 @@ def _write_files(folder: Path, table: Table, compact: bool) -> Iterator[str]:
             yield f"{name}.{suffix}"
 
 
-def _tell_trouble(problems: Sequence[str], unfinished: Sequence[Path]) -> None:
+def _report_problems(problems: Sequence[str], unfinished: Sequence[Path]) -> None:
     for problem in problems:
         say(f"problem: {problem}")
-    lines = [f"{folder} has begun and not ended" for folder in unfinished]
+    lines = [f"{folder} is unfinished" for folder in unfinished]
     for line in _fold(lines):
         say(f"left out: {line}")
 
 
-def _tell_failures(shown: Collection, aborted: Mapping[Path, str]) -> None:
-    """Runs that failed, and those that failed before they had anything to record."""
+def _report_failures(shown: Collection, aborted: Mapping[Path, str]) -> None:
+    """Prints failed runs, including those that failed before they wrote a record."""
     ended = {r.folder: r.record.reason for r in shown.distinct if r.record.status != "done"}
     failed = {**ended, **aborted}
     if failed:
@@ -121,14 +121,14 @@ def _tell_failures(shown: Collection, aborted: Mapping[Path, str]) -> None:
 
 def _fold(lines: Sequence[str]) -> list[str]:
     rest = len(lines) - _MOST_LISTED
-    more = [f"and {rest} more, which the page lists"] if rest > 0 else []
+    more = [f"and {rest} more, listed on the page"] if rest > 0 else []
     return [*lines[:_MOST_LISTED], *more]
 
 
 def _count_runs(shown: Collection, found: Collection, outputs: Path) -> str:
     students = sum(not run.record.is_of_teacher for run in found.runs)
     teachers = len(found.runs) - students
-    of_teachers = plural(teachers, "more is of a teacher", "more are of teachers")
+    of_teachers = plural(teachers, "more trained a teacher", "more trained teachers")
     more = f"; {of_teachers}" if teachers else ""
     among = plural(students, "run")
     return f"This table has {len(shown.distinct)} of {among} below {outputs}{more}."
@@ -143,13 +143,12 @@ def _explain_nothing(found: Collection, outputs: Path) -> str:
     if all(run.record.is_of_teacher for run in found.runs):
         only = "the only run" if len(found.runs) == 1 else f"all {len(found.runs)} runs"
         return (
-            f"{only} below {outputs} trained a teacher, and a table compares students; see how "
-            f"good it is with kdbench-evaluate {found.runs[0].folder}, or give a folder with runs "
-            f"of students"
+            f"{only} below {outputs} trained a teacher, but a table compares students; evaluate it "
+            f"with kdbench-evaluate {found.runs[0].folder}, or give a folder with runs of students"
         )
     return (
-        f"none of the {plural(len(found.runs), 'run')} below {outputs} is left: --where, "
-        f"--protocol or --table exclude all of them"
+        f"none of the {plural(len(found.runs), 'run')} below {outputs} matches --where, "
+        f"--protocol and --table; relax them"
     )
 
 
@@ -157,28 +156,27 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     default = Options()
     parser = argparse.ArgumentParser(
         prog="kdbench-report",
-        description="Sets runs side by side: mean and spread over seeds, published numbers, "
-        "statistics.",
+        description="Compare runs: mean and spread over seeds, published numbers, statistics.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("outputs", type=Path, help="folder with runs below it")
-    add("--out", type=Path, help="where files are written (default: OUTPUTS/report)")
-    add("--figures", type=Path, metavar="DIR", help="write the figures there: PDF, SVG, PNG")
+    add("outputs", type=Path, help="folder that contains the runs")
+    add("--out", type=Path, help="folder for the files (default: OUTPUTS/report)")
+    add("--figures", type=Path, metavar="DIR", help="write the figures to DIR: PDF, SVG, PNG")
     add("--metric", default=default.metric, help="top1_last, nll, agreement, epochs_to.60, ...")
     add("--rows", choices=AXES, default=default.rows)
     add("--columns", choices=AXES, default=default.columns)
     add("--where", nargs="+", default=[], metavar="CONDITION", help="NAME=VALUE[,VALUE], 'seed<5'")
     add("--sort", choices=SORTS, default=default.sort)
-    add("--protocol", choices=("paper", "strict"), help="default: both, and a note says so")
-    add("--baseline", help="row that the others are compared with (kd, or constant)")
+    add("--protocol", choices=("paper", "strict"), help="default: both, with a note")
+    add("--baseline", help="row to compare the others with (kd, or constant)")
     add("--compact", action="store_true", help="means of methods x pairs, as papers print them")
     add(
         "--table",
         nargs="+",
         metavar=("NAME", "OVERRIDE"),
-        help="only the cells of conf/table/NAME.yaml, with the seeds that it plans",
+        help="only the cells and seeds of conf/table/NAME.yaml",
     )
     return parser.parse_args(arguments)
 

@@ -1,4 +1,4 @@
-"""``kdbench-rerun``: repeats a run from its record, and says whether the numbers are the same."""
+"""``kdbench-rerun``: repeats a run from its record, and compares the results."""
 
 import argparse
 import logging
@@ -23,9 +23,6 @@ from kdbench.records.repetition import DIFFERENT, compare_runs, mark_repetition
 
 log = logging.getLogger("kdbench")
 
-# Not an error of any kind that kdbench.errors lists: the command did what it was asked to do, and
-# the answer is no. A code of its own lets scripts tell it from a bug (1) or a bad teacher (4).
-
 _EXAMPLES = """examples:
   kdbench-rerun outputs/runs/mnist5k/resnet20_resnet8/kd-constant/seed0-1131dbf766
   kdbench-rerun RUN paths.data=DIR teacher.weights=FILE run.device=cpu --out /tmp/again
@@ -33,7 +30,10 @@ _EXAMPLES = """examples:
 
 
 def rerun(options: argparse.Namespace) -> int:
-    """Repeats, compares, prints; returns the exit code."""
+    """Repeats the run, prints the comparison and returns the exit code.
+
+    A different result is not an error, but has an exit code of its own for scripts.
+    """
     if options.tolerance is not None and not options.tolerance >= 0:
         raise ConfigError(f"--tolerance={options.tolerance:g} must be >= 0 percentage points")
     run = open_run(options.run)
@@ -41,7 +41,7 @@ def rerun(options: argparse.Namespace) -> int:
     cfg = _prepare(run, options.overrides)
     folder = options.out or Path(cfg.paths.outputs) / "reruns" / run.folder.resolve().name
     if folder.resolve() == run.folder.resolve():
-        raise ConfigError(f"--out={folder} is the run itself; choose another folder")
+        raise ConfigError(f"--out={folder} is the folder of the run itself; choose another one")
     _require_same_data(run.record, cfg)
     _require_same_teacher(run.record, cfg)
     _require_same_start(run.record, cfg)
@@ -57,12 +57,12 @@ def _require_done(run: RunFolder) -> None:
     if run.record.status != "done":
         raise ConfigError(
             f"{run.folder} failed ({run.record.reason}), so there is no result to compare with; "
-            f"start it again with kdbench-train"
+            f"resume it with kdbench-train"
         )
 
 
 def _prepare(run: RunFolder, overrides: Sequence[str]) -> DictConfig:
-    """The config of the repetition: the same machine settings, unless overridden, no tracker."""
+    """The config of the repetition: the same device and threads, unless overridden; no tracker."""
     from kdbench.config.check import check
 
     record = run.record
@@ -78,16 +78,16 @@ def _require_same_data(record: RunRecord, cfg: DictConfig) -> None:
     if digest != record.dataset_digest:
         raise DataError(
             f"{cfg.dataset.name} in paths.data={cfg.paths.data} is not the dataset of the run: its "
-            f"digest is {digest}, the record says {record.dataset_digest}; give the folder with "
+            f"digest is {digest}, the record has {record.dataset_digest}; pass the folder with "
             f"the same files as paths.data=DIR"
         )
 
 
 def _require_same_teacher(record: RunRecord, cfg: DictConfig) -> None:
-    """A teacher that comes as a file must be the one of the run.
+    """Checks that a teacher from a file is the teacher of the run.
 
-    One that is trained here is trained again where it is missing. Then it may differ in its last
-    bits like everything else, and the comparison says so.
+    A teacher that is trained here is retrained if it is missing. It may then differ in its last
+    bits like everything else, which the comparison reports.
     """
     if record.teacher_digest is None or cfg.teacher.weights == AUTO:
         return
@@ -95,30 +95,30 @@ def _require_same_teacher(record: RunRecord, cfg: DictConfig) -> None:
     from kdbench.model.compute import choose_compute
 
     file = teacher_file(cfg)
-    compute = choose_compute("cpu", "fp32", channels_last=False)  # only its digest is wanted
+    compute = choose_compute("cpu", "fp32", channels_last=False)  # only the digest matters
     digest = load_teacher(cfg, file, compute)[0].digest
     if digest != record.teacher_digest:
         raise CheckpointError(
             f"{file} is not the teacher of the run: its weights have the digest {digest}, the "
-            f"record says {record.teacher_digest}; give the right file as teacher.weights=FILE"
+            f"record has {record.teacher_digest}; pass the right file as teacher.weights=FILE"
         )
 
 
 def _require_same_start(record: RunRecord, cfg: DictConfig) -> None:
-    """A student that started from a file must start from the same one."""
+    """Checks that a student initialized from a file starts from the same file."""
     if record.initial_digest is None:
         return
     digest = initial_weights_digest(cfg)
     if digest != record.initial_digest:
         raise CheckpointError(
-            f"{cfg.student.get('weights')} is not the file that the student of the run started "
-            f"from: its digest is {digest}, the record says {record.initial_digest}; give the "
-            f"right one as student.weights=FILE"
+            f"{cfg.student.get('weights')} is not the file that initialized the run's student: "
+            f"its digest is {digest}, the record has {record.initial_digest}; pass the right file "
+            f"as student.weights=FILE"
         )
 
 
 def _train(run: RunFolder, cfg: DictConfig, folder: Path) -> RunRecord:
-    """Trains, continues where a repetition was stopped, or finds the finished one."""
+    """Trains or resumes the repetition, or returns the finished one."""
     from kdbench.engine.run import train_job
 
     key = run_key(cfg)
@@ -139,24 +139,24 @@ def _require_free(folder: Path, key: str) -> None:
             f"{folder} holds another run ({found[:10]}, this one is {key[:10]}); choose another "
             f"folder with --out"
         )
-    log.info("%s holds a repetition already; --out FOLDER repeats the run once more", folder)
+    log.info("%s already holds a repetition; --out FOLDER repeats the run again", folder)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="kdbench-rerun",
-        description="Repeats a run from its record, into another folder, and says whether the "
-        "result is bit-identical, within tolerance or different, and what changed around it.",
+        description="Repeat a run from its record in another folder, and report whether the result "
+        "is bit-identical, within tolerance or different, and what changed in its environment.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", type=Path, help="folder of a run that is done")
+    parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument(
         "overrides",
         nargs="*",
         metavar="KEY=VALUE",
-        help="where data and teacher are and how to compute, such as paths.data=DIR "
-        "teacher.weights=FILE run.device=cpu run.threads=2; default: as it was",
+        help="paths and execution settings, such as paths.data=DIR teacher.weights=FILE "
+        "run.device=cpu run.threads=2; default: those of the run",
     )
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="default: <paths.outputs>/reruns/<run>"
@@ -165,8 +165,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--tolerance",
         type=float,
         metavar="POINTS",
-        help="of top-1, in percentage points; default: the standard error of the difference of two "
-        "accuracies on that many test images",
+        help="largest difference in top-1, in percentage points; default: the standard error of "
+        "the difference of two accuracies on a test set of this size",
     )
     return parser.parse_intermixed_args(arguments)
 

@@ -1,4 +1,4 @@
-"""``kdbench-table``: the runs of a paper's table, their cost, and the table itself."""
+"""``kdbench-table``: trains, forecasts and prints a table of a paper."""
 
 import argparse
 import sys
@@ -17,22 +17,22 @@ from kdbench.words import say
 
 _WIDTH = 110
 _EXAMPLES = """examples
-  kdbench-table                                            # lists the tables
-  kdbench-table ttm_cifar100 --dry paths.data=DIR          # what is done, what the rest costs
-  kdbench-table ttm_cifar100 paths.data=DIR                # trains the rest, prints the table
+  kdbench-table                                            # list the tables
+  kdbench-table ttm_cifar100 --dry paths.data=DIR          # what is done, cost of the rest
+  kdbench-table ttm_cifar100 paths.data=DIR                # train the rest, print the table
   kdbench-table dkd_cifar100 pair=resnet56_resnet20 seed=0,1 teacher.weights=FILE
-  kdbench-table --settings ttm                             # what TTM is run with on each pair
+  kdbench-table --settings ttm                             # print the settings of TTM for each pair
 
-exit codes: 0 done, 9 some runs failed and the table has the others; all: docs, "Exit codes"
+exit codes: 0 done; 9 some runs failed, the table has the others; full list: docs, "Exit codes"
 """
 
 
 def run_table(arguments: argparse.Namespace) -> int:
-    """Does what the command line asks for; returns the exit code.
+    """Executes the command line; returns the exit code.
 
     Raises:
-        ConfigError: the table, the method or an override does not exist, or options exclude each
-            other.
+        ConfigError: the table, the method or an override does not exist, or options are mutually
+            exclusive.
     """
     if arguments.settings is not None:
         _refuse_table(arguments, "--settings METHOD")
@@ -50,7 +50,7 @@ def run_table(arguments: argparse.Namespace) -> int:
 
 
 def list_tables() -> str:
-    """The tables of ``conf/table``, a line for each."""
+    """The tables of ``conf/table``, one per line."""
     names = options_of(CONF / "table")
     width = max(map(len, names)) + 2
     lines = (f"{name:{width}}{describe(CONF / 'table' / f'{name}.yaml')}" for name in names)
@@ -58,20 +58,20 @@ def list_tables() -> str:
 
 
 def _shorten_line(line: str) -> str:
-    """A line that fits the terminal; blanks between columns stay."""
+    """Cuts a line to the width of the terminal, keeping the spacing between columns."""
     name, _, about = line.partition("  ")
     blanks = len(about) - len(about.lstrip()) + 2
     return f"{name}{' ' * blanks}{shorten(about, _WIDTH - len(name) - blanks, placeholder=' ...')}"
 
 
 def forecast(table: str, overrides: Sequence[str]) -> int:
-    """Prints what a table would train and cost; trains nothing.
+    """Prints what a table would train and its cost; trains nothing.
 
     Raises:
         ConfigError: the table or an override does not exist.
     """
     plan = plan_table(table, overrides)
-    from kdbench.planning.speed import Speeds  # imports torch: after the mistakes are reported
+    from kdbench.planning.speed import Speeds  # imports torch: after usage errors are reported
 
     speeds = Speeds(plan.runs[0].config, note=say)
     print(f"{write_forecast(plan, speeds.of)}\n\nmachine: {speeds.machine}")
@@ -79,14 +79,14 @@ def forecast(table: str, overrides: Sequence[str]) -> int:
 
 
 def train_table(table: str, overrides: Sequence[str]) -> int:
-    """Trains what is missing of a table, then prints the table and writes its page.
+    """Trains the missing runs of a table, then prints the table and writes its page.
 
     Returns:
-        0, or SweepError's exit code where some runs failed: the table has the others. Where
-        training or reporting ended otherwise, the exit code of that.
+        0, or SweepError's exit code if some runs failed; the table then has the others. If
+        training or reporting failed otherwise, the exit code of that step.
     """
     check_overrides([f"table={table}", *overrides], values=False)
-    from kdbench.cli import report, train  # which guards all that Hydra composes from here on
+    from kdbench.cli import report, train  # the import guards all that Hydra composes from here on
 
     trained = _call(train.main, "kdbench-train", "-m", f"table={table}", *overrides)
     if trained not in (0, SweepError.exit_code):
@@ -100,17 +100,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line of ``kdbench-table``."""
     parser = argparse.ArgumentParser(
         prog="kdbench-table",
-        description="Trains what is missing of a paper's table, and prints the table.",
+        description="Train the missing runs of a paper's table, and print the table.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("name", nargs="?", metavar="NAME", help="of conf/table; none: list the tables")
-    add("overrides", nargs="*", metavar="OVERRIDE", help="KEY=VALUE as of kdbench-train -m")
-    add("--dry", action="store_true", help="print the runs, what is done, and what the rest costs")
+    add("name", nargs="?", metavar="NAME", help="of conf/table; without it, list the tables")
+    add("overrides", nargs="*", metavar="OVERRIDE", help="KEY=VALUE, as for kdbench-train -m")
+    add("--dry", action="store_true", help="print the runs, their states, and the cost of the rest")
     add("--list", action="store_true", help="list the tables")
-    add("--settings", metavar="METHOD", help="print the settings of a method for each pair")
+    add("--settings", metavar="METHOD", help="print the settings of METHOD for each pair")
     return parser.parse_intermixed_args(arguments)
 
 
@@ -121,7 +121,7 @@ def main() -> None:
 
 
 def _call(command: Callable[[], None], name: str, *arguments: str) -> int:
-    """The exit code of another command, run in this process: signals reach it at once."""
+    """The exit code of another command, run in this process so that it receives signals."""
     sys.argv = [name, *arguments]
     try:
         command()
@@ -132,7 +132,7 @@ def _call(command: Callable[[], None], name: str, *arguments: str) -> int:
 
 def _refuse_table(arguments: argparse.Namespace, option: str) -> None:
     if arguments.name is not None:
-        raise ConfigError(f"{option} takes no table and no overrides; remove {arguments.name}")
+        raise ConfigError(f"{option} takes neither a table nor overrides; remove {arguments.name}")
 
 
 if __name__ == "__main__":

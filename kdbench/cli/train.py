@@ -1,4 +1,4 @@
-"""``kdbench-train``: compose, check, train, record. The command line of the project."""
+"""``kdbench-train``: composes, checks, trains and records runs."""
 
 import logging
 import os
@@ -56,13 +56,13 @@ from kdbench.words import say
 
 log = logging.getLogger("kdbench")
 
-# With these, Hydra answers by itself and nothing is composed for a run.
+# With these flags Hydra prints something itself, and no run is composed.
 _QUESTIONS = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i"}
 _QUESTIONS |= {"--shell-completion", "-sc"}
-# `interval(1,8)`, which only some sweepers know, is checked by its two ends.
+# `interval(1,8)`, which only some sweepers support, is checked at its two ends.
 _INTERVAL = re.compile(r"\binterval\((?:start=)?([^,()]+),\s*(?:end=)?([^,()]+)\)")
 
-# Here and not in `main`: Hydra's launchers import this module in the processes that they start.
+# Not in `main`: Hydra's launchers import this module in the processes that they start.
 guard_composition()
 
 
@@ -71,10 +71,10 @@ def train(cfg: DictConfig, checked: bool = False) -> float:
 
     Args:
         cfg: without Hydra's node.
-        checked: whether it is known to have no problems, and not to be done.
+        checked: whether the config is known to be valid, and the run to be unfinished.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    find_own_code()  # in the processes of Hydra's own launchers too
+    find_own_code()  # also in the processes of Hydra's own launchers
     try:
         with use_source(source_of(cast(DictConfig, HydraConfig.instance().cfg))):
             record = _train(cfg, folder, checked)
@@ -82,12 +82,12 @@ def train(cfg: DictConfig, checked: bool = False) -> float:
         assert record.top1_last is not None
         return record.top1_last
     except Exception as error:
-        if not isinstance(known_error(error), LockedError):  # the log is then another process's
+        if not isinstance(known_error(error), LockedError):  # else the log is not ours
             log_failure(folder, error)
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise
-        # A job of one of Hydra's own launchers: only the first failure of a sweep gets out, and
-        # one that comes from another process has lost its cause. So it is told here.
+        # A job of one of Hydra's own launchers, which report only the first failure of a sweep,
+        # without its cause if it comes from another process. So it is logged here.
         reason = describe_error(error)
         log.error("failed: %s", reason)
         raise SweepError(reason) from None
@@ -97,31 +97,31 @@ def _train(cfg: DictConfig, folder: Path, checked: bool) -> RunRecord:
     if not checked and (record := _find_finished_or_check(cfg, folder)) is not None:
         log.info("already done: %s", record.summary())
         return record
-    from kdbench.engine.run import train_job  # a finished run does not wait for torch
+    from kdbench.engine.run import train_job  # slow: imports torch
 
-    # Resolved here once, and not wherever a value is needed.
+    # Resolved once, here, and not wherever a value is needed.
     record = train_job(restore_config(resolve_config(cfg)), folder)
     log.info("%s", record.summary())
     return record
 
 
 def _find_finished_or_check(cfg: DictConfig, folder: Path) -> RunRecord | None:
-    """The record of a run that is done; None where it can be trained.
+    """The record of a finished run; None if the run has to be trained.
 
     Raises:
-        ConfigError: with every problem of the config.
+        ConfigError: lists every problem of the config.
     """
-    raise_all(find_plain_problems(cfg))  # those that a run key cannot be made of say so better
+    raise_all(find_plain_problems(cfg))  # clearer than the error from a key that cannot be computed
     record = find_finished(folder, run_key(cfg))
     if record is None:
-        from kdbench.config.check import check  # a finished run does not wait for torch
+        from kdbench.config.check import check  # slow: imports torch
 
         check(cfg)
     return record
 
 
 def main() -> None:
-    """Entry point of ``kdbench-train``; ends with one of ``errors.ExitCode``."""
+    """Entry point of ``kdbench-train``; exits with one of ``errors.ExitCode``."""
     run_command(
         _main,
         interrupted="interrupted; the same command continues from the last checkpoint",
@@ -137,11 +137,11 @@ def _main() -> int:
     prepare()
     check_files_that_hydra_reads()
     JobReturn.return_value = _RETURN_VALUE  # type: ignore[assignment]
-    # Hydra would print a traceback and exit with 1; with this set it lets the error through.
+    # Hydra would print a traceback and exit with 1; with this set it re-raises the error.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     _refuse_strays(arguments)
     if _is_sweep(arguments) and _QUESTIONS & set(arguments):
-        raise ConfigError("-m starts a sweep, and questions such as --cfg are about one run")
+        raise ConfigError("-m starts a sweep, but flags such as --cfg are for a single run")
     source, overrides = _split(arguments)
     look_in(source.folders())
     if not _QUESTIONS & {a.split("=")[0] for a in arguments}:
@@ -158,7 +158,7 @@ def _is_sweep(arguments: Sequence[str]) -> bool:
 
 
 def _options_first(arguments: Sequence[str]) -> list[str]:
-    """Hydra's parser wants its options before the overrides; people write them anywhere."""
+    """Moves options before the overrides, as Hydra's parser requires."""
     known = get_args_parser()._option_string_actions
     options: list[str] = []
     overrides: list[str] = []
@@ -174,7 +174,7 @@ def _options_first(arguments: Sequence[str]) -> list[str]:
 
 
 def _refuse_strays(arguments: Sequence[str]) -> None:
-    """Arguments with dashes that are no options; Hydra would print its usage."""
+    """Rejects unknown options with a hint; Hydra would print its usage."""
     options = get_args_parser()._option_string_actions
     for argument in arguments:
         name = argument.partition("=")[0]
@@ -183,7 +183,7 @@ def _refuse_strays(arguments: Sequence[str]) -> None:
 
 
 def _result(job: JobReturn) -> Any:
-    """As Hydra's own, which prints a line for each failure before it raises what failed."""
+    """Like Hydra's own, but without printing a line before it raises the error."""
     assert job.status != JobStatus.UNKNOWN
     if job.status == JobStatus.COMPLETED:
         return job._return_value
@@ -198,11 +198,11 @@ _RETURN_VALUE = property(_result, _keep)
 
 
 def _split(arguments: list[str]) -> tuple[ConfigSource, list[str]]:
-    """Where the configs come from, as Hydra will understand the command line; and the overrides."""
+    """The source of the configs, as Hydra will parse the command line, and the overrides."""
     known, _ = get_args_parser().parse_known_intermixed_args(arguments)
     if known.experimental_rerun is not None:
         raise ConfigError(
-            "--experimental-rerun opens a pickle, which can run code; use kdbench-rerun RUN"
+            "--experimental-rerun loads a pickle, which can run code; use kdbench-rerun RUN"
         )
     source = ConfigSource(
         conf=Path(known.config_path or CONF).absolute(),
@@ -213,9 +213,9 @@ def _split(arguments: list[str]) -> tuple[ConfigSource, list[str]]:
 
 
 def _check_sweep(source: ConfigSource, overrides: list[str]) -> None:
-    """Refuses a command line with mistakes before Hydra makes a folder for it.
+    """Rejects an invalid command line before Hydra creates a folder for it.
 
-    Values are checked run by run: one that is wrong does not cost the others.
+    Values are checked run by run, so that an invalid one does not stop the other runs.
     """
     check_points(count_points(overrides), read_limit(overrides))
     single = [_INTERVAL.sub(r"choice(\1,\2)", override) for override in overrides]
@@ -223,12 +223,12 @@ def _check_sweep(source: ConfigSource, overrides: list[str]) -> None:
 
 
 def _run_once(source: ConfigSource, overrides: list[str]) -> bool:
-    """Composes, checks and trains one run; a finished one is reported.
+    """Composes, checks and trains a single run; reports a finished one.
 
     Hydra's own entry point would compose the same config twice more.
 
     Returns:
-        Whether it was one run; False where a config asks for a sweep (``hydra.mode``).
+        Whether it was a single run; False if the config enables a sweep (``hydra.mode``).
     """
     with hydra_context(source) as loader:
         cfg = compose_sound(loader, overrides, with_hydra=True)
@@ -238,7 +238,7 @@ def _run_once(source: ConfigSource, overrides: list[str]) -> bool:
         refuse_links(folder)
         plain = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
         record = _find_finished_or_check(plain, folder)
-        if record is not None:  # nothing is written: its folder may be read-only
+        if record is not None:  # write nothing: the folder may be read-only
             say(f"already done: {record.summary()}\nrecord: {folder / FILE}")
             return True
         make_folder(folder)  # Hydra would end with a traceback
@@ -248,7 +248,7 @@ def _run_once(source: ConfigSource, overrides: list[str]) -> bool:
 
 
 def _let_hydra_run(loader: Loader, overrides: list[str]) -> None:
-    """What ``hydra.main`` does for one run: folder, log, callbacks, task."""
+    """Does what ``hydra.main`` does for a single run: folder, log, callbacks, task."""
     hydra = Hydra("train", loader)
     GlobalHydra.instance().initialize(hydra)
     try:

@@ -1,4 +1,4 @@
-"""The only place that turns configuration into objects."""
+"""Instantiates objects from config; nothing else does."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -19,32 +19,32 @@ def build(node: DictConfig | Mapping[str, Any], **runtime: Any) -> Any:
     """Instantiates a node with a ``_target_``.
 
     Args:
-        node: part of the composed config, whose interpolations are resolved; or plain data, such as
-            a part of a record, in which nothing is.
-        runtime: arguments that only exist at run time, such as parameters to optimise.
+        node: part of a composed config, whose interpolations are resolved; or plain data, such as
+            a part of a record, which is taken literally.
+        runtime: arguments that only exist at run time, such as parameters to optimize.
 
     Raises:
         ConfigError: a ``_target_`` outside the allow-list, an interpolation in plain data, or
-            arguments that its owner refuses.
+            arguments that the target rejects.
     """
     plain: Any = (
         OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else dict(node)
     )
-    if plain.get("weights", "") is None:  # as if it did not stand there: not every network has it
+    if plain.get("weights", "") is None:  # not every network has the argument
         del plain["weights"]
     problems = forbidden_targets(plain)
-    # `instantiate` would resolve what an escaped interpolation leaves, once more.
+    # `instantiate` would expand what is left of an escaped interpolation.
     problems += [refuse_interpolation(*found) for found in find_interpolations(plain)]
     if problems:
         raise ConfigError("; ".join(problems))
     for _, named in iter_targets(plain):
         if "name" in named and is_strategy(find_target(named["_target_"])):
-            del named["name"]  # a label, no argument
+            del named["name"]  # a label, not an argument
     return instantiate(OmegaConf.create(plain), _convert_="all", **runtime)
 
 
 def find_interpolations(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """(path, text) of all in plain data, keys too, that OmegaConf would replace by something."""
+    """(path, text) of every interpolation in plain data, in keys too."""
     if isinstance(node, Mapping):
         for key, child in node.items():
             where = f"{path}.{key}" if path else str(key)
@@ -59,17 +59,17 @@ def find_interpolations(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def refuse_interpolation(path: str, text: str) -> str:
-    """The sentence about one of them."""
+    """The message for an interpolation that is not allowed."""
     return (
         f"{path}={text!r} is not a plain value: an interpolation could read files or the "
-        f"environment; write what it stands for"
+        f"environment; write the value itself"
     )
 
 
 def build_objective(cfg: DictConfig) -> "Objective":
-    """The objective with the strategy of the ``temperature`` group, if anything is distilled."""
-    # Not even built without a teacher: the run has the same key whatever the strategy, so it must
-    # not find its random numbers used up.
+    """The objective with the strategy of the ``temperature`` group, if it distills."""
+    # Not built without a teacher: the run key is then independent of the strategy, so the strategy
+    # must not consume random numbers.
     strategy = build(cfg.temperature) if len(cfg.objective.terms) else None
     return build(cfg.objective, temperature=strategy)
 

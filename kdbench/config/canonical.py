@@ -1,4 +1,4 @@
-"""One spelling of each config: two ways to write one value must not be two runs."""
+"""Canonical values: two spellings of one value must not be two runs."""
 
 import re
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ from kdbench.config.code import annotations
 from kdbench.config.targets import OPTIMIZERS
 
 _FLOATS = re.compile(r"(?:Sequence|Iterable|[Ll]ist|[Tt]uple)\[float(?:, (?:float|\.\.\.))*\]")
-_RESOLVED = "kdbench_resolved"  # a flag of OmegaConf's
+_RESOLVED = "kdbench_resolved"  # an OmegaConf flag
 _FLOAT_VALUES = re.compile(r"(?:[Dd]ict|Mapping)\[str, float\]")
 
 
 def canonical(node: Any) -> Any:
     """A resolved config with every number in the type of the parameter that receives it.
 
-    ``temperature.tau=4`` and ``=4.0`` are the same then. Types are read from the signature of each
-    ``_target_``; where it names none, or both int and float, a value stays as it was written.
+    This makes ``temperature.tau=4`` and ``=4.0`` equal. Types are read from the signature of each
+    ``_target_``; without annotation, or with both int and float, a value is left as written.
     """
     if isinstance(node, Mapping):
         types = _types(node.get("_target_"))
@@ -29,20 +29,20 @@ def canonical(node: Any) -> Any:
 
 
 def mark_resolved(cfg: DictConfig) -> DictConfig:
-    """Says of a config that was made from a resolved one that its values are final."""
+    """Marks a config, built from a resolved one, as having final values."""
     cfg._set_flag(_RESOLVED, True)
     return cfg
 
 
 def is_resolved(cfg: DictConfig) -> bool:
-    """Whether ``mark_resolved`` was called for a config."""
+    """Whether a config was marked by ``mark_resolved``."""
     return bool(cfg._get_flag(_RESOLVED))
 
 
 def _types(target: Any) -> Any:
-    """Argument -> its annotation, of a target."""
+    """A function from an argument of a target to its annotation."""
     if target in OPTIMIZERS:
-        return lambda name: "float | tuple[float, float]"  # torch's have no other numbers
+        return lambda name: "float | tuple[float, float]"  # all numbers in torch's optimizers
     known = annotations(target) if isinstance(target, str) else {}
     return lambda name: known.get(name, "")
 

@@ -1,4 +1,4 @@
-"""All checks of a composed config that need no training. They report every problem at once."""
+"""Checks of a composed config that need no training. All problems are reported at once."""
 
 import inspect
 import math
@@ -29,13 +29,13 @@ from kdbench.words import did_you_mean, plural
 
 MAX_THREADS = 4096
 
-Allowed = tuple[Callable[[Any], bool], str]  # is the value allowed?, what is allowed
+Allowed = tuple[Callable[[Any], bool], str]  # predicate, description of the allowed values
 
 _SEED: Allowed = (lambda v: 0 <= v < 2**63, "a whole number >= 0 and < 2^63")
 _COUNT: Allowed = (lambda v: v >= 1, "a whole number >= 1")
 _PATH: Allowed = (
     lambda v: bool(str(v).strip()),
-    "a path; this one is empty, as where a variable of the shell is not set",
+    "a path, but it is empty; is a shell variable unset?",
 )
 _RATE: Allowed = (lambda v: 0 <= v < 1, "a number in [0, 1)")
 _DECAY: Allowed = (lambda v: 0 <= v <= 1, "a number in [0, 1]")
@@ -73,7 +73,7 @@ RANGES: dict[str, Allowed] = {
     "paths.teachers": _PATH,
     "paths.cache": _PATH,
 }
-# Keys that only some options have; where they are missing or null, nothing is checked.
+# Keys that only some options have; skipped if missing or null.
 OPTIONAL_RANGES: dict[str, Allowed] = {
     "dataset.root": _PATH,
     "student.weights": _PATH,
@@ -92,12 +92,12 @@ OPTIONAL_RANGES: dict[str, Allowed] = {
 
 
 def check(cfg: DictConfig) -> None:
-    """Raises ConfigError with every problem found in the composed config of a run."""
+    """Raises ConfigError listing every problem in the composed config of a run."""
     raise_all([*find_problems(cfg), *_mismatches(cfg)])
 
 
 def raise_all(problems: list[str]) -> None:
-    """Raises one ConfigError that lists all problems; nothing where there are none."""
+    """Raises one ConfigError that lists all problems, if there are any."""
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         count = plural(len(problems), "problem")
@@ -117,7 +117,7 @@ def find_problems(cfg: DictConfig) -> list[str]:
 
 
 def _problems_of_recipe(cfg: DictConfig) -> list[str]:
-    """Those of the run that trains the teacher; by default it is what the run's own parts are."""
+    """Problems of the run that trains the teacher; the default recipe needs no check of its own."""
     if not trains_teacher(cfg) or tuple(cfg.teacher.recipe) == FROM_SCRATCH:
         return []
     try:
@@ -127,12 +127,12 @@ def _problems_of_recipe(cfg: DictConfig) -> list[str]:
 
 
 def find_plain_problems(cfg: DictConfig) -> list[str]:
-    """Those that are found without torch: a run that is done must be recognised before it loads."""
+    """Problems found without torch: a finished run must be recognized before torch is imported."""
     return _look_over(cfg)[0]
 
 
 def _look_over(cfg: DictConfig) -> tuple[list[str], dict | None]:
-    """What is wrong without looking at classes, and the resolved config; None if it has none."""
+    """Problems visible without importing classes, and the resolved config (None: unresolvable)."""
     unresolved = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(unresolved, dict)
     unresolved.pop("hydra", None)
@@ -167,7 +167,7 @@ def _missing_values(node: Any, path: str = "") -> Iterator[str]:
         key = path.lstrip(".")
         options = options_of(CONF / key) if "." not in key and (CONF / key).is_dir() else []
         hint = f", one of {', '.join(options)}" if options else ""
-        yield f"{key} has no value; give it one: {key}=...{hint}"
+        yield f"{key} has no value; set it with {key}=...{hint}"
 
 
 def _unknown_keys(plain: dict, schema: Any, path: str = "") -> list[str]:
@@ -204,9 +204,9 @@ def _refuse_value(
 
 
 def _mismatches(cfg: DictConfig) -> Iterator[str]:
-    """Keys of two sections that must say the same in a run, whose data and losses belong together.
+    """Keys of different sections that must agree in a run, where losses and data meet.
 
-    Not part of ``find_problems``: an objective alone, for data of somebody else, has no dataset.
+    Not part of ``find_problems``: an objective loaded for someone's own loop has no dataset.
     """
     classes, own = (OmegaConf.select(cfg, f"{s}.num_classes") for s in ("dataset", "temperature"))
     if own not in (None, classes) and needs_teacher(cfg):
@@ -214,14 +214,14 @@ def _mismatches(cfg: DictConfig) -> Iterator[str]:
     views = OmegaConf.select(cfg, "dataset.views") or {}
     for view in sorted(views_of(cfg.objective) - set(map(str, views))):
         yield (
-            f"objective={cfg.objective.name} reads the view {view!r}, dataset.views has "
+            f"objective={cfg.objective.name} reads the view {view!r}, but dataset.views has "
             f"{', '.join(map(str, views)) or 'none'}; add it with "
             f"+view@dataset.views.{view}=fixmatch, or correct the name"
         )
 
 
 def _misfits(path: str, node: dict) -> list[str]:
-    """Binds a node to the signature of its target: unknown and missing arguments, wrong types."""
+    """Checks a node against the signature of its target: unknown or missing arguments, types."""
     target = node["_target_"]
     try:
         owner = get_object(target)
@@ -229,7 +229,7 @@ def _misfits(path: str, node: dict) -> list[str]:
         return [f"{path}: _target_={target!r} cannot be imported: {error}"]
     parameters = inspect.signature(owner).parameters
     given = {key: value for key, value in node.items() if not key.startswith("_")}
-    if given.get("weights", "") is None:  # `build` leaves it out
+    if given.get("weights", "") is None:  # `build` drops it
         del given["weights"]
     if is_strategy(owner):
         given.pop("name", None)  # a label
@@ -264,7 +264,7 @@ def _is_required(parameter: inspect.Parameter) -> bool:
 def _type_hints(owner: Any) -> dict[str, Any]:
     try:
         return get_type_hints(owner.__init__ if inspect.isclass(owner) else owner)
-    except NameError:  # annotations that only exist for type checkers
+    except NameError:  # annotations imported only for type checkers
         return {}
 
 
@@ -272,7 +272,7 @@ def _wrong_type(path: str, value: Any, hint: Any) -> list[str]:
     from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
     if any(True for _ in iter_targets(value)):
-        return []  # an object that does not exist yet; its own node is checked
+        return []  # not built yet; its own node is checked
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
     except PydanticSchemaGenerationError:
@@ -289,11 +289,11 @@ def _wrong_type(path: str, value: Any, hint: Any) -> list[str]:
 
 
 def _refused_values(cfg: DictConfig, wrong: set[str]) -> list[str]:
-    """Lets the owners of the values look at them: constructors refuse what they cannot use.
+    """Constructs the parts, so that constructors can reject values they cannot use.
 
     Args:
         cfg: composed config.
-        wrong: paths of nodes in which something is known to be wrong; they are left out.
+        wrong: paths of nodes with known problems; they are skipped.
     """
     import torch
 
@@ -304,17 +304,17 @@ def _refused_values(cfg: DictConfig, wrong: set[str]) -> list[str]:
     from kdbench.temperature.constant import Constant
     from kdbench.temperature.part import require_registered
 
-    def fitting(node: DictConfig) -> None:
+    def check_fit(node: DictConfig) -> None:
         if any(path.startswith("dataset") for path in wrong):
             build(node)
             return
         data, size = cfg.dataset, cfg.dataset.image_size
         require_fit(lambda: build(node), (data.channels, size, size), data.num_classes)
 
-    def showing() -> None:
+    def check_features() -> None:
         needs = objective().needs & FEATURES
         networks = (cfg.student, cfg.teacher.model) if needs else ()
-        for node in networks:  # with shapes alone
+        for node in networks:  # shapes only
             size = cfg.dataset.image_size
             shape = (cfg.dataset.channels, size, size)
             example_output(build(node), shape, "preacts" in needs)
@@ -324,7 +324,7 @@ def _refused_values(cfg: DictConfig, wrong: set[str]) -> list[str]:
     parts: dict[str, Callable[[], Any]] = {
         "run": lambda: configure_compute(cfg),
         "dataset": lambda: build(cfg.dataset),
-        "student": lambda: fitting(cfg.student),
+        "student": lambda: check_fit(cfg.student),
         "objective": objective,
         "plugin": lambda: require_registered(build(cfg.plugin)),
         "optim.optimizer": lambda: build_optimizer(cfg.optim, parameter),
@@ -333,14 +333,14 @@ def _refused_values(cfg: DictConfig, wrong: set[str]) -> list[str]:
     }
     if needs_teacher(cfg):
         parts["temperature"] = lambda: require_registered(build(cfg.temperature))
-        parts["teacher.model"] = lambda: fitting(cfg.teacher.model)
+        parts["teacher.model"] = lambda: check_fit(cfg.teacher.model)
     problems = [
         f"{path}: {problem}"
         for path, construct in parts.items()
         if not any(found.startswith(path) for found in wrong)
         if (problem := _refusal(construct))
     ]
-    refused = None if problems or wrong else _refusal(showing)
+    refused = None if problems or wrong else _refusal(check_features)
     return problems if refused is None else [f"objective: {refused}"]
 
 

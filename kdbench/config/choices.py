@@ -1,4 +1,4 @@
-"""The groups of ``conf/``, their options, and what a method or a default chooses from them."""
+"""The groups of ``conf/``, their options, and the choices of methods and defaults."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,15 +10,15 @@ from typing import Any, cast
 import yaml
 from omegaconf import OmegaConf
 
-_PACKAGED = Path(__file__).parents[1] / "conf"  # where a wheel puts it
+_PACKAGED = Path(__file__).parents[1] / "conf"  # in an installed wheel
 CONF = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "conf"
 
 WIDTH = 80
-# Groups whose options are methods of papers: each has a line that says what it is.
+# Groups whose options are published methods: each is listed with a description.
 DESCRIBED = ("temperature", "method")
-# Up to a full stop or semicolon that is not inside of parentheses or of a number.
+# Up to a period or semicolon that is not inside parentheses or a number.
 _SENTENCE = re.compile(r"(?:\([^)]*\)|[^;.(]|[;.](?!\s|$))*")
-# Not for people to choose from: Hydra's own, and settings that it picks by itself.
+# Not for users to choose: Hydra's own groups, and settings that are picked automatically.
 HIDDEN = ("hydra", "published", "recipe", "tuned")
 
 
@@ -31,19 +31,19 @@ def list_groups(conf: Path) -> str:
 
 
 def read_option(group: str, name: str) -> dict[str, Any]:
-    """What the file of an option says, interpolations as they stand: ``conf/GROUP/NAME.yaml``."""
+    """The content of ``conf/GROUP/NAME.yaml``, interpolations unresolved."""
     node = OmegaConf.load(CONF / group / f"{name}.yaml")
     return cast(dict, OmegaConf.to_container(node, resolve=False))
 
 
 def options_of(group: Path) -> list[str]:
-    """Names of a group's options, those in folders below it last: ``imagenet/resnet18``."""
+    """Names of a group's options, those in subfolders (``imagenet/resnet18``) last."""
     files = [path.relative_to(group).with_suffix("") for path in group.rglob("*.yaml")]
     return [str(path) for path in sorted(files, key=lambda path: (len(path.parts), path))]
 
 
 def describe(file: Path) -> str:
-    """What an option is: the first sentence of the comment that its file begins with."""
+    """The description of an option: the first sentence of the leading comment of its file."""
     text = " ".join(_first_comment(file))
     found = _SENTENCE.match(text.replace("et al.", "et al"))
     return found[0].strip() if found else ""
@@ -51,7 +51,7 @@ def describe(file: Path) -> str:
 
 @lru_cache
 def own_choice(conf: Path, method: str, group: str) -> str | None:
-    """The option of a group that ``method=NAME`` chooses; None where there is no such method.
+    """The option of a group that ``method=NAME`` chooses; None if there is no such method.
 
     Args:
         conf: config folder.
@@ -61,7 +61,7 @@ def own_choice(conf: Path, method: str, group: str) -> str | None:
     path = conf / "method" / f"{method}.yaml"
     if not path.is_file():
         return None
-    for part in (path, conf / "train.yaml"):  # what a method does not choose is the default
+    for part in (path, conf / "train.yaml"):  # the default, unless the method overrides it
         for entry in _defaults(part):
             for name in (f"override /{group}", group):
                 if isinstance(entry, Mapping) and name in entry:

@@ -1,6 +1,6 @@
-"""What the code behind a ``_target_`` looks like, read from its source and not by importing it.
+"""Inspects the code behind a ``_target_`` by parsing its source instead of importing it.
 
-Importing would load torch, and a launcher must know the key of a run long before that.
+Importing would load torch, and a launcher needs the key of a run long before that.
 """
 
 import ast
@@ -18,18 +18,17 @@ _SITE = tuple(Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", 
 
 
 def foreign_code(plain: Mapping[str, Any]) -> dict[str, str]:
-    """Digest of the source of each ``_target_`` in a config that is not kdbench's.
+    """Digest of the source of each ``_target_`` in a config that is not part of kdbench.
 
-    Covers the file that defines it and the files of the same package that this one imports, and so
-    on; of an installed package only the file itself. Other packages, and what is imported by a
-    name that is computed, are not covered.
+    Covers the file that defines it and, recursively, the files of the same package that it imports;
+    for an installed package only the file itself. Other packages and dynamic imports are not
+    covered.
 
     Args:
         plain: resolved.
 
     Returns:
-        Target -> SHA-256 as 64 hex digits; "unknown" where there is no source, as for what is
-        compiled.
+        Target -> SHA-256 as 64 hex digits; "unknown" if there is no source, as for compiled code.
     """
     targets = {str(node["_target_"]) for _, node in iter_targets(dict(plain))}
     known = {LOAD_MODEL, *OPTIMIZERS}
@@ -38,21 +37,21 @@ def foreign_code(plain: Mapping[str, Any]) -> dict[str, str]:
 
 
 def annotations(target: str) -> dict[str, str]:
-    """The arguments that a class or function takes, and their types as they are written.
+    """The arguments of a class or function, and their annotations as written.
 
-    Empty where that cannot be read from the source.
+    Empty if they cannot be read from the source.
     """
     found = find_definition(target)
     return _arguments(*found) if found is not None else {}
 
 
 def find_definition(target: str) -> tuple[str, ast.ClassDef | ast.FunctionDef] | None:
-    """The module that defines a target, and the definition; imports of the name are followed.
+    """The module that defines a target, and the definition; re-exports are followed.
 
-    None where there is no such module, or no such class or function in it.
+    None if there is no such module, or no such class or function in it.
     """
     module, name = _module_of(target)
-    for _ in range(8):  # a name that is handed on and on
+    for _ in range(8):  # a chain of re-exports
         if module is None:
             return None
         for node in _tree(module).body:
@@ -66,7 +65,7 @@ def find_definition(target: str) -> tuple[str, ast.ClassDef | ast.FunctionDef] |
 
 
 def list_modules(places: Sequence[str]) -> Iterator[tuple[str, ast.Module]]:
-    """Dotted name and source of each module of these packages and modules."""
+    """Dotted name and syntax tree of each module in these packages and modules."""
     for place in places:
         path = _locate(place)
         if path is None or path.name != "__init__.py":
@@ -94,7 +93,7 @@ def _digest_of(target: str) -> str:
 
 
 def _closure(module: str) -> set[str]:
-    """A module and those of its package that it imports, directly or not."""
+    """A module and the modules of its package that it imports, directly or indirectly."""
     found, waiting = {module}, [module]
     while waiting:
         name = waiting.pop()
@@ -126,7 +125,7 @@ def _with_parents(name: str) -> list[str]:
 
 
 def _absolute(module: str, node: ast.ImportFrom) -> str:
-    """The module that a ``from`` names, without leading dots."""
+    """The absolute name of the module in a ``from`` import."""
     if not node.level:
         return node.module or ""
     path = _locate(module)
@@ -137,7 +136,7 @@ def _absolute(module: str, node: ast.ImportFrom) -> str:
 
 
 def _module_of(target: str) -> tuple[str | None, str]:
-    """The module in a dotted name, the longest that there is, and the rest of the name."""
+    """Splits a dotted name into the longest prefix that is a module, and the rest."""
     parts = target.split(".")
     for length in range(len(parts) - 1, 0, -1):
         module = ".".join(parts[:length])
@@ -181,13 +180,13 @@ def _tree(module: str) -> ast.Module:
     assert path is not None
     try:
         return ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):  # importing it will tell
+    except (SyntaxError, ValueError):  # importing it will report the error
         return ast.Module(body=[], type_ignores=[])
 
 
 @cache
 def _locate(module: str) -> Path | None:
-    """The file of a module; only its topmost package is looked for, so that none is imported."""
+    """The file of a module; only its top-level package is searched, so nothing is imported."""
     top, *rest = module.split(".")
     if not all(part.isidentifier() for part in (top, *rest)):
         return None

@@ -1,7 +1,7 @@
-"""Composing a configuration outside the command line. Imports no torch.
+"""Composes configs outside the command line. Does not import torch.
 
-Programs that import kdbench may be Hydra applications themselves. So nothing here uses what Hydra
-keeps once per process (its current application, its version compatibility), or it is put back.
+Programs that import kdbench may be Hydra applications themselves, so Hydra's global state (its
+current application, its version compatibility) is not used here, or is restored.
 """
 
 import operator
@@ -32,7 +32,7 @@ from kdbench.errors import ConfigError
 from kdbench.files import make_folder, naming, refuse_links
 
 CONFIG_NAME = "train"
-VERSION_BASE = "1.3"  # of Hydra, whose defaults ``conf/`` is written for
+VERSION_BASE = "1.3"  # Hydra version whose defaults ``conf/`` is written for
 
 
 class ConfigSource(NamedTuple):
@@ -41,7 +41,7 @@ class ConfigSource(NamedTuple):
     Attributes:
         conf: folder of the primary config (``--config-path``).
         name: of the primary config (``--config-name``).
-        folder: searched before ``conf`` (``--config-dir``); None: none is.
+        folder: searched before ``conf`` (``--config-dir``), if any.
         searchpath: further places, as in ``hydra.searchpath``, searched after ``conf``.
     """
 
@@ -51,7 +51,7 @@ class ConfigSource(NamedTuple):
     searchpath: tuple[str, ...] = ()
 
     def folders(self) -> list[Path]:
-        """The folders that are searched beside ``conf``."""
+        """The folders that are searched besides ``conf``."""
         named = [place.removeprefix("file://") for place in self.searchpath]
         given = [self.folder] if self.folder is not None else []
         return [*given, *(Path(place) for place in named if "://" not in place)]
@@ -61,7 +61,7 @@ _SOURCE: ContextVar[ConfigSource | None] = ContextVar("source", default=None)
 
 
 def current_source() -> ConfigSource:
-    """The source of the ``hydra_context`` that is open; ``conf/`` where none is."""
+    """The source of the active ``hydra_context``; ``conf/`` outside of one."""
     return _SOURCE.get() or ConfigSource()
 
 
@@ -76,23 +76,23 @@ def use_source(source: ConfigSource) -> Iterator[None]:
 
 
 def prepare() -> None:
-    """What Hydra must know before it composes: the schema and the resolvers."""
+    """Registers the schema and the resolvers that Hydra needs to compose."""
     register()
     OmegaConf.register_new_resolver("kdbench.folder", describe_folder, replace=True)
     OmegaConf.register_new_resolver("kdbench.groups", lambda: list_groups(CONF), replace=True)
 
 
 def pair_name(teacher: str, student: str, dataset: str = "imagenet") -> str:
-    """The column of a teacher and a student: "resnet56_resnet20", "imagenet_resnet34_resnet18".
+    """The name of a teacher and a student: "resnet56_resnet20", "imagenet_resnet34_resnet18".
 
-    It names the settings of ``conf/published`` and, of a composed config, the pair, so that one
-    name has one setting however the two networks were chosen.
+    It selects the settings of ``conf/published`` and names the pair of a composed config, so they
+    match however the two networks were chosen.
 
     Args:
         teacher: option of its group ("resnet56", "imagenet/resnet34"), or architecture
             ("resnet56", "torchvision:resnet34").
         student: the same.
-        dataset: its name. Networks of a library count as ImageNet's on ImageNet alone.
+        dataset: its name. Library networks get the prefix on ImageNet only.
     """
     if dataset == "imagenet" and all(":" in name or "/" in name for name in (teacher, student)):
         return f"imagenet_{plain_name(teacher)}_{plain_name(student)}"
@@ -100,11 +100,11 @@ def pair_name(teacher: str, student: str, dataset: str = "imagenet") -> str:
 
 
 def plain_name(network: str) -> str:
-    """A network as papers call it: "torchvision:resnet18" and "imagenet/resnet18" are resnet18.
+    """A network's name in papers: resnet18 for "torchvision:resnet18" and "imagenet/resnet18".
 
-    In the name of a chain ("torchvision:resnet50-kd-torchvision:resnet34"), each of them.
+    Also for each network of a chain ("torchvision:resnet50-kd-torchvision:resnet34").
     """
-    return re.sub("[^-:/]*[:/]", "", network).removesuffix("_100")  # timm's name of width 1
+    return re.sub("[^-:/]*[:/]", "", network).removesuffix("_100")  # timm's suffix for width 1
 
 
 def network_choice(role: str, arch: str) -> list[str]:
@@ -130,13 +130,13 @@ def _imagenet_networks() -> dict[str, str]:
 
 
 def tuned_option(*, _root_: DictConfig) -> str:
-    """The option of the group ``tuned`` for what else is chosen.
+    """The option of the group ``tuned`` that matches the other choices.
 
-    What a pair's setting says about a strategy, an objective or a plugin is about those of its
-    method: it is left out where others were chosen.
+    A pair's settings of a strategy, an objective or a plugin are for those of its method; they are
+    left out if others were chosen.
 
     Args:
-        _root_: group -> chosen option, as far as Hydra has got with the defaults list.
+        _root_: group -> chosen option, as far as Hydra has processed the defaults list.
     """
     method, dataset, teacher, student = (
         str(_root_.get(group)) for group in ("method", "dataset", "teacher", "student")
@@ -149,7 +149,7 @@ def tuned_option(*, _root_: DictConfig) -> str:
     return option_name(method, dataset, pair_name(teacher, student), other)
 
 
-# At import, and not in prepare(): a config that was composed in one process is resolved in others.
+# At import, not in prepare(): a config composed in one process may be resolved in another.
 OmegaConf.register_new_resolver("kdbench.pair", pair_name, replace=True)
 OmegaConf.register_new_resolver("kdbench.tuned", tuned_option, replace=True)
 # Budgets of methods, such as twice the epochs of the dataset's recipe:
@@ -165,7 +165,7 @@ class Loader(ConfigLoaderImpl):
         self._composed: dict[tuple[str, ...], DictConfig] = {}
 
     def hand_over(self, overrides: Sequence[str], cfg: DictConfig) -> None:
-        """Whoever asks next for the config of these overrides gets this one: it is composed once.
+        """Returns this config for the next load of these overrides, so that it is composed once.
 
         Args:
             overrides: as on the command line.
@@ -191,10 +191,10 @@ class Loader(ConfigLoaderImpl):
 
 @contextmanager
 def hydra_context(source: ConfigSource | None = None) -> Iterator[Loader]:
-    """Hydra's config loader over ``conf/``; an application that is running does not notice.
+    """Hydra's config loader over ``conf/``; leaves a running Hydra application untouched.
 
     Raises:
-        ConfigError: a folder that is named is not there.
+        ConfigError: a named folder does not exist.
     """
     prepare()
     source = source or ConfigSource()
@@ -212,7 +212,7 @@ def hydra_context(source: ConfigSource | None = None) -> Iterator[Loader]:
 
 
 def compose(loader: Loader, overrides: Sequence[str] = (), with_hydra: bool = False) -> DictConfig:
-    """The config that these overrides make.
+    """Composes the config for these overrides.
 
     Args:
         loader: of ``hydra_context``.
@@ -220,7 +220,7 @@ def compose(loader: Loader, overrides: Sequence[str] = (), with_hydra: bool = Fa
         with_hydra: keeps Hydra's own node.
 
     Raises:
-        HydraException: an override that cannot be read, or a choice that does not exist.
+        HydraException: an override cannot be parsed, or an option does not exist.
     """
     cfg = loader.load_configuration(
         loader.primary, quote_recipes(overrides), run_mode=RunMode.RUN, from_shell=False
@@ -232,7 +232,7 @@ def compose(loader: Loader, overrides: Sequence[str] = (), with_hydra: bool = Fa
 
 
 def _search_path(source: ConfigSource) -> ConfigSearchPath:
-    """The places in Hydra's order: a folder comes first, a search path last."""
+    """The search path in Hydra's order: ``--config-dir`` first, ``hydra.searchpath`` last."""
     path = create_config_search_path(str(source.conf))
     if source.folder is not None:
         place = f"file://{source.folder.absolute()}"
@@ -253,9 +253,9 @@ def _require_folders(source: ConfigSource) -> None:
         for place in source.searchpath
         if place.startswith("file://") or "://" not in place
     ]
-    for said, folder in places:
+    for option, folder in places:
         if not folder.is_dir():
-            raise ConfigError(f"{said}: there is no such folder; correct the path")
+            raise ConfigError(f"{option}: no such folder; correct the path")
 
 
 def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
@@ -265,21 +265,21 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def restore_config(plain: Mapping[str, Any]) -> DictConfig:
-    """A config that was resolved to plain containers, with its types."""
+    """A typed config from one that was resolved to plain containers."""
     cfg = OmegaConf.merge(OmegaConf.structured(Config), plain)
     assert isinstance(cfg, DictConfig)
     return mark_resolved(cfg)
 
 
 def save_config(cfg: DictConfig, folder: Path) -> None:
-    """Keeps a config where Hydra keeps that of a run which it starts itself."""
+    """Saves a config where Hydra saves that of a run."""
     write_config(config_files(cfg), folder)
 
 
 def config_files(cfg: DictConfig) -> dict[str, str]:
-    """What Hydra writes about a run, by file name.
+    """The files that Hydra writes for a run: file name -> content.
 
-    That is ``config.yaml`` and, where the config has Hydra's node, ``hydra.yaml`` and
+    These are ``config.yaml`` and, if the config has Hydra's node, ``hydra.yaml`` and
     ``overrides.yaml``.
     """
     plain = OmegaConf.to_container(cfg, resolve=False)
@@ -296,7 +296,7 @@ def write_config(files: Mapping[str, str], folder: Path) -> None:
     """Writes ``config_files`` below the folder of a run.
 
     Raises:
-        ResourceError: the folder cannot be made or written.
+        ResourceError: the folder cannot be created or written.
     """
     make_folder(folder)
     refuse_links(folder)

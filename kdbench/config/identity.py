@@ -1,7 +1,7 @@
-"""Who a run is: the run key, and the configuration of the training that makes its teacher.
+"""The identity of a run: its run key, and the config of the run that trains its teacher.
 
-No torch in here: a sweep asks for the key of every job, and a finished job must be recognised in
-a fraction of the time that importing torch takes.
+Does not import torch: a sweep computes the key of every job, and a finished job must be recognized
+in a fraction of the time that importing torch takes.
 """
 
 import hashlib
@@ -29,10 +29,10 @@ from kdbench.outputs import WEAK
 from kdbench.records.identity import TEACHER, RunIdentity
 from kdbench.records.record import WEIGHTS
 
-# Raised by hand when a change of the code changes the numbers of a run.
+# Incremented by hand when a code change alters the results of runs.
 NUMERICS_VERSION = 3
 
-# Where and by whom, not what: these do not change the result of a run.
+# Keys that do not affect the result of a run.
 VOLATILE = (
     "paths",
     "tracker",
@@ -48,27 +48,27 @@ VOLATILE = (
     "run.checkpoint_minutes",
     "run.keep_checkpoints",
 )
-# A run that distils nothing is the same run whatever these say.
+# Keys that do not affect the result of a run without distillation.
 ONLY_WITH_TEACHER = ("temperature",)
 
-# What runs may differ in although they are trained in one pass.
+# Keys in which the runs of a cohort may differ.
 OWN_IN_COHORT = ("run.checkpoint_epochs", "run.keep_checkpoints")
 
-# Where these run, "auto" is not what it is on this machine.
+# Executors on other machines, where "auto" may resolve differently.
 _ELSEWHERE = ("kdbench.launch.slurm.SlurmExecutor", "kdbench.launch.ray.RayExecutor")
 
 AnyConfig = DictConfig | Mapping[str, Any]  # as composed, or resolved to plain containers
 
-SHORT = 10  # characters of a run key in a folder's name
+SHORT = 10  # characters of a run key in a folder name
 
 
 class CohortKey(NamedTuple):
-    """What runs must agree in to be trained in one pass.
+    """What the runs of a cohort must have in common.
 
     Attributes:
         shared: digest of dataset, augmentation, batch size, protocol, device and all of ``run``
             and ``speed``.
-        teacher: digest of the teacher and how it is obtained; None goes with any.
+        teacher: digest of the teacher and how it is obtained; None is compatible with any.
     """
 
     shared: str
@@ -76,12 +76,12 @@ class CohortKey(NamedTuple):
 
 
 def needs_teacher(cfg: AnyConfig) -> bool:
-    """Whether the objective has a term that looks at a teacher."""
+    """Whether the objective has a distillation term."""
     return len(cfg["objective"]["terms"]) > 0
 
 
 def views_of(objective: Mapping[str, Any] | DictConfig) -> set[str]:
-    """Names of the views that an objective reads beside the weak one: see ``Objective.views``."""
+    """Names of the views that an objective reads besides the weak one: see ``Objective.views``."""
     read = {str(term.get("view", WEAK)) for term in objective["terms"].values()}
     read |= {str(view) for view, weight in (objective.get("ce_views") or {}).items() if weight}
     return read - {WEAK}
@@ -90,28 +90,28 @@ def views_of(objective: Mapping[str, Any] | DictConfig) -> set[str]:
 def run_key(cfg: AnyConfig) -> str:
     """SHA-256 (hex) of everything that determines the result of a run.
 
-    That is the resolved config less its volatile keys, the dataset's digest, the teacher's
+    That is the resolved config without its volatile keys, the dataset's digest, the teacher's
     identity and the numerics version.
 
     Raises:
-        DataError: the dataset is not where the config says.
-        CheckpointError: the teacher's file is not where the config says.
+        DataError: the dataset was not found.
+        CheckpointError: the teacher's file was not found.
     """
     return _run_key(resolve_config(cfg))
 
 
 def dataset_digest(cfg: AnyConfig) -> str:
-    """What stands for the dataset in a run key.
+    """The digest that represents the dataset in a run key.
 
     Raises:
-        DataError: it is not where the config says.
+        DataError: the dataset was not found.
     """
     plain = resolve_config(cfg)
     return _dataset(json.dumps(plain["dataset"])).source(Path(plain["paths"]["cache"])).digest
 
 
 def cohort_key(cfg: AnyConfig) -> CohortKey:
-    """Runs with one key see the same batches and, if they ask a teacher, hear the same answers."""
+    """Runs with equal keys train on the same batches and, if any, the same teacher outputs."""
     plain = resolve_config(cfg)
     sections = {name: plain[name] for name in ("dataset", "run", "speed", "paths")}
     shared = _without(sections, OWN_IN_COHORT)
@@ -122,7 +122,7 @@ def cohort_key(cfg: AnyConfig) -> CohortKey:
 
 
 def stable_config(cfg: AnyConfig) -> dict[str, Any]:
-    """The resolved config as plain containers, less the keys that do not change a result."""
+    """The resolved config as plain containers, without the keys that do not affect the result."""
     return _stable(resolve_config(cfg))
 
 
@@ -132,7 +132,7 @@ def teacher_config(cfg: AnyConfig) -> DictConfig:
 
 
 def teacher_job(cfg: AnyConfig) -> tuple[DictConfig, Path, str]:
-    """Config, folder and key of the run that trains the teacher of a config."""
+    """Config, folder and key of the run that trains the teacher of ``cfg``."""
     training = teacher_config(cfg)
     key = run_key(training)
     teachers = Path(cfg["paths"]["teachers"])
@@ -140,7 +140,7 @@ def teacher_job(cfg: AnyConfig) -> tuple[DictConfig, Path, str]:
 
 
 def stage_folders(cfg: AnyConfig) -> list[Path]:
-    """Folders of the runs that train the teacher of a config, and its teacher, and so on."""
+    """Folders of the runs that train the teacher of ``cfg``, the teacher of that teacher, etc."""
     plain, found = resolve_config(cfg), []
     while trains_teacher(plain):
         training, folder, _ = teacher_job(plain)
@@ -155,10 +155,10 @@ def trains_teacher(cfg: AnyConfig) -> bool:
 
 
 def teacher_file(cfg: AnyConfig) -> Path:
-    """The weight file of the teacher of a config; that of a training may not be there yet.
+    """The weight file of the teacher; it may not exist yet if the teacher is trained here.
 
     Raises:
-        CheckpointError: ``teacher.weights`` leads to no file.
+        CheckpointError: ``teacher.weights`` does not lead to a file.
     """
     if cfg["teacher"]["weights"] == AUTO:
         return teacher_job(cfg)[1] / WEIGHTS
@@ -166,15 +166,15 @@ def teacher_file(cfg: AnyConfig) -> Path:
 
 
 def resolve_config(cfg: AnyConfig) -> dict[str, Any]:
-    """The config of a run as plain containers, without Hydra's own part; those come back as is.
+    """The config of a run as plain containers, without Hydra's node; plain ones are returned as is.
 
-    Values have one spelling: numbers the type of what receives them, and ``run.precision=auto`` is
-    what it means on this machine, unless the run is trained on another one.
+    Values are canonical: numbers have the type of the parameter that receives them, and
+    ``run.precision=auto`` is resolved for this machine, unless the run is trained elsewhere.
     """
     if isinstance(cfg, dict):
         return cfg
-    # Node by node: Hydra's own node names the run's folder, which holds the run key, so resolving
-    # it would recurse.
+    # Section by section: Hydra's node has the run's folder, whose name contains the run key, so
+    # resolving it would recurse.
     plain = {
         name: OmegaConf.to_container(cfg[name], resolve=True, throw_on_missing=True)
         if OmegaConf.is_config(cfg[name])
@@ -183,7 +183,7 @@ def resolve_config(cfg: AnyConfig) -> dict[str, Any]:
         if name != "hydra"
     }
     left = [refuse_interpolation(*found) for found in find_interpolations(plain)]
-    if left:  # of an escaped one, which the next reader of this config would resolve
+    if left:  # from an escaped one, which the next resolution would expand
         raise ConfigError("; ".join(left))
     if isinstance(cfg, DictConfig) and not is_resolved(cfg):
         plain = canonical(plain)
@@ -193,7 +193,7 @@ def resolve_config(cfg: AnyConfig) -> dict[str, Any]:
 
 
 def _add_stages(plain: dict[str, Any], source: ConfigSource, is_here: bool, depth: int = 0) -> None:
-    """Composes the recipe of the teacher, and of its teacher, and so on, into ``teacher.stage``."""
+    """Composes the teacher's recipe into ``teacher.stage``, recursively for chains."""
     if is_here:
         _decide_precision(plain)
     teacher = plain["teacher"]
@@ -216,14 +216,14 @@ def _decide_precision(plain: dict[str, Any]) -> None:
 
 
 def strategy_name(cfg: DictConfig) -> str:
-    """Name of the temperature strategy; "none" where nothing is distilled."""
+    """Name of the temperature strategy; "none" without distillation."""
     if not needs_teacher(cfg):
         return "none"
     return str(cfg.temperature.get("name") or cfg.temperature._target_.split(".")[-2])
 
 
 def describe(cfg: DictConfig, folder: Path, key: str) -> RunIdentity:
-    """The names under which people find a run."""
+    """The names of a run in folders, logs and trackers."""
     return RunIdentity(
         run_key=key,
         folder=folder,
@@ -242,7 +242,7 @@ def describe(cfg: DictConfig, folder: Path, key: str) -> RunIdentity:
 
 
 def known_before(cfg: DictConfig, identity: RunIdentity) -> dict[str, Any]:
-    """The fields of a record that a run has before it has done anything, failed ones too."""
+    """The fields of a record that are known before the run starts, even if it fails."""
     names = ("run_key", "dataset", "pair", "method", "temperature", "objective", "seed")
     return {name: getattr(identity, name) for name in names} | {
         "role": cfg.role,
@@ -254,7 +254,7 @@ def known_before(cfg: DictConfig, identity: RunIdentity) -> dict[str, Any]:
 
 
 def _teacher_choices(teacher: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells teachers of one network apart."""
+    """The settings that distinguish teachers of the same architecture."""
     trained_here = teacher["weights"] == AUTO
     keys = ("weights", "epochs", "seed", "precision") if trained_here else ("weights",)
     recipe = {"recipe": " ".join(teacher["recipe"])} if trained_here else {}
@@ -271,20 +271,20 @@ def _run_key(plain: Mapping[str, Any]) -> str:
         "numerics": NUMERICS_VERSION,
     }
     initial = initial_weights_digest(plain)
-    if initial is not None:  # the content of the file, wherever it is
+    if initial is not None:  # the content of the file, not its path
         content["config"]["student"]["weights"] = initial
-    taught = {"teacher": plain["teacher"]["model"]} if needs_teacher(plain) else {}
-    code = foreign_code({**config, **taught})
+    teacher = {"teacher": plain["teacher"]["model"]} if needs_teacher(plain) else {}
+    code = foreign_code({**config, **teacher})
     if code:
         content["code"] = code
     return _digest(content)
 
 
 def initial_weights_digest(cfg: AnyConfig) -> str | None:
-    """SHA-256 of the file that the student starts from; None where it starts from its seed.
+    """SHA-256 of the file that initializes the student; None for random initialization.
 
     Raises:
-        CheckpointError: it is not where ``student.weights`` says.
+        CheckpointError: ``student.weights`` was not found.
     """
     weights = cfg["student"].get("weights")
     return None if weights is None else _digest_file(require_file("student.weights", weights))
@@ -292,18 +292,18 @@ def initial_weights_digest(cfg: AnyConfig) -> str | None:
 
 def _stable(plain: Mapping[str, Any]) -> dict[str, Any]:
     without = VOLATILE if needs_teacher(plain) else VOLATILE + ONLY_WITH_TEACHER
-    stable = _without(plain, ("teacher", *without))  # its identity stands beside the config
-    if stable["student"].get("weights", "") is None:  # as if it did not stand there
+    stable = _without(plain, ("teacher", *without))  # hashed separately, by its identity
+    if stable["student"].get("weights", "") is None:  # same key as without it
         stable = _without(stable, ["student.weights"])
     return stable
 
 
 def _teacher_identity(plain: Mapping[str, Any]) -> str:
-    """What stands for the teacher in a run key.
+    """The string that represents the teacher in a run key.
 
-    For a file: the digest of its content. For a teacher that is trained here: the key of that
-    training, which determines the weights and is known before they exist. The digest of the
-    weights that were used goes into the record and into every checkpoint.
+    For a file, the digest of its content. For a teacher that is trained here, the key of its run,
+    which determines the weights and is known before they exist. The digest of the weights actually
+    used is stored in the record and in every checkpoint.
     """
     if plain["teacher"]["weights"] == AUTO:
         return f"trained:{_run_key(_teacher_run(plain))}"
@@ -319,7 +319,7 @@ def _teacher_run(plain: Mapping[str, Any]) -> dict[str, Any]:
     """The resolved config of the run that trains the teacher."""
     teacher = plain["teacher"]
     stage = teacher.get("stage") or compose_stage(plain, current_source())
-    own = {**teacher, "stage": None}  # of a run without a teacher: it says nothing
+    own = {**teacher, "stage": None}  # without a teacher of its own, it has no effect
     return {
         **plain,
         **stage,
@@ -333,16 +333,16 @@ def _teacher_run(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 @lru_cache
 def _dataset(node: str) -> Dataset:
-    return build(json.loads(node))  # which takes longer than all the rest
+    return build(json.loads(node))  # slower than the rest of the key
 
 
 @lru_cache
 def _digest_of_unchanged(path: Path, size: int, modified: int) -> str:
-    return file_digest(path)  # a sweep asks for the same teacher a thousand times
+    return file_digest(path)  # a sweep needs the same digest a thousand times
 
 
 def _without(plain: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
-    """A copy without the keys that have these paths."""
+    """A copy without the keys at these paths."""
     kept = dict(plain)
     for key in keys:
         first, _, rest = key.partition(".")
@@ -358,14 +358,14 @@ def _digest(content: Any) -> str:
 
 
 def _key_in_folder(*, _root_: DictConfig) -> str:
-    require_names(resolve_config(_root_))  # now: the folder is made before anything is checked
+    require_names(resolve_config(_root_))  # the folder is created before the config is checked
     try:
         return run_key(_root_)[:SHORT]
-    except KdbenchError:  # files are missing; the run itself says so, in place of Hydra's launcher
+    except KdbenchError:  # files are missing; the run reports it, not Hydra's launcher
         return "unidentified"
 
 
-# At import: folders are named by them, in whatever process a config is resolved.
+# At import: folder names use them in every process that resolves a config.
 OmegaConf.register_new_resolver("kdbench.key", _key_in_folder, replace=True)
 OmegaConf.register_new_resolver(
     "kdbench.strategy", lambda *, _root_: strategy_name(_root_), replace=True

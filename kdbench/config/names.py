@@ -1,4 +1,4 @@
-"""Names that become parts of paths: of folders, groups and tables."""
+"""Validates names that become parts of paths: folders, groups and tables."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from kdbench.errors import ConfigError
 from kdbench.words import shorten
 
-LONGEST = 100  # characters; a folder's name is made of two of them, and file systems take 255
+LONGEST = 100  # characters; a folder name joins two of them, and file systems allow 255
 _SEPARATORS = "/\\"
 
 
 def require_names(plain: Mapping[str, Any]) -> None:
-    """Refuses a resolved config in which a name would lead out of its folder.
+    """Rejects a resolved config with a name that would escape its folder.
 
     Raises:
         ConfigError: a name with a separator or a control character, too long, or empty.
@@ -32,12 +32,12 @@ def require_names(plain: Mapping[str, Any]) -> None:
     if problems:
         raise ConfigError(
             f"{', '.join(problems)}: not a name. Names become parts of paths: 1 to {LONGEST} "
-            f"printable characters without / and \\, of which the first is no dot"
+            f"printable characters, without / and \\, not starting with a dot"
         )
 
 
 def is_name(name: Any) -> bool:
-    """Whether this can be a part of a path; so can None, which is no name."""
+    """Whether this can be part of a path; None, the absence of a name, is accepted."""
     if name is None:
         return True
     return (
@@ -56,5 +56,5 @@ def _get(node: Any, *keys: str) -> Any:
 
 
 def _stem(target: Any) -> Any:
-    """What a strategy is called: the module of its class."""
+    """The name of a strategy: the module of its class."""
     return target.split(".")[-2] if isinstance(target, str) and "." in target else target

@@ -1,8 +1,8 @@
-"""Hydra's own part of a config: which code it may name.
+"""Restricts the code that Hydra's own part of a config may name.
 
-Hydra makes loggers and callbacks from a config as soon as it is composed, and launcher and sweeper
-soon after, long before a run could check anything. So each composition is looked over here before
-Hydra gets it, wherever it came from: command line, ``conf/``, ``--config-dir``, a job of a sweep.
+Hydra instantiates loggers and callbacks as soon as a config is composed, and launcher and sweeper
+soon after, long before a run could check anything. So every composed config is checked here before
+Hydra gets it, wherever it came from: command line, ``conf/``, ``--config-dir``, a sweep's job.
 """
 
 from collections.abc import Iterator
@@ -48,25 +48,25 @@ LOGGING = {
     "ext://sys.stderr",
     "ext://sys.stdout",
 }
-# Keys whose value is the name of something that is called, in any section ...
+# Keys whose value names something to call, in any section ...
 _CALLED = ("_target_", "custom_search_space")
-# ... and in those of logging, where a prefix makes an import of any value.
+# ... and in logging sections, where a prefix turns any value into an import.
 _CALLED_IN_LOGGING = ("()", "class", "queue", "listener")
 _PREFIXES = ("ext://", "cfg://")
 _LOGGING_SECTIONS = ("job_logging", "hydra_logging")
-# From these Hydra makes nothing; and the folder of a run is named by its key, which takes time.
+# Hydra instantiates nothing from these; resolving a run's folder computes its key, which is slow.
 _INERT = {
     *("run", "sweep", "job", "help", "hydra_help", "overrides", "runtime", "choices", "mode"),
     *("searchpath", "output_subdir", "verbose", "env"),
 }
-# What decides which code a process loads is not for a config to set.
+# Variables that decide which code a process loads; a config must not set them.
 _ENVIRONMENT = ("KDBENCH_", "PYTHON", "LD_", "DYLD_", "PATH", "BASH_ENV", "ENV", "SHELL")
 
 
 def guard_composition() -> None:
-    """From now on, no config of this process reaches Hydra unchecked; again changes nothing."""
-    # Hydra has no hook between composing a config and making objects from it. All its ways to a
-    # config lead through this method: run, sweep, jobs of any launcher, questions such as --help.
+    """Checks every config that Hydra composes in this process from now on. Idempotent."""
+    # Hydra has no hook between composing a config and instantiating objects from it, but every
+    # config passes through this method: run, sweep, jobs of any launcher, flags such as --help.
     original = ConfigLoaderImpl.load_configuration
     if hasattr(original, "__wrapped__"):
         return
@@ -81,7 +81,7 @@ def guard_composition() -> None:
 
 
 def require_allowed_nodes(cfg: DictConfig) -> None:
-    """Raises ConfigError where Hydra's part of a composed config names code that is not allowed."""
+    """Raises ConfigError if Hydra's part of a composed config names code that is not allowed."""
     problems = list(_find_problems(cfg))
     if problems:
         raise ConfigError("; ".join(problems))
@@ -125,7 +125,7 @@ def _environment(cfg: DictConfig) -> list[Any]:
 
 
 def _leaves(node: Any, path: str) -> Iterator[tuple[str, str, Any]]:
-    """(path, key, value) of all below a node, with interpolations followed where they lead."""
+    """(path, key, value) of all leaves below a node, with interpolations resolved if possible."""
     if not isinstance(node, DictConfig | ListConfig) or node._is_none() or node._is_missing():
         return
     raw: Any = OmegaConf.to_container(node, resolve=False)
@@ -133,7 +133,7 @@ def _leaves(node: Any, path: str) -> Iterator[tuple[str, str, Any]]:
     for key in keys:
         try:
             value = None if OmegaConf.is_missing(node, key) else node[key]
-        except OmegaConfBaseException:  # of a value that a job has and the sweep has not
+        except OmegaConfBaseException:  # a value that only the jobs of a sweep have
             value = raw[key]
         where = f"{path}.{key}"
         if isinstance(value, DictConfig | ListConfig) and key not in (*_CALLED, ".", "()"):

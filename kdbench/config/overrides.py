@@ -1,7 +1,7 @@
-"""Looks over the command line before Hydra does: all misspelt keys and wrong values at once.
+"""Checks the command line before Hydra does, and reports all typos and wrong values at once.
 
-Hydra stops at the first problem and offers no correction. Here every override is tried on its own,
-every value of a sweep too, so that a typo in the last job of a sweep does not cost the jobs before.
+Hydra stops at the first problem and suggests no correction. Here every override is tried on its
+own, and every value of a sweep, so a typo in the last job does not surface after the others ran.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,15 +22,15 @@ from kdbench.config.syntax import explain, is_readable, quote_recipes
 from kdbench.errors import first_line, known_error
 from kdbench.words import did_you_mean, suggest
 
-_NO_DELETION = "does not support deletion"  # as OmegaConf says it of a key that has a type
-# Options of the groups teacher and student that leave the network to the key `arch`.
+_NO_DELETION = "does not support deletion"  # from OmegaConf's message for a typed key
+# Options of the groups teacher and student whose network is chosen by the key `arch`.
 _LIBRARIES = {"timm", "torchvision"}
-# The key that a number given to a group is meant for.
+# The key to suggest for a number that is given to a group.
 _NUMBER_OF_GROUP = {"temperature": "tau", "optim": "lr"}
 
 
 def compose_checked(overrides: Sequence[str]) -> DictConfig:
-    """The composed config of these overrides; ConfigError with all problems where there are any."""
+    """The composed config of these overrides; raises ConfigError with all problems, if any."""
     overrides = replace_strategy(overrides)
     with hydra_context() as loader:
         cfg = compose_sound(loader, overrides)
@@ -39,7 +39,7 @@ def compose_checked(overrides: Sequence[str]) -> DictConfig:
 
 
 def compose_sound(loader: Loader, overrides: Sequence[str], with_hydra: bool = False) -> DictConfig:
-    """The config of one run; composed once, unless something is wrong and must be explained.
+    """The config of one run; composed only once, unless a problem must be explained.
 
     Args:
         loader: of ``hydra_context``.
@@ -47,8 +47,7 @@ def compose_sound(loader: Loader, overrides: Sequence[str], with_hydra: bool = F
         with_hydra: keeps Hydra's own node.
 
     Raises:
-        ConfigError: with every problem of the command line that is found without torch; with all
-            that there are, where there is one.
+        ConfigError: lists all problems, if any is found without torch.
     """
     try:
         cfg = compose(loader, overrides, with_hydra)
@@ -61,18 +60,18 @@ def compose_sound(loader: Loader, overrides: Sequence[str], with_hydra: bool = F
     except (HydraException, OmegaConfBaseException):
         pass
     raise_all(list(dict.fromkeys(_find_problems(loader, overrides, values=True))))
-    return compose(loader, overrides, with_hydra)  # Hydra's own error, if it is that
+    return compose(loader, overrides, with_hydra)  # raises Hydra's own error, if any
 
 
 def check_overrides(
     overrides: Sequence[str], values: bool = True, source: ConfigSource | None = None
 ) -> None:
-    """Raises ConfigError with every problem of a command line, sweeps included.
+    """Raises ConfigError listing every problem of a command line, which may be a sweep.
 
     Args:
         overrides: as on the command line.
-        values: False leaves out what needs torch, and all but the first point of a sweep, as long
-            as nothing else is wrong.
+        values: False skips the checks that need torch, and all but the first point of a sweep,
+            unless a problem is found.
         source: where configs come from.
     """
     overrides = quote_recipes(overrides)
@@ -85,7 +84,7 @@ def check_overrides(
 
 
 def with_searchpath(source: ConfigSource, overrides: Sequence[str]) -> ConfigSource:
-    """The source with the places that ``hydra.searchpath`` names, there or on the command line."""
+    """The source with the places in ``hydra.searchpath``, from its config or the overrides."""
     chosen = [override for override in overrides if override.startswith("hydra.searchpath=")]
     if source == ConfigSource() and not chosen:
         return source
@@ -93,7 +92,7 @@ def with_searchpath(source: ConfigSource, overrides: Sequence[str]) -> ConfigSou
         with hydra_context(source) as loader:
             cfg = compose(loader, chosen, with_hydra=True)
     except (HydraException, OmegaConfBaseException):
-        return source  # something else is wrong, and is told with everything that is
+        return source  # another problem, reported with all the others
     return source._replace(searchpath=tuple(cfg.hydra.searchpath))
 
 
@@ -127,10 +126,10 @@ def _find_problems(loader: Loader, overrides: Sequence[str], values: bool) -> It
     if values and any(len(point) > 1 for point in points):
         fixed = [point[0] for point in points if len(point) == 1]
         alone = _refused_alone(loader, [*chosen, *fixed])
-        yield from alone.values()  # once, and not for each point of the sweep
+        yield from alone.values()  # once, not for each point of the sweep
         points = [point for point in points if point[0] not in alone]
     variations = _variations(points)
-    # Composing takes 0.1 s, and Hydra composes every job of a sweep itself before it starts one.
+    # Composing takes 0.1 s, and Hydra composes every job of a sweep itself before starting any.
     for variation in variations if values else islice(variations, 1):
         yield from _problems_of_config(loader, variation, values)
 
@@ -141,7 +140,7 @@ def _groups_with(loader: Loader, option: str) -> list[str]:
 
 
 def _wrong_networks(parsed: list[Override], known: list[str]) -> Iterator[str]:
-    """A network that another key names: its settings would be those of the option's network."""
+    """Networks chosen by ``arch`` alone, which would keep the settings of another network."""
     given = {o.key_or_group: o for o in parsed if not o.is_delete()}
 
     def values(key: str) -> list[str]:
@@ -153,7 +152,7 @@ def _wrong_networks(parsed: list[Override], known: list[str]) -> Iterator[str]:
             instead = f"{role}={library} {key}={arch}" if library else f"{role}={name}"
             chosen = values(role)
             if (not chosen or set(chosen) - _LIBRARIES) if library else name in known:
-                yield f"{key}={arch} keeps the settings of another network; write {instead}"
+                yield f"{key}={arch} would keep the settings of another network; write {instead}"
 
 
 def _unknown_options(loader: Loader, override: Override) -> Iterator[str]:
@@ -164,17 +163,17 @@ def _unknown_options(loader: Loader, override: Override) -> Iterator[str]:
     for value in _plain_values(override):
         for name in value if isinstance(value, list) else [value]:
             if name is not None and str(name) not in options:
-                hint = _meant(group, name) or did_you_mean(str(name), options, 3) or "."
-                yield f"{group}={name} does not exist{hint} There are: {', '.join(options)}"
+                hint = _suggest_key(group, name) or did_you_mean(str(name), options, 3) or "."
+                yield f"{group}={name} does not exist{hint} Available: {', '.join(options)}"
         if isinstance(value, list) and len(value) > 1 and not group.startswith("hydra"):
             several = [name for name in options if set(name.split("_")) == set(map(str, value))]
             listed = f"{group}=[{','.join(map(str, value))}]"
             hint = suggest([f"{group}={name}" for name in several])
-            yield f"{listed} would mix the keys of several options, choose one{hint}"
+            yield f"{listed} would merge several options; choose one{hint}"
 
 
-def _meant(group: str, value: Any) -> str:
-    """What somebody means who gives a number, or nothing, to a group."""
+def _suggest_key(group: str, value: Any) -> str:
+    """Suggests a key for a number that is given to a group."""
     if isinstance(value, int | float) and group in _NUMBER_OF_GROUP:
         return suggest([f"{group}.{_NUMBER_OF_GROUP[group]}={value}"])
     return ""
@@ -196,7 +195,7 @@ def _unknown_key(override: Override, known: list[str], groups: list[str]) -> str
 
 
 def _variations(swept: list[list[str]]) -> Iterator[list[str]]:
-    """One change at a time: a value is right or wrong by itself, and products would explode."""
+    """One change at a time: a value is valid or not by itself, and a grid would be too large."""
     first = [values[0] for values in swept]
     yield first
     for position, values in enumerate(swept):
@@ -208,7 +207,7 @@ def _problems_of_config(loader: Loader, overrides: Sequence[str], values: bool) 
     try:
         cfg = compose(loader, overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        # Hydra stops at the first that is wrong: each is tried alone, then the sound ones together.
+        # Hydra stops at the first bad override: try each alone, then the good ones together.
         alone = _refused_alone(loader, overrides)
         yield from alone.values() or [_reason(error)]
         rest = [single for single in overrides if single not in alone]
@@ -219,7 +218,7 @@ def _problems_of_config(loader: Loader, overrides: Sequence[str], values: bool) 
 
 
 def _refused_alone(loader: Loader, overrides: Sequence[str]) -> dict[str, str]:
-    """Problems of single overrides, beside the choices; none where Hydra takes all together."""
+    """Problems of single overrides, given the choices; none if Hydra accepts all together."""
     overrides = list(dict.fromkeys(overrides))
     if _refusal(loader, overrides) is None:
         return {}
@@ -243,7 +242,7 @@ def _refusal(loader: Loader, overrides: Sequence[str]) -> str | None:
 def _reason(error: Exception) -> str:
     known = known_error(error.__cause__ or error)
     text = first_line(known or error.__cause__ or error)
-    return "it cannot be removed, only given another value" if _NO_DELETION in text else text
+    return "this key cannot be removed; set it instead" if _NO_DELETION in text else text
 
 
 def _single_values(override: Override) -> list[str]:

@@ -1,4 +1,4 @@
-"""Code of a user's own: where it is found, and a strategy of one's own on the command line."""
+"""User code: where it is imported from, and custom strategies on the command line."""
 
 import os
 import sys
@@ -10,10 +10,10 @@ _NODE = "temperature"  # the group whose options share no keys
 
 
 def find_own_code() -> None:
-    """Makes the current directory importable, as it is for ``python -m``, if own code is allowed.
+    """Makes the current directory importable, as for ``python -m``, if user code is allowed.
 
-    Last, so that a file in there never stands in for an installed package: people also work in
-    folders that somebody sent them.
+    It is appended, so that a file there never shadows an installed package: the folder may come
+    from an untrusted source.
     """
     here = os.getcwd()
     allowed = os.environ.get(ALLOW_VARIABLE) and not sys.flags.safe_path
@@ -22,15 +22,15 @@ def find_own_code() -> None:
 
 
 def replace_strategy(overrides: Sequence[str]) -> list[str]:
-    """``temperature._target_=mine.Mine temperature.k=2`` has no key of the strategy it replaces.
+    """Makes ``temperature._target_=mine.Mine temperature.k=2`` replace the default strategy whole.
 
-    Hydra would merge both into the default strategy, keep its ``tau`` and refuse ``k``. An option
-    that is chosen by name (``temperature=cosine temperature._target_=...``) stays what it is.
+    Hydra would merge both into the default strategy, keep its ``tau`` and reject ``k``. An option
+    chosen by name (``temperature=cosine temperature._target_=...``) is still merged.
     """
-    keys = {_key(o) for o in overrides if "=" in o or o[:1] == "~"}  # not the values of flags
+    keys = {_key(o) for o in overrides if "=" in o or o[:1] == "~"}  # ignore the values of flags
     if f"{_NODE}._target_" not in keys or _NODE in keys:
         return list(overrides)
-    rest = [o for o in overrides if not o.startswith(f"~{_NODE}.")]  # nothing is left to delete
+    rest = [o for o in overrides if not o.startswith(f"~{_NODE}.")]  # deleted with the whole node
     own = [f"++{o.lstrip('+')}" if _is_below(o) else o for o in rest]
     first = next(position for position, o in enumerate(rest) if _is_below(o))
     return [*own[:first], f"~{_NODE}", *own[first:]]

@@ -1,7 +1,7 @@
-"""YAML files as people and strangers write them: what is wrong is said with file, line and column.
+"""Validates untrusted YAML files, with file, line and column of each error.
 
-PyYAML expands aliases while it builds a config, so a few lines can stand for billions of values,
-or for themselves. Here a file is only parsed first, which takes time in proportion to its length.
+PyYAML expands aliases while it builds a config, so a few lines can expand to billions of values or
+contain themselves. Here a file is first parsed only, in time linear in its length.
 """
 
 import os
@@ -15,13 +15,13 @@ from hydra.plugins.config_source import ConfigSource
 
 from kdbench.errors import ConfigError
 
-MAX_VALUES = 100_000  # in one file, aliases counted as often as they are used
+MAX_VALUES = 100_000  # per file, aliases counted at each use
 MAX_BYTES = 4_000_000
 _YAML = "tag:yaml.org,2002:"
 
 
 def check_yaml(path: Path) -> None:
-    """Raises ConfigError where a file is not YAML that a config can be made of."""
+    """Raises ConfigError if a file is not YAML that is valid as a config."""
     text = _read(path)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -34,12 +34,12 @@ def check_yaml(path: Path) -> None:
 
 
 def check_files_that_hydra_reads() -> None:
-    """From now on, in this process, Hydra's files are checked before it reads them.
+    """Checks every config file that Hydra reads in this process from now on.
 
-    For the command line, which owns its process; wherever a config is found (``conf/``,
-    ``--config-dir``, ``hydra.searchpath``), it passes here.
+    For the command line, which owns its process. Covers all places in which configs are found:
+    ``conf/``, ``--config-dir``, ``hydra.searchpath``.
     """
-    Plugins.instance()  # registers the sources; a class that is imported by name is another one
+    Plugins.instance()  # registers the sources; importing the class by name yields a different one
     files = SourcesRegistry.instance().resolve("file")
     read = files.load_config
     if getattr(read, "checks", False):
@@ -70,12 +70,12 @@ def _read(path: Path) -> str:
 
 
 def _count(path: Path, node: yaml.Node, sizes: dict[int, int | None]) -> int:
-    """Values below a node, as many as a config made of it would have.
+    """The number of values below a node after aliases are expanded.
 
     Args:
         path: of the file.
-        node: of a graph in which an alias is the node that it stands for.
-        sizes: what is known already, by identity of the node; None while it is being counted.
+        node: of a graph in which an alias is the node that it refers to.
+        sizes: known counts by node identity; None while a node is being counted.
     """
     if id(node) in sizes:
         known = sizes[id(node)]
@@ -94,20 +94,20 @@ def _count(path: Path, node: yaml.Node, sizes: dict[int, int | None]) -> int:
         total += sum(_count(path, value, sizes) for value in node.value)
     if total > MAX_VALUES:
         raise ConfigError(
-            f"{path}{_at(node.start_mark)}: this stands for more than {MAX_VALUES} values, aliases "
-            f"counted as often as they are used"
+            f"{path}{_at(node.start_mark)}: this expands to more than {MAX_VALUES} values, aliases "
+            f"counted at each use"
         )
     sizes[id(node)] = total
     return total
 
 
 def _refuse_tag(path: Path, node: yaml.Node) -> None:
-    """A tag such as ``!!python/object/apply:os.system`` asks for objects, and a config is data."""
+    """Rejects tags such as ``!!python/object/apply:os.system``: a config is data."""
     if node.tag not in yaml.SafeLoader.yaml_constructors and node.tag != f"{_YAML}merge":
         tag = node.tag.replace(_YAML, "!!")
         raise ConfigError(
-            f"{path}{_at(node.start_mark)}: the tag {tag} is refused, a config is plain YAML; to "
-            f"have an object made write _target_: NAME"
+            f"{path}{_at(node.start_mark)}: the tag {tag} is not allowed in a config; to "
+            f"instantiate an object write _target_: NAME"
         )
 
 
@@ -117,8 +117,8 @@ def _refuse_duplicates(path: Path, node: yaml.MappingNode) -> None:
         if isinstance(key, yaml.ScalarNode):
             if key.value in seen:
                 raise ConfigError(
-                    f"{path}{_at(key.start_mark)}: {key.value} stands here for the second time, "
-                    f"after line {seen[key.value].line + 1}; keep one of the two"
+                    f"{path}{_at(key.start_mark)}: duplicate key {key.value}, first defined in "
+                    f"line {seen[key.value].line + 1}; keep one of them"
                 )
             seen[key.value] = key.start_mark
 
@@ -133,7 +133,7 @@ def _at(mark: yaml.Mark) -> str:
 
 
 def _problem(error: yaml.YAMLError) -> str:
-    """What PyYAML says, on one line, and what to do about it."""
+    """PyYAML's message on one line, with a hint."""
     problem = getattr(error, "problem", None) or str(error)
     context = getattr(error, "context", None)
     text = " ".join(f"{context}: {problem}".split()) if context else " ".join(problem.split())

@@ -1,10 +1,11 @@
-"""The config of a run that has ended: from its record, which says what determined the result.
+"""Restores the config of an ended run from its record, which holds what determined the result.
 
-Where data, teachers and caches are, the record does not say: paths differ from machine to machine.
-They come from ``.hydra/config.yaml`` beside the record, else from ``conf/``, and from overrides.
+Paths of data, teachers and caches differ between machines, so the record leaves them out. They come
+from ``.hydra/config.yaml`` beside the record, else from ``conf/``, and from overrides.
 
-A run may come from somebody else. So both files are data: nothing in them is resolved but what
-refers to the config itself, and they name no code but the parts of a run (``config/targets.py``).
+A run may come from an untrusted source, so both files are treated as data: only interpolations
+within the config are resolved, and only the parts of a run may be named as code
+(``config/targets.py``).
 """
 
 import re
@@ -27,52 +28,53 @@ from kdbench.records.collect import RunFolder
 from kdbench.records.record import FILE, RunRecord, read_record
 from kdbench.words import did_you_mean
 
-# What may be overridden: where things are and how the work is done, nothing that makes another run.
+# What may be overridden: paths and execution settings, nothing that would make it another run.
 FREE = ("paths", *(key for key in VOLATILE if "." in key), "teacher.weights", "student.weights")
 
-# What becomes part of a path, or of a config, of what a record says.
+# Fields of a record that become part of a path or of a config.
 _NAMES = ("dataset", "pair", "teacher", "student", "method", "temperature", "objective")
 _TEXTS = (*_NAMES, "protocol", "precision", "device")
 
-_REFERENCE = re.compile(r"\$\{[.\w]+(?:\[\w+\])*\}")  # to another key, and to nothing else
-_RETIRED = ("published",)  # keys that configs had once, and that made no result
-_LONGEST = 1_000_000  # bytes; a config has some thousands
+_REFERENCE = re.compile(r"\$\{[.\w]+(?:\[\w+\])*\}")  # to another key only
+_RETIRED = ("published",)  # former keys that did not affect results
+_LONGEST = 1_000_000  # bytes; a config has a few thousand
 
 
 def open_run(folder: Path) -> RunFolder:
     """The run of a folder.
 
     Raises:
-        CheckpointError: it has no record, or a damaged one.
+        CheckpointError: its record is missing or damaged.
+        ConfigError: its record names code that is not allowed.
     """
     try:
         record = read_record(folder)
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{folder} has no {FILE}: either no run has ended there, or it is not the folder of a "
-            f"run; give one like outputs/runs/<dataset>/<pair>/<method>/seed0-..."
+            f"{folder} has no {FILE}: the run has not ended, or this is not a run folder; give one "
+            f"like outputs/runs/<dataset>/<pair>/<method>/seed0-..."
         ) from error
     record = _bring_up_to_date(record)
     problems = list(_find_code(record))
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
-        raise ConfigError(f"{folder / FILE} is not what kdbench writes, and is not used:\n{listed}")
+        raise ConfigError(f"{folder / FILE} is not as kdbench writes it; rejected:\n{listed}")
     return RunFolder(folder, record)
 
 
 def _bring_up_to_date(record: RunRecord) -> RunRecord:
-    """The record with the classes of kdbench named where they are today."""
+    """The record with the current paths of kdbench's classes."""
     config, teacher = current_targets(record.config), current_targets(record.teacher_config)
     return replace(record, config=config, teacher_config=teacher)
 
 
 def _find_code(record: RunRecord) -> Iterator[str]:
-    """What in a record is no plain data, or leads out of the run's folder."""
+    """Anything in a record that is not plain data or points outside the run's folder."""
     config = {"config": record.config, "teacher_config": record.teacher_config}
     yield from forbidden_targets(config)
     for path, node in iter_targets(config):
         if "_args_" in node:
-            yield f"{path}._args_: arguments without names are not looked at; name them"
+            yield f"{path}._args_: positional arguments are not checked; use keywords"
     texts = {name: getattr(record, name) for name in _TEXTS}
     for found in find_interpolations({**config, **texts}):
         yield refuse_interpolation(*found)
@@ -86,15 +88,15 @@ def _find_code(record: RunRecord) -> Iterator[str]:
 
 
 def recall_config(run: RunFolder, overrides: Sequence[str] = ()) -> DictConfig:
-    """The config of a run, as it can be carried out here and now.
+    """The config of a run, ready to run on this machine.
 
     Args:
-        run: that has ended.
+        run: an ended run.
         overrides: KEY=VALUE of the keys ``FREE``, such as ``paths.data=DIR``.
 
     Raises:
-        ConfigError: an override of another key, or of one that does not exist.
-        CheckpointError: nothing says where the teacher's weights are.
+        ConfigError: an override of any other key, or of one that does not exist.
+        CheckpointError: the location of the teacher's weights is unknown.
     """
     record = run.record
     complete = _complete(run)
@@ -111,19 +113,19 @@ def recall_config(run: RunFolder, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def _complete(run: RunFolder) -> dict[str, Any]:
-    """A whole config, unresolved: what the record says, surrounded by what it does not say."""
+    """A complete, unresolved config: the record, with defaults for what it leaves out."""
     record = run.record
     cfg, found = _standard(record), _read_saved(run.folder / ".hydra" / "config.yaml")
     found = {**found, "teacher": record.teacher_config or found.get("teacher", {})}
-    # Sections with fixed keys: what an older version did not know yet is as it is by default.
+    # Sections with fixed keys: keys newer than the record get their default.
     for name in ("run", "speed", "paths", "teacher"):
         found[name] = {**cfg[name], **found.get(name, {})}
     cfg |= {name: section for name, section in found.items() if name not in _RETIRED}
     for name, section in record.config.items():
-        partial = name in ("dataset", "run")  # the record leaves out what changes no result
+        partial = name in ("dataset", "run")  # records omit keys that do not affect the result
         cfg[name] = {**cfg[name], **_without_volatile(name, section)} if partial else section
     if "download" in cfg["dataset"]:
-        cfg["dataset"]["download"] = False  # only who opens a run may say that
+        cfg["dataset"]["download"] = False  # only the user may enable it
     return {**cfg, "pair": record.pair}
 
 
@@ -132,10 +134,10 @@ def _without_volatile(name: str, section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_saved(path: Path) -> dict[str, Any]:
-    """The config that Hydra left beside a record, unresolved; empty where there is none.
+    """The config that Hydra saved beside a record, unresolved; empty if there is none.
 
     Raises:
-        ConfigError: it is no YAML of plain values.
+        ConfigError: it is not YAML of plain values.
     """
     if not path.is_file():
         return {}
@@ -144,26 +146,26 @@ def _read_saved(path: Path) -> dict[str, Any]:
         if len(text) > _LONGEST:
             raise ValueError(f"longer than {_LONGEST:,} bytes")
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError("an alias, which kdbench never writes")
+            raise ValueError("it has an alias, which kdbench never writes")
         found = OmegaConf.create(text)
         if not isinstance(found, DictConfig):
-            raise ValueError("no mapping")
+            raise ValueError("not a mapping")
     except (ValueError, yaml.YAMLError, RecursionError) as error:
         reason = first_line(error)
         raise ConfigError(
-            f"{path} cannot be read ({reason}); remove it: then its paths are as by default, or as "
-            f"you give them (paths.data=DIR ...)"
+            f"{path} cannot be read ({reason}); remove it to use the default paths, or those "
+            f"that you pass (paths.data=DIR ...)"
         ) from error
     return cast(dict[str, Any], current_targets(_plain(found)))
 
 
 def _require_plain(complete: Mapping[str, Any], overrides: Sequence[str], folder: Path) -> None:
-    """Refuses what OmegaConf would look up anywhere but in the config, unless it is overridden."""
+    """Rejects interpolations that leave the config, unless they are overridden."""
     given = {override.partition("=")[0] for override in overrides}
     for path, text in find_interpolations(complete):
         if path not in given and "${" in _REFERENCE.sub("", text):
             raise ConfigError(
-                f"{folder}: {refuse_interpolation(path, text)}, such as {path}=VALUE behind the "
+                f"{folder}: {refuse_interpolation(path, text)}, such as {path}=VALUE after the "
                 f"folder"
             )
 
@@ -185,16 +187,14 @@ def _check(overrides: Sequence[str], cfg: DictConfig) -> None:
         if not equals:
             raise ConfigError(f"{override!r} is not KEY=VALUE; allowed are {', '.join(FREE)}")
         if not value.strip():
-            raise ConfigError(
-                f"{override} has no value, as where a variable of the shell is not set; give one"
-            )
+            raise ConfigError(f"{override} has no value; is a shell variable unset?")
         if not any(key == free or key.startswith(f"{free}.") for free in FREE):
             raise ConfigError(
-                f"{override}: {key} is part of what the run was and cannot be changed here; "
+                f"{override}: {key} determined the result of the run and cannot be changed here; "
                 f"allowed are {', '.join(FREE)}"
             )
         parent, _, leaf = key.rpartition(".")
-        # Not `leaf in section`: that overlooks a key whose value is still missing.
+        # Not `leaf in section`, which is False for a key whose value is missing.
         known = list(map(str, OmegaConf.select(cfg, parent) if parent else cfg))
         if leaf not in known:
             siblings = [f"{parent}.{name}" for name in known]

@@ -1,6 +1,6 @@
-"""Types of the fixed sections. Values stand in ``conf/``, so every field here is mandatory.
+"""Types of the fixed sections. The values are in ``conf/``, so every field here is mandatory.
 
-The swappable parts (``Any``) are typed by the signature of their ``_target_``: see ``check.py``.
+Swappable parts (``Any``) are typed by the signature of their ``_target_``: see ``check.py``.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class RunConf:
 
 @dataclass
 class SpeedConf:
-    """What makes training faster and changes no more than rounding."""
+    """Optimizations that change results by rounding only."""
 
     channels_last: bool = MISSING
     fold_teacher: bool = MISSING
@@ -59,9 +59,9 @@ class OptimConf:
 
 @dataclass
 class TeacherConf:
-    """The teacher and, for one that is trained here, its training.
+    """The teacher and, if it is trained here, its training.
 
-    ``stage`` is what the recipe composes to; it is there in resolved configs only.
+    ``stage`` is the composed recipe; only resolved configs have it.
     """
 
     model: Any = MISSING
@@ -95,13 +95,13 @@ class Config:
     seed: int = MISSING
     method: str = MISSING
     pair: str = MISSING
-    table: str | None = None  # set by conf/table; a config made from a record has none
-    role: str = "student"  # "teacher" of a run that trains the teacher of another one
+    table: str | None = None  # set by conf/table; None in configs restored from a record
+    role: str = "student"  # "teacher": the run trains the teacher of another run
 
 
 def register() -> None:
-    """Makes the schema known to Hydra under the name that ``conf/train.yaml`` lists first.
+    """Registers the schema with Hydra under the name that ``conf/train.yaml`` lists first.
 
-    The store is one for the process, so the name must be nobody else's.
+    The store is shared by the whole process, so the name must be unique.
     """
     ConfigStore.instance().store(name="kdbench_schema", node=Config, provider="kdbench")

@@ -1,13 +1,13 @@
 """Names of classes in run keys: what a class is called, not where it lives.
 
-A class of kdbench enters a run key by its own name, ``Constant``, so that moving its file changes
-no key. A class that was renamed, or that shares its name with another one, states its name in its
-body, which is read and not imported::
+A kdbench class enters a run key under its own name, ``Constant``, so moving its file changes no
+key. A class that was renamed, or that shares its name with another one, declares its stable name in
+its body, which is parsed, not imported::
 
     class ConstantTemperature(TemperatureStrategy):
         stable_name = "Constant"
 
-Code outside kdbench keeps its dotted path (and counts by its source, see ``code.py``); so do
+Code outside kdbench keeps its dotted path (and its source is hashed, see ``code.py``); so do
 torch's optimizers, whose paths are public.
 """
 
@@ -24,7 +24,7 @@ _STRATEGIES = "kdbench.temperature."
 
 
 def stable_name(target: str) -> str:
-    """What stands for a ``_target_`` in a run key."""
+    """The name that represents a ``_target_`` in a run key."""
     if not target.startswith("kdbench."):
         return target
     return _declared(target) or target.rpartition(".")[2]
@@ -33,11 +33,11 @@ def stable_name(target: str) -> str:
 def keyed_config(node: Any, section: str = "") -> Any:
     """A resolved config as it enters a run key.
 
-    Targets are stable names, and the ``name`` of a temperature strategy, a label, is left out.
+    Targets become stable names; the ``name`` of a temperature strategy, a mere label, is dropped.
 
     Args:
         node: plain containers.
-        section: key of the node in its parent.
+        section: the key of the node in its parent.
     """
     if isinstance(node, Mapping):
         is_strategy = section == "temperature" or _target(node).startswith(_STRATEGIES)
@@ -57,7 +57,7 @@ def stable_targets(node: Any) -> Any:
 
 
 def current_targets(node: Any) -> Any:
-    """A copy of a config, such as that of an old record, whose targets are where they are today."""
+    """A copy of a config, such as that of an old record, with targets at their current paths."""
     return _with_targets(node, _find_home)
 
 
@@ -87,7 +87,7 @@ def _declared(target: str) -> str | None:
 
 
 def _find_home(target: str) -> str:
-    """The dotted path of today; the target itself where it is right, or nobody knows it."""
+    """The current dotted path; the target itself if it is valid or unknown."""
     if not target.startswith("kdbench.") or find_definition(target) is not None:
         return target
     return _homes().get(target.rpartition(".")[2], target)
@@ -95,7 +95,7 @@ def _find_home(target: str) -> str:
 
 @cache
 def _homes() -> dict[str, str]:
-    """Stable name -> dotted path, of everything of kdbench that a config may name."""
+    """Stable name -> dotted path, for everything in kdbench that a config may name."""
     found = {stable_name(LOAD_MODEL): LOAD_MODEL}
     for module, tree in list_modules(PLACES):
         names = [line.name for line in tree.body if isinstance(line, ast.ClassDef)]

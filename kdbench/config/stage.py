@@ -1,8 +1,8 @@
-"""The training of a teacher, composed from ``teacher.recipe``: a teacher is another run's student.
+"""Composes the run that trains a teacher from ``teacher.recipe``.
 
-A recipe is a list of overrides. What they choose (method, objective, temperature, plugin, a teacher
-of its own) is the teacher's. Data, paths, precision and protocol are those of the run that needs
-it, and optimizer, seed and epochs those of its section ``teacher``, unless the recipe says more.
+A recipe is a list of overrides. They choose the teacher's method, objective, temperature, plugin
+and own teacher. Data, paths, precision and protocol come from the run that needs the teacher;
+optimizer, seed and epochs from that run's ``teacher`` section, unless the recipe sets them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,37 +31,37 @@ from kdbench.config.syntax import quote_recipes
 from kdbench.errors import ConfigError, known_error
 from kdbench.words import shorten
 
-AUTO = "auto"  # of teacher.weights: trained here, by its recipe
-FROM_SCRATCH = ("method=scratch",)  # the recipe by default, with which others are compared
+AUTO = "auto"  # teacher.weights: trained here, by its recipe
+FROM_SCRATCH = ("method=scratch",)  # the default recipe, the reference for others
 DEEPEST = 16  # stages of a chain
-LONGEST = 60  # characters of a chain's name
+LONGEST = 60  # characters in the name of a chain
 
-# What a recipe chooses for itself, and what it shares with the run that needs the teacher.
+# What a recipe chooses itself, and what it shares with the run that needs the teacher.
 _OWN = ("method", "objective", "temperature", "plugin")
 _SHARED = ("dataset", "run", "speed")
 _REFUSED = ("student", "paths", "tracker", "table", "debug", "hydra")
 
 
 def compose_stage(plain: Mapping[str, Any], source: ConfigSource) -> dict[str, Any]:
-    """In what the training of a run's teacher differs from the run itself.
+    """The sections in which the run that trains the teacher differs from the run itself.
 
     Args:
-        plain: resolved, of a run whose teacher is trained here.
+        plain: resolved config of a run whose teacher is trained here.
         source: where configs come from.
 
     Returns:
         Whole sections ``method``, ``objective``, ``temperature``, ``plugin``, ``optim``,
-        ``teacher`` (None without one), ``seed``, ``pair``; of ``dataset``, ``run`` and ``speed``
-        the keys that differ.
+        ``teacher`` (None without one), ``seed``, ``pair``; and the keys of ``dataset``, ``run``
+        and ``speed`` that differ.
 
     Raises:
-        ConfigError: the recipe does not compose.
+        ConfigError: the recipe cannot be composed.
     """
     teacher, recipe = plain["teacher"], tuple(plain["teacher"]["recipe"])
     with _explaining(recipe), hydra_context(source):
         usual, own = (_Stage(plain, each, source) for each in (FROM_SCRATCH, recipe))
         shared = {name: _differences(usual.raw[name], own.raw[name]) for name in _SHARED}
-        shared["run"].pop("epochs", None)  # may follow from the dataset
+        shared["run"].pop("epochs", None)  # may depend on the dataset
         for key in own.explicit:
             _copy(own.raw, shared, key)
         usual_config, config = usual.resolve({name: {} for name in _SHARED}), own.resolve(shared)
@@ -71,20 +71,20 @@ def compose_stage(plain: Mapping[str, Any], source: ConfigSource) -> dict[str, A
     optim = config["optim"]
     if not any(key.split(".")[0] == "optim" for key in own.keys):
         optim = merge(teacher["optim"], _differences(usual_config["optim"], optim))
-    distils = len(config["objective"]["terms"]) > 0
+    distills = len(config["objective"]["terms"]) > 0
     return {
         **{name: config[name] for name in _OWN},
         "optim": optim,
-        "teacher": config["teacher"] if distils else None,
+        "teacher": config["teacher"] if distills else None,
         "seed": config["seed"],
-        "pair": config["pair"] if distils else teacher["model"]["arch"],
+        "pair": config["pair"] if distills else teacher["model"]["arch"],
         **shared,
         "run": run,
     }
 
 
 class _Stage:
-    """A recipe, composed for the teacher of a run."""
+    """A recipe composed for the teacher of a run."""
 
     def __init__(
         self, plain: Mapping[str, Any], recipe: Sequence[str], source: ConfigSource
@@ -128,9 +128,9 @@ def merge(base: Any, changes: Any) -> Any:
 
 
 def name_teacher(teacher: Mapping[str, Any]) -> str:
-    """How a teacher is called: its network, or the chain in which it is trained.
+    """The name of a teacher: its network, or the chain that trains it.
 
-    "resnet56-kd-resnet20" is a resnet20 that was distilled from a resnet56.
+    "resnet56-kd-resnet20" is a resnet20 distilled from a resnet56.
 
     Args:
         teacher: section of a resolved config, or of a record.
@@ -143,7 +143,7 @@ def name_teacher(teacher: Mapping[str, Any]) -> str:
 
 
 def _name_composed(cfg: DictConfig, source: ConfigSource, depth: int = 0) -> str:
-    """``name_teacher`` of a config whose recipe is not composed yet."""
+    """``name_teacher`` for a config whose recipe is not composed yet."""
     teacher = cfg.teacher
     arch, recipe = teacher.model.arch, tuple(teacher.recipe)
     if recipe == FROM_SCRATCH or teacher.weights != AUTO or OmegaConf.select(teacher, "stage"):
@@ -156,7 +156,7 @@ def _name_composed(cfg: DictConfig, source: ConfigSource, depth: int = 0) -> str
 
 
 def first_of_chain(teacher: Mapping[str, Any]) -> str:
-    """The network that the chain of a teacher begins with; its own where it has no teacher.
+    """The first network in the chain of a teacher; its own if it has no teacher.
 
     Args:
         teacher: as for ``name_teacher``.
@@ -174,17 +174,16 @@ def _chain(teacher: str | None, method: str, arch: str) -> str:
 
 
 def refuse_depth(depth: int, recipe: Sequence[str]) -> None:
-    """Raises ConfigError where a chain has too many stages, as one that leads back to itself."""
+    """Raises ConfigError if a chain has too many stages, for example a circular one."""
     if depth >= DEEPEST:
         raise ConfigError(
-            f"teacher.recipe={_write(recipe)} needs a teacher that needs a teacher, and so on, for "
-            f"more than {DEEPEST} stages: it leads back to itself; choose a recipe that ends with "
-            f"method=scratch"
+            f"teacher.recipe={_write(recipe)} makes a chain of more than {DEEPEST} teachers; it is "
+            f"probably circular; choose a recipe that ends with method=scratch"
         )
 
 
 def source_of(cfg: DictConfig) -> ConfigSource:
-    """Where a composed config came from; the current source where it does not say."""
+    """The source of a composed config; the current source if unknown."""
     places = OmegaConf.select(cfg, "hydra.runtime.config_sources")
     if not places:
         return current_source()
@@ -218,7 +217,7 @@ def _compose(
 
 
 def _choose(loader: Loader, arch: str) -> list[str]:
-    """The network as a student, so that settings for it are found; else the default one."""
+    """Selects the network as student, so that its settings apply; else the default one."""
     choice = network_choice("student", arch)
     option = choice[0].partition("=")[2]
     return choice if "/" in option or option in loader.get_group_options("student") else []
@@ -229,20 +228,20 @@ def _require_own(overrides: Sequence[Override], recipe: Sequence[str]) -> None:
         section = override.key_or_group.split(".")[0]
         if override.is_sweep_override():
             raise ConfigError(
-                f"teacher.recipe={_write(recipe)}: {override.input_line} has several values; a "
+                f"teacher.recipe={_write(recipe)}: {override.input_line} has several values, but a "
                 f"recipe trains one teacher"
             )
         if section in _REFUSED or override.key_or_group == "dataset":
             raise ConfigError(
-                f"teacher.recipe={_write(recipe)}: {override.input_line} is not part of a recipe: "
-                f"the teacher's network is teacher=NAME of the run, and dataset, paths and tracker "
-                f"are those of the run"
+                f"teacher.recipe={_write(recipe)}: {override.input_line} is not allowed in a "
+                f"recipe: the run's teacher=NAME chooses the network, and dataset, paths and "
+                f"tracker are those of the run"
             )
 
 
 @contextmanager
 def _explaining(recipe: Sequence[str]) -> Iterator[None]:
-    """Makes what Hydra refuses in a recipe an error that names the recipe."""
+    """Re-raises Hydra's errors about a recipe as ConfigErrors that name the recipe."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
@@ -267,7 +266,7 @@ def _to_plain(cfg: DictConfig, names: Sequence[str] | None = None) -> dict[str, 
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of ``new`` that are not those of ``old``; nodes of another class whole."""
+    """The values of ``new`` that differ from ``old``; nodes of another class are kept whole."""
     found = {}
     for key, value in new.items():
         before: Any = old.get(key)
@@ -280,14 +279,14 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, An
 
 
 def _are_alike(old: Any, new: Any) -> bool:
-    """Whether two nodes are of one class, and the first has no key that the second lacks."""
+    """Whether two nodes have the same class, and the second has all keys of the first."""
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return False
     return old.get("_target_") == new.get("_target_") and not old.keys() - new.keys()
 
 
 def _copy(source: Mapping[str, Any], into: dict[str, Any], key: str) -> None:
-    """Copies the value at a dotted path, where the outermost section is in both."""
+    """Copies the value at a dotted path, if both have the outermost section."""
     *path, leaf = key.split(".")
     if not path or path[0] not in into:
         return
@@ -300,5 +299,5 @@ def _teacher_label(*, _root_: DictConfig) -> str:
     return _name_composed(_root_, source_of(_root_))
 
 
-# At import, as those of compose.py: the names of pairs, and so of folders, depend on it.
+# At import, as in compose.py: the names of pairs, and so of folders, depend on it.
 OmegaConf.register_new_resolver("kdbench.teacher", _teacher_label, replace=True)

@@ -1,4 +1,4 @@
-"""What is wrong with an override that Hydra's grammar does not accept, in words."""
+"""Explains overrides that Hydra's grammar does not accept, and quotes recipes for it."""
 
 import re
 import shlex
@@ -9,14 +9,14 @@ from hydra.errors import HydraException
 
 from kdbench.words import suggest
 
-# A list of overrides, and what in a list is an override without quotes.
+# A recipe (a list of overrides), and an unquoted override in such a list.
 _RECIPE = re.compile(r"[+]{0,2}teacher\.recipe=")
 _OVERRIDE = re.compile(r"\s*[~+]{0,2}[A-Za-z_][\w./@]*=", re.ASCII)
 _KEY = re.compile(r"[A-Za-z_][\w.]*(/\w+)*(@[\w.]+)?", re.ASCII)
 
 
 def is_readable(override: str) -> bool:
-    """Whether Hydra can read one override; it reads one without a key, and we do not."""
+    """Whether Hydra can parse an override; one without a key, which it accepts, is rejected."""
     if override.lstrip("+~").startswith("="):
         return False
     try:
@@ -27,18 +27,18 @@ def is_readable(override: str) -> bool:
 
 
 def explain(override: str, find_group: Callable[[str], list[str]]) -> str:
-    """One sentence for an override that cannot be read: what to write instead.
+    """One sentence on an override that cannot be parsed: what to write instead.
 
     Args:
         override: as on the command line.
-        find_group: the groups that have an option of this name.
+        find_group: returns the groups that have an option of this name.
     """
     if override.startswith("-"):
         plain = override.lstrip("-")
-        hint = f"write {plain}" if "=" in plain else "--help shows how they are written"
-        return f"{override}: choices and values have no dashes; {hint}"
+        hint = f"write {plain}" if "=" in plain else "see --help for examples"
+        return f"{override}: overrides have no leading dashes; {hint}"
     if override.startswith("~"):
-        return f"{override}: to remove a key, write ~KEY with its full name, such as ~temperature.x"
+        return f"{override}: to remove a key, write ~KEY with its full path, such as ~temperature.x"
     if "=" not in override:
         groups = find_group(override)
         hint = suggest([f"{group}={override}" for group in groups[:3]])
@@ -46,11 +46,11 @@ def explain(override: str, find_group: Callable[[str], list[str]]) -> str:
     key, _, value = override.partition("=")
     name = key.lstrip("+")
     if name.startswith("/"):
-        return f"{override}: a key has no slash at its beginning; write {name.lstrip('/')}={value}"
+        return f"{override}: keys have no leading slash; write {name.lstrip('/')}={value}"
     if not name:
         return f"{override}: the key is missing before the =; write KEY={value}"
     if not _KEY.fullmatch(name):
-        return f"{override}: {name} is not a key; keys consist of letters a-z, digits, _ and dots"
+        return f"{override}: {name} is not a valid key; use letters a-z, digits, _ and dots"
     return f"{override}: {_explain_value(key, value)}"
 
 
@@ -61,15 +61,14 @@ def _explain_value(key: str, value: str) -> str:
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     quoted = f"{key}='{escaped}'"
     if is_readable(quoted):
-        return f"this value must be quoted, for the shell too: {shlex.quote(quoted)}"
-    return f"{value} cannot be read; a text with special characters is quoted: {key}=\\'TEXT\\'"
+        return f"quote the value, for the shell too: {shlex.quote(quoted)}"
+    return f"{value} cannot be parsed; quote text with special characters: {key}=\\'TEXT\\'"
 
 
 def quote_recipes(overrides: Sequence[str]) -> list[str]:
-    """``teacher.recipe=[method=kd]`` with the quotes that Hydra's grammar asks for.
+    """Adds the quotes that Hydra's grammar requires to ``teacher.recipe=[method=kd]``.
 
-    Each element of the list becomes a quoted text, lists of recipes inside of it included; what is
-    quoted already stays as it is.
+    Each element of the list is quoted, including any nested recipe; quoted elements are kept.
     """
     return [_quote_recipe(each) if _RECIPE.match(each) else each for each in overrides]
 
@@ -80,7 +79,7 @@ def _quote_recipe(override: str) -> str:
 
 
 def _quote_elements(value: str) -> Iterator[str]:
-    """The parts of a list, or of several ones with commas between them."""
+    """The parts of a list, or of several lists separated by commas."""
     depth, quote, part = 0, "", ""
     for position, sign in enumerate(value):
         escaped = position > 0 and value[position - 1] == "\\"

@@ -1,14 +1,12 @@
 """Which ``_target_`` a config may name.
 
-Instantiating a ``_target_`` runs code, so a config that somebody else wrote must not be able to
-name what it likes. Allowed is what kdbench itself constructs: its own strategies, losses, plugins,
-schedules, datasets and trackers, ``load_model``, and torch's optimizers; each by the name of the
-place where it is defined.
+Instantiating a ``_target_`` runs code, so an untrusted config must not be able to name arbitrary
+objects. Allowed is what kdbench itself constructs: its own strategies, losses, plugins, schedules,
+datasets and trackers, ``load_model``, and torch's optimizers; each by the path where it is defined.
 
-A user's own code is allowed by the user's environment, never by a config:
-``KDBENCH_ALLOW_TARGETS=mypackage,other.make_net kdbench-train ...``. The name of a package or
-module admits the classes in it that can be a part of a run; the full name of one object admits that
-one.
+A user's own code is allowed through the environment, never by a config:
+``KDBENCH_ALLOW_TARGETS=mypackage,other.make_net kdbench-train ...``. A package or module name
+allows the classes in it that can be a part of a run; the full name of an object allows that object.
 """
 
 import os
@@ -28,7 +26,7 @@ OPTIMIZERS = tuple(
 )
 _DATASET, _TRACKER, _CALLED = ("open", "source"), ("start", "log", "finish"), ("__call__",)
 _ANY: tuple[str, ...] = ()
-# Module or package -> what a class in it has, if it is a part of a run: all of one of these.
+# Module or package -> alternative sets of attributes, one of which a part of a run has in full.
 _OWN: dict[str, tuple[tuple[str, ...], ...]] = {
     "kdbench.temperature": (_ANY,),
     "kdbench.objective": (_ANY,),
@@ -60,7 +58,7 @@ def forbidden_targets(node: Any, path: str = "") -> list[str]:
 
 
 def refuse(path: str, node: dict) -> list[str]:
-    """One sentence if the ``_target_`` of this very node is not allowed, else nothing."""
+    """One sentence if the ``_target_`` of this node itself is not allowed, else nothing."""
     target = node["_target_"]
     if is_allowed(target):
         return []
@@ -73,7 +71,7 @@ def refuse(path: str, node: dict) -> list[str]:
 
 
 def is_allowed(target: Any) -> bool:
-    """Whether a config may have this called."""
+    """Whether a config may name this target."""
     if not isinstance(target, str):
         return False
     if target == LOAD_MODEL or target in OPTIMIZERS:
@@ -82,20 +80,20 @@ def is_allowed(target: Any) -> bool:
 
 
 def is_allowed_by_user(target: str) -> bool:
-    """Whether the user's environment allows this name, or what is defined there."""
+    """Whether the user's environment allows this name, or the package that defines it."""
     named = [name.strip() for name in os.environ.get(ALLOW_VARIABLE, "").split(",")]
     packages = [name for name in named if name and _below(target, name)]
     if target in packages:
         return True
     found = find_target(target) if packages else None
     if found is None:
-        return bool(packages)  # nothing is behind the name: check.py says so
+        return bool(packages)  # cannot be imported: check.py reports it
     home = str(getattr(found, "__module__", ""))  # `mypackage.os.system` is not below `mypackage`
     return any(_below(home, name) for name in packages) and isclass(found) and _is_part(found)
 
 
 def is_strategy(owner: Any) -> bool:
-    """Whether a target is a temperature strategy, whose node may have a ``name``: its label."""
+    """Whether a target is a temperature strategy, whose node may have a label, ``name``."""
     bases = getattr(owner, "__mro__", ())
     return any(f"{base.__module__}.{base.__qualname__}" == _STRATEGY for base in bases)
 
@@ -107,14 +105,14 @@ def _is_own(target: str) -> bool:
     found = find_target(target)
     if found is None:
         return True  # as above
-    # By the place where it is defined: `kdbench.objective.kl.Path` is pathlib's.
+    # Where it is defined counts: `kdbench.objective.kl.Path` is pathlib's.
     at_home = isclass(found) and f"{found.__module__}.{found.__qualname__}" == target
     is_public = not target.rpartition(".")[2].startswith("_")
     return at_home and is_public and any(_has(found, names) for names in kinds)
 
 
 def _is_part(found: type) -> bool:
-    """Whether a class can be a part of a run: a module, an optimizer, or like one of kdbench's."""
+    """Whether a class can be a part of a run: a module, an optimizer, or similar to kdbench's."""
     bases = {f"{base.__module__}.{base.__qualname__}" for base in found.__mro__}
     if bases & set(_BASES) or any(base.startswith(("kdbench.", "hydra.")) for base in bases):
         return True
@@ -126,7 +124,7 @@ def _has(found: type, names: tuple[str, ...]) -> bool:
 
 
 def find_target(target: str) -> Any:
-    """What is behind a dotted name; None where it cannot be imported."""
+    """The object with a dotted name; None if it cannot be imported."""
     from hydra.utils import get_object
 
     try:

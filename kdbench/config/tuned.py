@@ -1,20 +1,19 @@
-"""The published settings of single pairs: ``conf/published/METHOD.yaml``. Imports no torch.
+"""Published settings of individual pairs: ``conf/published/METHOD.yaml``. Does not import torch.
 
 A file lists blocks of pairs by dataset. The pairs of a block have one source::
 
     cifar100:
-      - source: who published it, and where it was read
+      - source: who published it, and where it was found
         values: {run.epochs: 120}          # keys with one value for all pairs of the block
-        keys: [temperature.tau, optim.lr]  # keys with a value for each pair,
-        pairs: {vgg13_vgg8: [2.0, 0.05]}   # in its line; without keys, a list of pairs
-        default: [resnet56_resnet20]       # pairs that were run with the values of the method
+        keys: [temperature.tau, optim.lr]  # keys with one value per pair, listed
+        pairs: {vgg13_vgg8: [2.0, 0.05]}   # here; a plain list of pairs if there are no keys
+        default: [resnet56_resnet20]       # pairs that were run with the method's own values
 
-``ours`` in place of ``source``: nobody published the setting, and this is why it is what it is. A
-pair that is not listed has the values of ``conf/method/METHOD.yaml``, and nobody published them
-for it.
+``ours`` instead of ``source`` marks an unpublished setting and gives the reason for it. A pair that
+is not listed has the values of ``conf/method/METHOD.yaml``, unpublished for that pair.
 
-Hydra reads the files through a source of its own (``hydra_plugins/kdbench_tuned.py``): the option
-``tuned=METHOD__DATASET__PAIR`` is a pair's entry. ``conf/train.yaml`` chooses it.
+Hydra reads the files through a config source (``hydra_plugins/kdbench_tuned.py``): the option
+``tuned=METHOD__DATASET__PAIR`` is the entry of a pair. ``conf/train.yaml`` selects it.
 """
 
 import re
@@ -36,16 +35,16 @@ GROUP, FOLDER = "tuned", "published"
 _WITHOUT = "without_"
 _BLOCK_KEYS = {"source", "ours", "values", "keys", "pairs", "default"}
 
-_further: list[Path] = []  # folders of the command line: see `look_in`
+_further: list[Path] = []  # folders from the command line: see `look_in`
 
 
 class PairSetting(NamedTuple):
-    """What a method is run with on one pair.
+    """The setting of a method for one pair.
 
     Attributes:
-        values: dotted key -> value; empty where the method's own values are meant.
-        source: who published it; or, if nobody did, why it is so.
-        is_published: whether somebody did.
+        values: dotted key -> value; empty if the method's own values apply.
+        source: who published it; the reason for it if unpublished.
+        is_published: whether it was published.
     """
 
     values: Mapping[str, Any]
@@ -57,44 +56,44 @@ PairSettings = Mapping[str, Mapping[str, PairSetting]]  # dataset -> pair -> set
 
 
 def read_settings(conf: Path, method: str) -> PairSettings:
-    """The settings that a config folder lists for a method; empty where it has no file for it.
+    """The settings that a config folder lists for a method; empty if it has no file for it.
 
     Raises:
-        ConfigError: the file is not as the head of this module says.
+        ConfigError: the file does not have the format described above.
     """
     path = conf / FOLDER / f"{method}.yaml"
     return _read(path, path.stat().st_mtime_ns) if path.is_file() else {}
 
 
 def find_pair(conf: Path, method: str, dataset: str, pair: str) -> PairSetting | None:
-    """The setting of a pair; on a dataset that the file does not list, that of another dataset."""
+    """The setting of a pair; that of another dataset if the file does not list this one."""
     found = read_settings(conf, method)
     datasets = [found.get(dataset, {}), *found.values()]
     return next((pairs[pair] for pairs in datasets if pair in pairs), None)
 
 
 def option_name(method: str, dataset: str, pair: str, without: Sequence[str] = ()) -> str:
-    """The option of the group ``tuned`` that is a pair's setting.
+    """The option of the group ``tuned`` with the setting of a pair.
 
     Args:
-        method: option of its group, like dataset.
-        dataset: on which it is run.
+        method: option of its group.
+        dataset: option of its group.
         pair: as in ``conf/pair``.
-        without: sections that are left out, such as "temperature".
+        without: sections to leave out, such as "temperature".
     """
     parts = [method, dataset, pair, *([_WITHOUT + "_".join(without)] if without else [])]
     return "__".join(parts)
 
 
 def look_in(folders: Sequence[Path]) -> None:
-    """Further config folders, in this process: those that Hydra only hears of later."""
+    """Registers further config folders in this process, before Hydra knows about them."""
     _further[:] = folders
 
 
 def add_sources(search_path: ConfigSearchPath) -> None:
-    """Adds the settings of all config folders to Hydra's search path, those that lie there first.
+    """Adds the settings of all config folders to Hydra's search path, in its order.
 
-    Settings of one's own are found in ``published/`` of a folder that is searched.
+    Users' own settings are found in ``published/`` of any folder on the search path.
     """
     elements = search_path.get_path()
     known = [str(element.path) for element in elements]
@@ -106,15 +105,15 @@ def add_sources(search_path: ConfigSearchPath) -> None:
 
 
 class TunedSource(ConfigSource):
-    """Hydra's view of ``published/`` in a config folder: one option of ``tuned`` for each pair."""
+    """Serves ``published/`` of a config folder to Hydra: one option of ``tuned`` per pair."""
 
     @staticmethod
     def scheme() -> str:
-        """The scheme of its places in a search path."""
+        """The URL scheme of this source in a search path."""
         return "tuned"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        """The values of an option, as a config for the root."""
+        """The values of an option, as a config for the root package."""
         values = self._values(config_path)
         if values is None:
             raise ConfigLoadError(f"{self.full_path()} has no setting {config_path}")
@@ -126,15 +125,15 @@ class TunedSource(ConfigSource):
         )
 
     def available(self) -> bool:
-        """Whether the folder is there."""
+        """Whether the folder exists."""
         return (Path(self.path) / FOLDER).is_dir()
 
     def is_group(self, config_path: str) -> bool:
-        """Whether a path is the group."""
+        """Whether a path is the group ``tuned``."""
         return config_path.rstrip("/") == GROUP
 
     def is_config(self, config_path: str) -> bool:
-        """Whether a path is a pair with values of its own."""
+        """Whether a path is an option: a pair with values of its own."""
         return bool(self._values(config_path))
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
@@ -171,7 +170,7 @@ def _is_folder(path: str) -> bool:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """PyYAML's, and 1e-4 is a number as in all configs."""
+    """PyYAML's safe loader that reads 1e-4 as a number, as OmegaConf does."""
 
 
 _Loader.add_implicit_resolver(
@@ -181,11 +180,11 @@ _Loader.add_implicit_resolver(
 
 @lru_cache(maxsize=128)
 def _read(path: Path, changed: int) -> PairSettings:
-    """The settings of a file; a file that changed is read again."""
+    """The settings of a file; cached until it changes."""
     check_yaml(path)
     found = yaml.load(path.read_text(), Loader=_Loader)
     if not isinstance(found, dict):
-        raise ConfigError(f"{path}: no mapping of datasets to blocks of pairs")
+        raise ConfigError(f"{path}: must be a mapping of datasets to blocks of pairs")
     return {
         str(dataset): dict(
             entry
@@ -201,7 +200,7 @@ def _pairs_of(where: str, block: Any) -> Iterator[tuple[str, PairSetting]]:
     unknown = set(block) - _BLOCK_KEYS
     if unknown or ("source" in block) == ("ours" in block):
         raise ConfigError(
-            f"{where}: allowed are {', '.join(sorted(_BLOCK_KEYS))}, and one of source and ours; "
+            f"{where}: allowed are {', '.join(sorted(_BLOCK_KEYS))}, with either source or ours; "
             f"found {', '.join(map(str, block))}"
         )
     is_published = "source" in block
@@ -212,7 +211,7 @@ def _pairs_of(where: str, block: Any) -> Iterator[tuple[str, PairSetting]]:
     for pair in pairs:
         own = _require(where, pair, pairs[pair], list) if keys else []
         if len(own) != len(keys):
-            raise ConfigError(f"{where}: {pair} has {len(own)} values, and there are {keys}")
+            raise ConfigError(f"{where}: {pair} has {len(own)} values for the keys {keys}")
         values = {**shared, **dict(zip(keys, own, strict=True))}
         yield str(pair), PairSetting(values, source, is_published)
     for pair in _require(where, "default", block.get("default", []), list):

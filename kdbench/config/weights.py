@@ -1,6 +1,6 @@
-"""Where the weights of a teacher are: ``teacher.weights``, less the teachers that are trained here.
+"""Finds the weights named by ``teacher.weights``, for teachers that are not trained here.
 
-No torch in here, unless the weights are those of a library: the key of a run depends on the file.
+Imports torch only for the weights of a library, because the run key depends on the file.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ def find_weights(plain: Mapping[str, Any]) -> Path:
             teachers, or "pretrained".
 
     Raises:
-        CheckpointError: there is none, or several; says what was found.
+        CheckpointError: there is no match, or several; lists what was found.
         ConfigError: the library has no such weights.
     """
     weights, arch = str(plain["teacher"]["weights"]), str(plain["teacher"]["model"]["arch"])
@@ -42,39 +42,39 @@ def find_weights(plain: Mapping[str, Any]) -> Path:
 
 
 def find_record(plain: Mapping[str, Any]) -> RunRecord | None:
-    """The record of the run whose student is the teacher; None where it is no run."""
+    """The record of the run whose student is the teacher; None if it is not a run."""
     path = Path(str(plain["teacher"]["weights"]))
     return read_record(path) if (path / FILE).is_file() else None
 
 
 def require_file(key: str, place: str) -> Path:
-    """The path of a file.
+    """The path of an existing file.
 
     Raises:
-        CheckpointError: it is not there; names the key.
+        CheckpointError: it does not exist; the message names ``key``.
     """
     path = Path(place)
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
         remedy = ", or teacher.weights=auto to train the teacher here" * key.startswith("teacher")
         raise CheckpointError(
-            f"{key}={str(path)!r} must be a file, found {found} there; give the path of a "
+            f"{key}={str(path)!r} must be a file, found {found}; give the path of a "
             f"checkpoint{remedy}"
         )
     return path
 
 
 def require_run(folder: Path, arch: str) -> None:
-    """Raises CheckpointError where a run is not finished, or has trained another network."""
+    """Raises CheckpointError if a run is unfinished, or trained another network."""
     record = read_record(folder)
     if record.status != "done" or not (folder / WEIGHTS).is_file():
         raise CheckpointError(
             f"teacher.weights={str(folder)!r} is a run without final weights "
-            f"({record.reason or record.status}); start it again with kdbench-train, or choose "
+            f"({record.reason or record.status}); resume it with kdbench-train, or choose "
             f"another one"
         )
     if record.student != arch:
         raise CheckpointError(
-            f"teacher.weights={str(folder)!r} is a run that trained {record.student}, the teacher "
-            f"is {arch}; choose teacher={record.student}, or another run"
+            f"teacher.weights={str(folder)!r} is a run that trained {record.student}, but the "
+            f"teacher is {arch}; choose teacher={record.student}, or another run"
         )

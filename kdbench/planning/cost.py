@@ -1,7 +1,7 @@
-"""What runs cost: multiply-adds from their configs, hours from the speeds of a machine.
+"""The cost of runs: multiply-adds from their configs, hours from the speed of the machine.
 
-A backward pass counts as two forward passes. What does not count: decoding and augmenting images,
-losses, plugins, checkpoints, and what a memo of the teacher's answers saves.
+A backward pass counts as two forward passes. Not counted: decoding and augmenting images, losses,
+plugins, checkpoints, and the savings of cached teacher outputs (``teacher.memo``).
 """
 
 import json
@@ -30,13 +30,13 @@ SpeedOf = Callable[[Mapping[str, Any]], "Speed"]  # of the network that a node d
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run costs.
+    """The cost of a run.
 
     Attributes:
-        macs: multiply-adds of its own: student, and teacher as if it answered this run alone.
-        student_hours: of training and evaluating the student.
-        teacher_hours: of the teacher's answers, asked by this run alone.
-        shared_hours: its part of the teacher's answers to all runs of its cohort.
+        macs: multiply-adds of the run alone, student and teacher.
+        student_hours: training and evaluating the student.
+        teacher_hours: the teacher's forward passes, for this run alone.
+        shared_hours: its share of the teacher's forward passes for the whole cohort.
     """
 
     macs: int
@@ -46,24 +46,24 @@ class Cost:
 
     @property
     def alone(self) -> float:
-        """Hours as a single run."""
+        """Hours if trained alone."""
         return self.student_hours + self.teacher_hours
 
     @property
     def together(self) -> float:
-        """Hours as one run of its cohort."""
+        """Hours if trained in its cohort."""
         return self.student_hours + self.shared_hours
 
 
 def price(configs: Sequence[PlainConfig], speed_of: SpeedOf) -> list[Cost]:
-    """What each run costs, alone and trained in one cohort with those among them that can be."""
+    """The cost of each run, alone and in a cohort with those of the runs that can share one."""
     alone = [_price_alone(config, speed_of) for config in configs]
-    asked: dict[str, list[float]] = defaultdict(list)
+    teacher_hours: dict[str, list[float]] = defaultdict(list)  # by cohort
     for config, cost in zip(configs, alone, strict=True):
-        asked[_audience(config)].append(cost.teacher_hours)
+        teacher_hours[_teacher_use(config)].append(cost.teacher_hours)
     costs = []
     for config, cost in zip(configs, alone, strict=True):
-        hours = asked[_audience(config)]  # a run that needs two views pays for its second one
+        hours = teacher_hours[_teacher_use(config)]  # a second view is paid for by its users
         part = max(hours) / sum(hours) if cost.teacher_hours else 0.0
         shared = part * cost.teacher_hours
         costs.append(Cost(cost.macs, cost.student_hours, cost.teacher_hours, shared))
@@ -71,18 +71,18 @@ def price(configs: Sequence[PlainConfig], speed_of: SpeedOf) -> list[Cost]:
 
 
 def find_stages(configs: Sequence[PlainConfig]) -> list[tuple[PlainConfig, PlainConfig]]:
-    """The trainings of all teachers that are trained here, each once, in the order of need.
+    """The runs that train teachers, each once, in the order in which they are needed.
 
     Returns:
-        The resolved config of each training, and that of a run that needs it. A teacher of a
-        teacher comes before it.
+        The resolved config of each of them, and of a run that needs it. The teacher of a teacher
+        comes first.
     """
     found: dict[str, tuple[PlainConfig, PlainConfig]] = {}
-    needed = {_audience(config): config for config in configs if trains_teacher(config)}
-    for config in needed.values():  # few, and the rest takes a while
+    needed = {_teacher_use(config): config for config in configs if trains_teacher(config)}
+    for config in needed.values():  # deduplicated first: composing is slow
         for training, student in reversed(list(_chain(config))):
-            audience = _audience(training) if needs_teacher(training) else ""
-            found.setdefault(_text(stable_config(training)) + audience, (training, student))
+            use = _teacher_use(training) if needs_teacher(training) else ""
+            found.setdefault(_text(stable_config(training)) + use, (training, student))
     return list(found.values())
 
 
@@ -102,18 +102,18 @@ def _price_alone(config: PlainConfig, speed_of: SpeedOf) -> Cost:
     if not needs_teacher(config):
         return Cost(macs, student_hours, 0.0, 0.0)
     teacher = speed_of(config["teacher"]["model"])
-    answers = epochs * teacher.macs * views * trained
-    return Cost(macs + answers, student_hours, answers / teacher.ask / 3600, 0.0)
+    forward = epochs * teacher.macs * views * trained
+    return Cost(macs + forward, student_hours, forward / teacher.forward / 3600, 0.0)
 
 
 def _images(config: PlainConfig) -> tuple[int, int]:
-    """Images of an epoch: to train on, and to evaluate on after it."""
+    """Images of an epoch: trained on, and evaluated on after it."""
     dataset = config["dataset"]
     known = getattr(build(dataset), "count_images", lambda: None)()
     if known is None:
         raise ConfigError(
-            f"how many images {dataset['name']} has is not known; its class says it with "
-            f"count_images()"
+            f"the number of images in {dataset['name']} is unknown; implement count_images() "
+            f"in its class"
         )
     train, test = known
     if config["run"]["protocol"] == "paper":
@@ -122,8 +122,8 @@ def _images(config: PlainConfig) -> tuple[int, int]:
     return train - held_out, held_out
 
 
-def _audience(config: PlainConfig) -> str:
-    """Runs with one of these ask one teacher about the same batches."""
+def _teacher_use(config: PlainConfig) -> str:
+    """Equal for runs that use the same teacher on the same batches."""
     return _text({name: config[name] for name in ("dataset", "run", "teacher")})
 
 

@@ -1,6 +1,6 @@
-"""What a table would train and cost: its cells, what is done already, hours on this machine.
+"""The forecast of a table: what is done, what would be trained, and its cost on this machine.
 
-Hours are those of one process on this machine, from the speed of single steps.
+Hours are for one process on this machine, extrapolated from single steps.
 """
 
 from collections import Counter
@@ -19,8 +19,8 @@ CELLS = ("row", "column", "runs", "state", "10^15 multiply-adds", "hours alone",
 TOTALS = ("", "runs", "10^15 multiply-adds", "hours alone", "hours together")
 TEACHERS = ("teacher", "state", "hours")
 LEGEND = (
-    "alone: every run asks the teacher by itself; together: runs with the same batches share its "
-    "answers, as in a sweep"
+    "alone: every run evaluates its teacher itself; together: runs with the same batches share "
+    "the teacher's outputs, as in a sweep"
 )
 
 
@@ -31,12 +31,12 @@ def write_forecast(plan: TablePlan, speed_of: SpeedOf) -> str:
     costs = dict(zip((run.identity for run in runs), _price(runs, speed_of), strict=True))
     same = len(plan.runs) - len(runs)
     parts = [
-        f"{plan.table}: {plural(len(plan.runs), 'run')}, {same} of them the same as another one",
+        f"{plan.table}: {plural(len(plan.runs), 'run')}, of which {plural(same, 'duplicate')}",
         align_columns([CELLS, *_cell_lines(plan, costs)]),
         align_columns([TOTALS, _total("all", runs, speed_of), _total("not done", left, speed_of)]),
         _teachers([run.config for run in left], speed_of),
         LEGEND,
-        *(f"nobody can say what is done: {problem}" for problem in plan.problems),
+        *(f"states unknown: {problem}" for problem in plan.problems),
     ]
     return "\n\n".join(filter(None, parts))
 
@@ -73,7 +73,7 @@ def _sum(costs: Sequence[Cost]) -> tuple[str, str, str]:
 
 
 def _teachers(configs: Sequence[PlainConfig], speed_of: SpeedOf) -> str:
-    """One line for each teacher that is trained here."""
+    """One line per teacher that is trained here."""
     lines = [TEACHERS]
     for training, config in find_stages(configs):
         hours = price([training], speed_of)[0].alone

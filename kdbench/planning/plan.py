@@ -1,4 +1,4 @@
-"""The runs that a table of ``conf/table`` asks for: their cells, and what is done already."""
+"""The planned runs of a table of ``conf/table``: their cells and states."""
 
 import json
 from collections import defaultdict
@@ -27,23 +27,23 @@ from kdbench.errors import CheckpointError, KdbenchError
 from kdbench.records.record import FILE, find_finished
 from kdbench.report.layout import CellKey, method_label, pair_label
 
-# States of a run; UNKNOWN where the files are missing that its key depends on.
+# States of a run; UNKNOWN if files that its key depends on are missing.
 DONE, FAILED, BEGUN, MISSING, UNKNOWN = "done", "failed", "begun", "missing", "unknown"
 
-# What chooses the column of a cell; everything else chooses its row.
+# Sections that determine the column of a cell; all others determine its row.
 _COLUMN_PARTS = ("dataset", "pair", "teacher", "student")
 _BOTH_PARTS = ("table", "debug")
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run that a table asks for.
+    """A planned run of a table.
 
     Attributes:
-        cell: where its result stands.
+        cell: row and column of its result.
         seed: of the run.
         config: resolved.
-        identity: the same for runs that are one run, such as a student without a teacher in the
+        identity: equal for cells that share one run, such as a student without a teacher in the
             columns of two teachers.
         status: DONE, FAILED, BEGUN, MISSING or UNKNOWN.
     """
@@ -62,7 +62,7 @@ class TablePlan:
     Attributes:
         table: its name.
         runs: in the order of the sweep.
-        problems: what is missing, so that nobody can say which runs are done.
+        problems: missing files, without which the states of runs are unknown.
     """
 
     table: str
@@ -70,7 +70,7 @@ class TablePlan:
     problems: list[str] = field(default_factory=list)
 
     def distinct(self) -> list[PlannedRun]:
-        """Those that are trained: the first run of each identity stands for the others."""
+        """The runs without duplicates: the first of each identity."""
         first: dict[str, PlannedRun] = {}
         for run in self.runs:
             first.setdefault(run.identity, run)
@@ -89,7 +89,7 @@ def plan_table(table: str, overrides: Sequence[str] = ()) -> TablePlan:
 
     Args:
         table: a name in ``conf/table``.
-        overrides: as on the command line; they win over the table's own choices.
+        overrides: as on the command line; they take precedence over the table.
 
     Raises:
         ConfigError: the table or an override does not exist.
@@ -106,7 +106,7 @@ def plan_table(table: str, overrides: Sequence[str] = ()) -> TablePlan:
 
 
 def planned_cells(table: str, overrides: Sequence[str] = ()) -> dict[CellKey, set[int]]:
-    """The seeds of every cell of a table, found without composing every cell.
+    """The seeds of every cell of a table, without composing every cell.
 
     Args:
         table: a name in ``conf/table``.
@@ -128,7 +128,7 @@ def planned_cells(table: str, overrides: Sequence[str] = ()) -> dict[CellKey, se
             row = compose_part(tuple(o for o in rest if _part(o) not in _COLUMN_PARTS))
             column = compose_part(tuple(o for o in rest if _part(o) in _COLUMN_PARTS + _BOTH_PARTS))
             networks = column
-            if _labels(row)[1] != _labels(compose_part(_both(rest)))[1]:  # as of a method of chains
+            if _labels(row)[1] != _labels(compose_part(_both(rest)))[1]:  # a chain
                 networks = compose_part(rest)
             cell = (_labels(row)[0], _labels(networks)[1])
             found[cell].add(row.seed if seed is None else seed)
@@ -136,7 +136,7 @@ def planned_cells(table: str, overrides: Sequence[str] = ()) -> dict[CellKey, se
 
 
 def find_folders(table: str, overrides: Sequence[str] = ()) -> tuple[Path, Path]:
-    """Where the runs of a table are, and ``paths.outputs``.
+    """The folder of a table's runs, and ``paths.outputs``.
 
     Args:
         table: a name in ``conf/table``.
@@ -148,7 +148,7 @@ def find_folders(table: str, overrides: Sequence[str] = ()) -> tuple[Path, Path]
 
 
 def _list_jobs(loader: Loader, table: str, overrides: Sequence[str]) -> list[list[str]]:
-    """What Hydra's basic sweeper makes of the table: the overrides of each job."""
+    """The overrides of each job, as Hydra's basic sweeper expands the table."""
     own = compose(loader, [f"table={table}"], with_hydra=True)
     params = [f"{key}={value}" for key, value in (own.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(config_loader=loader)
@@ -157,8 +157,8 @@ def _list_jobs(loader: Loader, table: str, overrides: Sequence[str]) -> list[lis
 
 
 def _compose_runs(loader: Loader, table: str, overrides: Sequence[str]) -> Iterator[DictConfig]:
-    """One config per job; it is the same object for jobs that differ in the seed alone."""
-    # Composing takes 0.1 s, and nothing in conf/ is chosen by a seed.
+    """One config per job, the same object for jobs that differ only in the seed."""
+    # Composing takes 0.1 s, and nothing in conf/ depends on the seed.
     composed: dict[tuple[str, ...], DictConfig] = {}
     for job in _list_jobs(loader, table, overrides):
         rest, seed = _take_seed(job)
@@ -182,7 +182,7 @@ def _part(override: str) -> str:
 
 
 def _both(job: Sequence[str]) -> tuple[str, ...]:
-    """What a row and a column of a job have in common."""
+    """The overrides that affect both row and column of a job."""
     return tuple(override for override in job if _part(override) in _BOTH_PARTS)
 
 
@@ -205,7 +205,7 @@ def _plan_run(cfg: DictConfig, problems: list[str]) -> PlannedRun:
 
 
 def _status(folder: Path, key: str) -> str:
-    with suppress(CheckpointError):  # damaged weights; training says what to do about them
+    with suppress(CheckpointError):  # damaged weights; training reports what to do
         if find_finished(folder, key) is not None:
             return DONE
     if (folder / FILE).exists():

@@ -1,4 +1,4 @@
-"""What a method is run with on each pair, for people: composed, with sources. Imports no torch."""
+"""A readable listing of a method's settings per pair, with sources. Does not import torch."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ OURS, NOBODY = "ours", "not published, method's default"
 
 _ALWAYS = ("run.epochs", "dataset.batch_size", "optim.lr")
 _NAMES = ("_target_", "name")
-_FAR = "imagenet"  # its pairs are pairs of no other dataset
+_FAR = "imagenet"  # its pairs are not used with other datasets
 
 
 class PairValues(NamedTuple):
@@ -29,7 +29,7 @@ class PairValues(NamedTuple):
         pair: its name.
         values: key -> composed value.
         kind: PUBLISHED, AS_METHOD, OURS or NOBODY.
-        source: whose it is, or why it is so; empty where nobody published one.
+        source: who published it, or the reason for it; empty if there is none.
     """
 
     pair: str
@@ -50,14 +50,14 @@ def find_settings(method: str) -> dict[str, list[PairValues]]:
     methods = options_of(CONF / "method")
     if method not in methods:
         hint = did_you_mean(method, methods) or "."
-        raise ConfigError(f"method={method} does not exist{hint} There are: {', '.join(methods)}")
+        raise ConfigError(f"method={method} does not exist{hint} Available: {', '.join(methods)}")
     listed = read_settings(CONF, method)
     datasets = list(listed) or ["cifar100"]
     return {dataset: list(_pairs(method, dataset, listed)) for dataset in datasets}
 
 
 def write_settings(method: str) -> str:
-    """The settings of a method as text: a table for each dataset, and the sources."""
+    """The settings of a method as text: a table per dataset, and the sources."""
     sources: list[str] = []
     found = find_settings(method)
     parts = [f"method={method}: {describe(CONF / 'method' / f'{method}.yaml')}"]
@@ -86,7 +86,7 @@ def _pairs(method: str, dataset: str, listed: PairSettings) -> Iterator[PairValu
 
 
 def _values(cfg: DictConfig, method: str) -> Iterator[tuple[str, Any]]:
-    """The keys that people compare settings by: weights, temperature, and what the files name."""
+    """The keys by which settings are compared: weights, temperature, and those in the files."""
     plain = resolve_config(cfg)
     named = {
         key
@@ -105,7 +105,7 @@ def _values(cfg: DictConfig, method: str) -> Iterator[tuple[str, Any]]:
 
 
 def _split(pairs: Sequence[PairValues]) -> tuple[list[str], dict[str, Any]]:
-    """Keys in which the pairs differ, and those that they have in common with their value."""
+    """The keys in which the pairs differ, and the common ones with their values."""
     keys = list(dict.fromkeys(key for each in pairs for key in each.values))
     same = {key: pairs[0].values.get(key) for key in keys}
     differ = [key for key in keys if any(each.values.get(key) != same[key] for each in pairs)]

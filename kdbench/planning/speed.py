@@ -1,14 +1,13 @@
-"""How fast this machine trains and asks a network: timed once, remembered for good.
+"""Measures the training and inference speed of networks on this machine, once for each network.
 
-The unit is effective multiply-adds per second: those of ``model.profile`` over the time that the
-clock shows, whatever else a step does. It differs from network to network by a factor of ten, so
-every network has its own.
+The unit is effective multiply-adds per second: those of ``model.profile`` over the wall time of a
+whole step. It differs between networks by a factor of ten, so each network is timed.
 """
 
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,34 +25,37 @@ from kdbench.progress import START
 from kdbench.teacher.teacher import Teacher
 
 FILE = "speed.json"
-# Multiply-adds of a timed step: a fraction of a second, and for a GPU enough to be busy.
+# Multiply-adds of a timed step: a fraction of a second, and enough to keep a GPU busy.
 CALIBRATION = {"cpu": 10**10, "cuda": 10**12}
-REPEATS = 3  # the faster one counts: what disturbs only ever slows down
+REPEATS = 3  # the fastest counts: noise only ever adds time
 
 Node = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What a network costs, and how fast this machine pays.
+    """The cost of a network, and its speed on this machine.
 
     Attributes:
         macs: multiply-adds of a forward pass of one image.
-        train: multiply-adds/s of optimizer steps, which have 3 x macs for each image.
-        ask: multiply-adds/s of forward passes of the frozen network.
+        train: multiply-adds/s of optimizer steps, with 3 x macs per image.
+        forward: multiply-adds/s of forward passes of the frozen network.
     """
 
     macs: int
     train: float
-    ask: float
+    forward: float
+
+
+_FIELDS = {field.name for field in fields(Speed)}
 
 
 class Speeds:
-    """Speeds of networks on this machine; those that are not known are measured when asked for.
+    """Speeds of networks on this machine, measured on first use and cached.
 
     Args:
-        config: resolved, of any run: its device, precision, threads, batch size and optimizer.
-        note: called with a sentence about what takes a while.
+        config: resolved, of any run; sets device, precision, threads, batch size and optimizer.
+        note: called with a message before each slow measurement.
     """
 
     def __init__(self, config: dict[str, Any], note: Callable[[str], None]) -> None:
@@ -68,7 +70,7 @@ class Speeds:
     def of(self, network: Node) -> Speed:
         """The speed of the network that a node of the config describes."""
         name = json.dumps(network, sort_keys=True)
-        if name not in self.known:
+        if self.known.get(name, {}).keys() != _FIELDS:  # unknown, or in an older format
             self.note(f"timing {network['arch']} on this machine, once")
             self.known[name] = asdict(measure(network, self.config, self.compute))
             content = {**self._read(), self.machine: self.known}
@@ -78,7 +80,7 @@ class Speeds:
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
             return json.loads(self.path.read_text())
-        except (OSError, ValueError):  # not there, or not whole: it can be measured again
+        except (OSError, ValueError):  # missing or damaged: measured again
             return {}
 
 
@@ -87,7 +89,7 @@ def measure(network: Node, config: Mapping[str, Any], compute: Compute) -> Speed
 
     Args:
         network: node of the config.
-        config: resolved, of a run: the optimizer of its teacher, and its batch as the largest.
+        config: resolved, of a run; sets the teacher's optimizer and the largest batch size.
         compute: device, precision and memory format.
     """
     channels, size = network["in_channels"], network["image_size"]
@@ -102,12 +104,12 @@ def measure(network: Node, config: Mapping[str, Any], compute: Compute) -> Speed
     targets = torch.randint(network["num_classes"], (count,), device=compute.device)
     batch = Batch(images, targets, index=targets, view=None)
     step = time_work(lambda: learner.train_step(batch, {}, START), compute)
-    answer = time_work(lambda: teacher(images), compute)
-    return Speed(macs, train=3 * macs * count / step, ask=macs * count / answer)
+    forward = time_work(lambda: teacher(images), compute)
+    return Speed(macs, train=3 * macs * count / step, forward=macs * count / forward)
 
 
 def time_work(work: Callable[[], Any], compute: Compute) -> float:
-    """Seconds that some work takes once it is warm, on the device too."""
+    """Seconds that ``work`` takes after a warm-up, including work on the device."""
     seconds = []
     for _ in range(1 + REPEATS):
         began = time.perf_counter()

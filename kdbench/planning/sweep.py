@@ -1,4 +1,4 @@
-"""``hydra.launcher.dry=true``: what a sweep would train and cost; nothing is trained."""
+"""``hydra.launcher.dry=true``: what a sweep would train, and its cost; trains nothing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ SHOWN = 50  # runs by name
 
 
 class PricedJob(Protocol):
-    """What an estimate needs to know of a job of a sweep: see ``kdbench.launch.sweep``."""
+    """The attributes of a sweep's job that an estimate needs: see ``kdbench.launch.sweep``."""
 
     overrides: Sequence[str]
     member: Any
@@ -30,11 +30,11 @@ class PricedJob(Protocol):
 
 
 def forecast_sweep(jobs: Sequence[PricedJob], standing: Sequence[PricedJob]) -> str:
-    """The cells of a sweep with states and costs, the runs that are missing, and what is wrong.
+    """The cells of a sweep with states and costs, the missing runs, and any problems.
 
     Args:
         jobs: in the order of the sweep.
-        standing: for each, the one that stands for its run.
+        standing: for each, the job that represents its run; duplicates share one.
     """
     planned = [
         PlannedRun(job.cell, job.plain["seed"], job.plain, _identity(stands), _state(stands))

@@ -1,4 +1,4 @@
-"""What a table is made of: its options, its cells, and the whole that a renderer needs."""
+"""Data classes of a table: its options, its cells, and the table that renderers take."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ from kdbench.report.layout import CellKey
 from kdbench.report.published import Choice
 from kdbench.report.statistics import Comparison
 
-BASELINES = {"method": "kd", "objective": "kd", "temperature": "constant"}  # by what the rows are
+BASELINES = {"method": "kd", "objective": "kd", "temperature": "constant"}  # by row axis
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a table shows, and how.
+    """The options of a table.
 
     Attributes:
         metric: see ``find_metric``.
         rows, columns: see ``layout.AXES``.
-        filters: conditions that its runs meet.
-        sort: "name", or "mean": the best row first.
-        baseline: the row that the others are compared with; None takes that of ``BASELINES``.
-        protocol: "paper" or "strict"; None takes all, and says so.
-        planned: seeds that each cell should have; no others are shown. None shows all there are.
-        name: of the planned table; None for any other.
+        filters: conditions that its runs must meet.
+        sort: "name", or "mean" for the best row first.
+        baseline: the row to compare the others with; None uses ``BASELINES``.
+        protocol: "paper" or "strict"; None includes both, with a note.
+        planned: cell -> planned seeds; no others are shown. None shows all.
+        name: of the planned table, if any.
     """
 
     metric: str = "top1_last"
@@ -39,7 +39,7 @@ class Options:
 
     @property
     def wanted(self) -> str:
-        """The row that the others are to be compared with."""
+        """The requested baseline."""
         return BASELINES.get(self.rows, "kd") if self.baseline is None else self.baseline
 
 
@@ -48,20 +48,20 @@ class Cell:
     """The runs of one row and column.
 
     Attributes:
-        done: seeds whose run has ended well.
-        failed: seeds that have only failed runs.
-        planned: seeds that were planned; None where nothing was.
-        values: seed -> the metric. A run that never got there has none (epochs to a level).
-        mean, std: of the values, std with n - 1; None below one and two of them.
-        best_mean: of the best epochs' top-1, picked on the test set; None where nobody looked.
+        done: number of seeds with a finished run.
+        failed: number of seeds with failed runs only.
+        planned: number of planned seeds; None without a plan.
+        values: seed -> the metric; a run may lack it, as with epochs to a level never reached.
+        mean, std: of the values, std with n - 1; None below one and two values.
+        best_mean: mean top-1 of the best epochs, picked on the test set; None if not recorded.
         published: the number of a paper, for runs at the published setting only.
-        matching: which accuracy of ours the published number is set against: "best" where it is of
-            the best epoch, else "last"; None where none is published.
-        difference: mean of the matching accuracy - published, percentage points; None where no run
+        matching: our accuracy that the published number is compared with: "best" if it is of the
+            best epoch, else "last"; None if none is published.
+        difference: mean of the matching accuracy - published, percentage points; None if no run
             has that accuracy.
         comparison: with the baseline of the same column, adjusted for the rows of that column.
-        is_best: the best mean of its column, as far as its digits are shown.
-        is_winner: better than the second best by more than chance.
+        is_best: the best mean of its column, after rounding as shown.
+        is_winner: significantly better than the second best.
     """
 
     done: int
@@ -85,15 +85,15 @@ class Table:
 
     Attributes:
         title: what all runs have in common.
-        metric: what is shown.
-        axes: what rows and columns are, such as ("method", "pair").
+        metric: the metric shown.
+        axes: the meaning of rows and columns, such as ("method", "pair").
         rows, columns: labels, in order; the student alone comes first.
-        networks: column -> (teacher, student), for columns that have one of each.
-        cells: by (row, column); what is not there was neither planned nor run.
-        baseline: the row that the others are compared with; None where no single row is it.
+        networks: column -> (teacher, student), for columns with one of each.
+        cells: by (row, column); missing ones were neither planned nor run.
+        baseline: the row that the others are compared with; None if it is missing or ambiguous.
         teacher: column -> top-1 of its teacher as measured here, percent.
-        teacher_published: column -> what was published of it.
-        notes: sentences that a reader must see.
+        teacher_published: column -> published top-1 of its teacher.
+        notes: sentences to show with the table.
     """
 
     title: str

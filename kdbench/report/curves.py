@@ -1,4 +1,4 @@
-"""Curves over training: the runs of each cell of a table, epoch by epoch."""
+"""Curves over epochs for the runs of each cell of a table."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ NAMES = (
 
 @dataclass(frozen=True)
 class CellRuns:
-    """The runs of one row and column of a table that are done.
+    """The finished runs of one row and column of a table.
 
     Attributes:
         row, column: labels as in the table.
         runs: by seed.
-        curves: name -> [runs, epochs], NaN where a run has no value; seeds in the order of
-            ``runs``. Only what at least one run has.
+        curves: name -> [runs, epochs], in the order of ``runs``, NaN for missing values. Only
+            names that at least one run has.
     """
 
     row: str
@@ -54,7 +54,7 @@ class CellRuns:
         return mean_over(self.curves[name])
 
     def temperature_band(self, who: str) -> tuple[np.ndarray, np.ndarray]:
-        """The 5 % and 95 % quantiles over samples; of older runs the minimum and maximum.
+        """The 5 % and 95 % quantiles over samples; minimum and maximum for older runs.
 
         Args:
             who: "teacher" or "student".
@@ -64,11 +64,11 @@ class CellRuns:
 
 
 def group_runs(runs: Sequence[RunFolder], table: Table) -> tuple[list[CellRuns], list[str]]:
-    """The done runs of each cell of a table, and one sentence for each file that is of no use.
+    """The finished runs of each cell of a table, and one sentence for each unusable file.
 
     Args:
-        runs: those that the table was built from.
-        table: its rows and columns give the order.
+        runs: the runs that the table was built from.
+        table: defines the order.
     """
     folders = {id(run.record): run for run in runs}
     cells = lay_out([run.record for run in runs], *table.axes)
@@ -78,20 +78,20 @@ def group_runs(runs: Sequence[RunFolder], table: Table) -> tuple[list[CellRuns],
         for row in table.rows:
             records = sorted(cells.get((row, column), []), key=finished_at)
             done = [record for record in records if record.status == "done"]
-            if done:  # of two runs with one seed the last one is shown, as in the table
+            if done:  # the last run of each seed, as in the table
                 kept = {record.seed: folders[id(record)] for record in done}
                 groups.append(_group(row, column, dict(sorted(kept.items())), problems))
-    return groups, list(dict.fromkeys(problems))  # a student alone is in several columns
+    return groups, list(dict.fromkeys(problems))  # a student alone may be in several columns
 
 
 def read_columns(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Some columns of a file of metrics, [epochs] each, NaN where a cell is empty.
+    """Some columns of a file of metrics, [epochs] each, NaN for empty cells.
 
-    Arrow reads a file in half a millisecond, and a report reads a thousand of them.
+    Uses Arrow for its speed (half a millisecond per file): a report may read a thousand files.
 
     Args:
         path: of the file.
-        names: of columns; those that are not there, or are empty, are left out.
+        names: of columns; missing and empty ones are left out.
 
     Raises:
         DataError: the file is missing, or a cell is not a number.
@@ -112,7 +112,7 @@ def read_columns(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def mean_over(curves: np.ndarray) -> np.ndarray:
-    """Mean of what is finite, over the first axis; NaN where nothing is."""
+    """Mean of the finite values over the first axis; NaN if there are none."""
     known = np.isfinite(curves)
     count = known.sum(axis=0)
     total = np.where(known, curves, 0).sum(axis=0)
@@ -120,7 +120,7 @@ def mean_over(curves: np.ndarray) -> np.ndarray:
 
 
 def spread_over(curves: np.ndarray) -> np.ndarray:
-    """Standard deviation (n - 1) of what is finite, over the first axis; NaN below two values."""
+    """Standard deviation (n - 1) of the finite values over the first axis; NaN below two."""
     known = np.isfinite(curves)
     count = known.sum(axis=0)
     square = np.where(known, curves - mean_over(curves), 0) ** 2

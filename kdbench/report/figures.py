@@ -1,7 +1,7 @@
 """Figures of a report: learning curves, differences, temperatures, cost against accuracy.
 
-Each takes the groups of one column of a table and says what is drawn; ``canvas`` knows how, on a
-page or as a file.
+Each function takes the groups of one column of a table and describes a drawing; ``canvas`` renders
+it, on a page or to a file.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +17,12 @@ from kdbench.drawing.canvas import Drawing, Panel
 from kdbench.records.identity import slug
 from kdbench.report.curves import WHO, CellRuns, mean_over, spread_over
 
-COLOURS, DASHES = 7, 4  # that chart.css and canvas.py know: c1 to c7, d0 to d3
-MAX_BANDS = 6  # more bands than these in one chart hide each other
-LAST = 0.25  # part of training that the enlarged chart shows
+COLOURS, DASHES = 7, 4  # defined in chart.css and canvas.py: c1 to c7, d0 to d3
+MAX_BANDS = 6  # more bands in one chart would hide each other
+LAST = 0.25  # fraction of training in the enlarged chart
 _WIDE, _PANEL, _PANELS = (4.6, 3.2), (2.3, 1.85), 4
 
-Styles = Mapping[str, str]  # row -> classes of its line
+Styles = Mapping[str, str]  # row -> CSS classes of its line
 Limits = tuple[float, float]
 _Shown = TypeVar("_Shown")
 
@@ -30,12 +30,12 @@ _Shown = TypeVar("_Shown")
 def choose_styles(
     rows: Sequence[str], baseline: str | None, alone: Sequence[str]
 ) -> dict[str, str]:
-    """A line for every row of a table, the same in all figures.
+    """A line style for every row of a table, the same in all figures.
 
     Args:
         rows: labels.
-        baseline: the row in the colour of the text.
-        alone: rows of students without a teacher, in grey.
+        baseline: the row in the text color.
+        alone: rows of students without a teacher, in gray.
     """
     styles = {row: "alone d2" for row in alone}
     if baseline is not None:
@@ -49,7 +49,7 @@ def choose_styles(
 def draw_all(
     groups: Sequence[CellRuns], baseline: CellRuns | None, styles: Styles
 ) -> list[Drawing]:
-    """Every figure of a column that has something to show."""
+    """All figures of a column, without empty ones."""
     found = [
         draw_learning(groups, styles),
         draw_learning_rows(groups, styles),
@@ -67,8 +67,8 @@ def write_figures(
     """Writes every figure of a table as PDF, SVG and PNG; returns the paths.
 
     Args:
-        folder: made if missing.
-        columns: label of a column -> its groups; where there are several, files begin with it.
+        folder: created if missing.
+        columns: label -> groups; with several columns, file names begin with the label.
         baseline: row that the others are compared with.
         styles: of the rows.
 
@@ -85,7 +85,7 @@ def write_figures(
 
 
 def draw_learning(groups: Sequence[CellRuns], styles: Styles) -> Drawing | None:
-    """Accuracy over training: the whole of it, and its last part enlarged."""
+    """Accuracy over training, and the last part of it enlarged."""
     shown = [group for group in groups if group.accuracy in group.curves]
     if not shown:
         return None
@@ -101,7 +101,7 @@ def draw_learning(groups: Sequence[CellRuns], styles: Styles) -> Drawing | None:
 
     panels = [Panel(name, f"{name}, over training", lambda axes: draw(axes, 1, shown))]
     if first > 1:
-        # A student alone is often so far below that the others would be one line.
+        # A student alone is often so far below that the other curves would merge.
         distilled = [group for group in shown if group.has_teacher] or shown
         title = f"the last {100 * LAST:.0f} %, enlarged"
         late = Panel(title, f"{name}, {title}", lambda axes: draw(axes, first, distilled))
@@ -113,7 +113,7 @@ def draw_learning(groups: Sequence[CellRuns], styles: Styles) -> Drawing | None:
 
 
 def draw_learning_rows(groups: Sequence[CellRuns], styles: Styles) -> Drawing | None:
-    """The last part of training: rows with a teacher and their spread, all means in grey."""
+    """The last part of training: one chart per row with a teacher, all means in gray."""
     shown = [g for g in groups if g.has_teacher and g.accuracy in g.curves]
     if len(shown) < 2:
         return None
@@ -134,7 +134,7 @@ def draw_learning_rows(groups: Sequence[CellRuns], styles: Styles) -> Drawing | 
 def draw_differences(
     groups: Sequence[CellRuns], baseline: CellRuns | None, styles: Styles
 ) -> Drawing | None:
-    """Accuracy of each row less that of the baseline after the same epoch, paired by seed."""
+    """Accuracy of each row minus that of the baseline at the same epoch, paired by seed."""
     if baseline is None:
         return None
     curves = {g.row: _difference(g, baseline) for g in groups if g is not baseline}
@@ -154,11 +154,11 @@ def draw_differences(
         canvas.band(axes, x, mean - spread, mean + spread, css)
         canvas.line(axes, x, mean, css, group.row)
 
-    return _small("difference", f"less {baseline.row}, points", shown, draw)
+    return _small("difference", f"minus {baseline.row}, points", shown, draw)
 
 
 def draw_temperatures(groups: Sequence[CellRuns], styles: Styles) -> Drawing | None:
-    """Temperature of teacher and student of each row over training, all on the same axes."""
+    """Temperature of teacher and student over training, one chart per row on common axes."""
     shown = _with_temperature(groups)
     if not shown:
         return None
@@ -175,12 +175,12 @@ def draw_temperatures(groups: Sequence[CellRuns], styles: Styles) -> Drawing | N
             mean = group.mean(f"temperature/{who}_mean")
             canvas.line(axes, *_over_epochs(mean), css, f"{group.row}: {css}")
 
-    legend = [("teacher", "teacher"), ("student", "student"), ("both are the same", "both")]
+    legend = [("teacher", "teacher"), ("student", "student"), ("both, if equal", "both")]
     return _small("temperature", "temperature", shown, draw, legend)
 
 
 def draw_temperature_means(groups: Sequence[CellRuns], styles: Styles) -> Drawing | None:
-    """Mean temperature of the teacher of every row in one chart, and of the student in another."""
+    """Mean temperatures of all rows, the teacher's in one chart, the student's in another."""
     shown = _with_temperature(groups)
     if len(shown) < 2:
         return None
@@ -203,7 +203,7 @@ def draw_temperature_means(groups: Sequence[CellRuns], styles: Styles) -> Drawin
 
 
 def draw_cost(groups: Sequence[CellRuns], styles: Styles) -> Drawing | None:
-    """Accuracy of the last epoch against what a run would take alone."""
+    """Last-epoch accuracy against the time of a run alone."""
     points = {}
     for group in groups:
         pairs = [
@@ -244,17 +244,17 @@ _UNITS = ((24 * 3600, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
 def _name_points(axes: Axes, centres: Mapping[str, Limits], styles: Styles) -> None:
-    """Names in a column at the right, in the order of the points, each with a thin line."""
+    """Labels the points in a column on the right, in their order, connected by thin lines."""
     low, high = axes.get_ylim()
     axes.set_xlim(axes.get_xlim())
     axes.set_ylim(low, high)
     rows = sorted(centres, key=lambda row: centres[row][1])
     height = axes.get_window_extent().height / axes.figure.dpi  # inches
-    least = 0.15 / height  # between two names
+    least = 0.15 / height  # between two labels
     wanted = [(centres[row][1] - low) / (high - low) for row in rows]
     for row, place in zip(rows, _spread_apart(wanted, least), strict=True):
         thin = {"color": canvas.colour("alone"), "linewidth": 0.4, "alpha": 0.5}
-        thin |= {"relpos": (0, 0.5)}  # it begins before the name
+        thin |= {"relpos": (0, 0.5)}  # starts at the left of the label
         axes.annotate(
             canvas.clean(row),
             xy=centres[row],
@@ -268,7 +268,7 @@ def _name_points(axes: Axes, centres: Mapping[str, Limits], styles: Styles) -> N
 
 
 def _spread_apart(wanted: Sequence[float], least: float) -> list[float]:
-    """Ascending places at least so far apart, near the wanted ones, from 0 to 1 where they fit."""
+    """Ascending positions near the wanted ones, at least ``least`` apart, in [0, 1] if they fit."""
     places: list[float] = []
     for place in wanted:
         places.append(max(place, places[-1] + least) if places else place)
@@ -286,7 +286,7 @@ def _small(
     draw: Callable[[Axes, CellRuns], None],
     legend: Sequence[tuple[str, str]] = (),
 ) -> Drawing:
-    """A chart for each row."""
+    """A small chart per row."""
     panels = [Panel(group.row, f"{group.row}: {label}", _with(draw, group)) for group in groups]
     return Drawing(name, panels, min(_PANELS, len(panels)), _PANEL, legend)
 
@@ -303,12 +303,12 @@ def _draw_accuracy(axes: Axes, group: CellRuns, css: str, with_band: bool) -> No
 def _scale_epochs(
     axes: Axes, first: int, last: int, y: Limits, *, log: bool = False, ticks: int = 6
 ) -> None:
-    x = (first - 0.5, last + 0.5) if first == last else (first, last)  # one stands in the middle
+    x = (first - 0.5, last + 0.5) if first == last else (first, last)  # center a single epoch
     canvas.set_scales(axes, x, y, names=("epoch", ""), log=log, ticks=ticks)
 
 
 def _difference(group: CellRuns, baseline: CellRuns) -> np.ndarray:
-    """[seeds that both have, epochs that both have]."""
+    """Differences over common seeds and epochs, [seeds, epochs]."""
     name = group.accuracy
     if name not in group.curves or name not in baseline.curves:
         return np.empty((0, 0))
@@ -321,9 +321,9 @@ def _difference(group: CellRuns, baseline: CellRuns) -> np.ndarray:
 
 
 def _difference_limit(means: Sequence[np.ndarray]) -> float:
-    """Shows the second half of all rows, and nearly all of the first.
+    """A limit that shows the second half of all rows, and most of the first half.
 
-    The first epochs of one row must not press the others flat.
+    Outliers in the first epochs must not flatten the other curves.
     """
     known = [np.abs(mean[np.isfinite(mean)]) for mean in means]
     late = [size for mean in known for size in mean[len(mean) // 2 :].tolist()]
@@ -340,7 +340,7 @@ def _count_epochs(groups: Sequence[CellRuns]) -> int:
 
 
 def _temperature_range(groups: Sequence[CellRuns]) -> Limits:
-    """Shows every mean, and of bands at most as much again: a few samples may go anywhere."""
+    """A range with all means, and bands up to a factor of two beyond: they may have outliers."""
     means, ends = [], []
     for group in groups:
         for who in WHO:
@@ -361,7 +361,7 @@ def _learning_range(groups: Sequence[CellRuns], first: int = 1) -> Limits:
 
 
 def fit_range(values: Sequence[float], *, log: bool = False, margin: float = 0.06) -> Limits:
-    """Ends of an axis that shows all finite values (of a logarithmic one: all positive ones)."""
+    """Limits of an axis that shows all finite (if logarithmic, positive) values."""
     finite = [v for v in values if np.isfinite(v) and (v > 0 or not log)] or [1.0]
     low, high = min(finite), max(finite)
     if log:
@@ -376,18 +376,18 @@ def _over_epochs(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _first_of_last(epochs: int) -> int:
-    """The epoch at which the last part begins; 1 where that would be too short to look at."""
+    """The first epoch of the last part; 1 if that part would be too short."""
     first = 1 + int(epochs * (1 - LAST))
     return first if epochs - first >= 3 else 1
 
 
 def _solid(css: str) -> str:
-    """A row's colour without its dashes: where it stands alone they say nothing."""
+    """A row's color without dashes, which have no meaning in a chart of its own."""
     return css.split()[0]
 
 
 def _are_same(group: CellRuns) -> bool:
-    """Whether teacher and student have one temperature: one line would hide the other."""
+    """Whether teacher and student have equal temperatures, so that lines would coincide."""
     teacher, student = (group.curves.get(f"temperature/{who}_mean") for who in WHO)
     if teacher is None or student is None:
         return False
@@ -395,5 +395,5 @@ def _are_same(group: CellRuns) -> bool:
 
 
 def _with(draw: Callable[[Axes, _Shown], None], shown: _Shown) -> Callable[[Axes], None]:
-    """The drawing of one panel."""
+    """Binds the argument of a panel's drawing function."""
     return lambda axes: draw(axes, shown)

@@ -1,9 +1,9 @@
-"""Which row and column of a table a run belongs to.
+"""Assigns runs to rows and columns of a table.
 
-A cell is a mean over seeds, so its runs may differ in nothing but the seed. Where they differ in
-more, columns are told apart by how long, how and how exactly was trained, and rows by whatever
-else the configs differ in: "kd, temperature.tau=8". What most runs of a row have is not named, so
-that one run that tries something out changes its own name and no other.
+A cell is a mean over seeds, so its runs may differ only in the seed. Otherwise columns are split by
+epochs, protocol and precision, and rows by any other difference between the configs:
+"kd, temperature.tau=8". The most common setting of a row is not named, so that one experiment
+changes only its own label.
 """
 
 import re
@@ -24,20 +24,20 @@ Facts = Mapping[str, Any]
 
 ROW, COLUMN = 0, 1
 _PER_SEED = ("seed", "run.data_seed")
-# What a run is rather than how it was set: always named where it differs.
+# Identity rather than settings: always named if it differs.
 _IDENTITY = ("method", "temperature", "objective", "pair")
-_MAX_VALUE = 40  # characters of a value in a label
+_MAX_VALUE = 40  # characters per value in a label
 _NUMBER = re.compile(r"((?:(?<==)-)?\d+(?:\.\d+)?(?:e[-+]?\d+)?)")
 
 
 def method_label(method: str, temperature: str) -> str:
-    """A row: the method, and the strategy where it is not the method's own: "kd, cosine"."""
+    """A row label: the method, and the strategy unless it is the method's own: "kd, cosine"."""
     own = (own_temperature(method), method, "none")
     return method if temperature in own else f"{method}, {temperature}"
 
 
 def pair_label(dataset: str, pair: str) -> str:
-    """A column: "cifar100, resnet56_resnet20"."""
+    """A column label: "cifar100, resnet56_resnet20"."""
     return f"{dataset}, {pair.removeprefix(f'{dataset}_')}"
 
 
@@ -53,31 +53,31 @@ AXES: dict[str, Callable[[RunRecord], str]] = {
 
 
 def axis_label(record: RunRecord, axis: str, other: str) -> str:
-    """The row (or column) of a run, given what the columns (or rows) are.
+    """The row (or column) of a run, given the other axis.
 
-    Beside temperatures, a method is named without its own: "kd", not "kd, cosine".
+    If the other axis is the temperature, a method is named without it: "kd", not "kd, cosine".
     """
     return record.method if (axis, other) == ("method", "temperature") else AXES[axis](record)
 
 
 def natural_key(label: str) -> list[Any]:
-    """Sorts labels as people do: numbers in them by their size, so tau=8 before tau=16."""
+    """Sort key for natural order: numbers by value, so tau=8 before tau=16."""
     parts = _NUMBER.split(label)
     return [float(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def own_temperature(method: str) -> str | None:
-    """The strategy that ``method=NAME`` chooses; None where there is no such file."""
+    """The strategy that ``method=NAME`` chooses; None if there is no such method."""
     return own_choice(CONF, method, "temperature")
 
 
 def base_label(label: str) -> str:
-    """A label without what ``lay_out`` added to it."""
+    """A label without the settings that ``lay_out`` added."""
     return ", ".join(part for part in label.split(", ") if "=" not in part)
 
 
 def lay_out(records: Sequence[RunRecord], rows: str, columns: str) -> RecordsByCell:
-    """Runs by (row, column), such that those of a cell differ in seeds only.
+    """Groups runs by (row, column), so that those of a cell differ only in seeds.
 
     Args:
         records: runs, done or failed.
@@ -89,7 +89,7 @@ def lay_out(records: Sequence[RunRecord], rows: str, columns: str) -> RecordsByC
     """
     for option, axis in (("--rows", rows), ("--columns", columns)):
         if axis not in AXES:
-            raise ConfigError(f"{option}={axis!r} is not known; allowed are {', '.join(AXES)}")
+            raise ConfigError(f"{option}={axis!r} is unknown; allowed are {', '.join(AXES)}")
     if rows == columns:
         raise ConfigError(f"--rows and --columns are both {rows!r}; choose two different ones")
     cells: RecordsByCell = defaultdict(list)
@@ -102,49 +102,49 @@ def lay_out(records: Sequence[RunRecord], rows: str, columns: str) -> RecordsByC
 def _split(
     cells: RecordsByCell, axis: int, describe: Callable[[RunRecord], Facts]
 ) -> RecordsByCell:
-    """Makes several lines of a row or column that has a cell whose runs differ."""
+    """Splits each row (or column) that has a cell with differing runs."""
     lines: dict[str, list[CellKey]] = defaultdict(list)
     for key in cells:
         lines[key[axis]].append(key)
     found: RecordsByCell = defaultdict(list)
     for label, keys in lines.items():
         facts = {key: [describe(record) for record in cells[key]] for key in keys}
-        telling = _telling(list(facts.values()))
-        usual = _usual({key: _settled(cells[key]) for key in keys}, telling) if axis == ROW else {}
+        differing = _distinguishing_names(list(facts.values()))
+        usual = _usual({key: _done(cells[key]) for key in keys}, differing) if axis == ROW else {}
         for key in keys:
             for record, fact in zip(cells[key], facts[key], strict=True):
-                named = [n for n in telling if usual.get((key, n)) != repr(fact.get(n))]
+                named = [n for n in differing if usual.get((key, n)) != repr(fact.get(n))]
                 finer = ", ".join([label, *(f"{name}={_write(fact.get(name))}" for name in named)])
                 found[(finer, key[1]) if axis == ROW else (key[0], finer)].append(record)
     return dict(found)
 
 
-def _telling(groups: list[list[Facts]]) -> list[str]:
-    """The names, as few as it takes one by one, that tell apart all that differs in a group."""
-    telling = []
+def _distinguishing_names(groups: list[list[Facts]]) -> list[str]:
+    """The names, chosen greedily, that distinguish all differing facts within each group."""
+    names = []
     for name in dict.fromkeys(name for group in groups for facts in group for name in facts):
         finer = [part for group in groups for part in _partition(group, name)]
         if len(finer) > len(groups):
-            telling.append(name)
+            names.append(name)
             groups = finer
-    return telling
+    return names
 
 
-def _settled(records: Sequence[RunRecord]) -> list[Facts]:
-    """Settings of the runs that are done; of all where none is."""
+def _done(records: Sequence[RunRecord]) -> list[Facts]:
+    """Settings of the finished runs; of all if none is finished."""
     done = [record for record in records if record.status == "done"]
     return [_settings(record) for record in done or records]
 
 
 def _usual(
-    facts: Mapping[CellKey, list[Facts]], telling: Sequence[str]
+    facts: Mapping[CellKey, list[Facts]], names: Sequence[str]
 ) -> dict[tuple[CellKey, str], str]:
-    """By cell and name, the value that most runs of the cell have: it needs no naming.
+    """By cell and name, the value of most runs in the cell, which labels leave out.
 
     A name is left out in all cells of a row or in none, so that columns stay comparable.
     """
     found: dict[tuple[CellKey, str], str] = {}
-    for name in telling:
+    for name in names:
         counts = {key: Counter(repr(f.get(name)) for f in group) for key, group in facts.items()}
         most = {key: count.most_common(1)[0] for key, count in counts.items()}
         clear = all(2 * times > counts[key].total() for key, (_, times) in most.items())
@@ -174,7 +174,7 @@ def _settings(record: RunRecord) -> Facts:
     return {
         **{name: getattr(record, name) for name in names},
         **{name: v for name, v in _leaves(stable_targets(record.config)) if name not in _PER_SEED},
-        "teacher": (record.teacher_digest or "none")[:8],  # two files may have one name
+        "teacher": (record.teacher_digest or "none")[:8],  # different files may share a name
     }
 
 
@@ -187,5 +187,5 @@ def _leaves(config: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 
 def _write(value: Any) -> str:
-    # A comma with a blank separates the parts of a label.
+    # A comma and space separates the parts of a label.
     return shorten_unique(str(value).replace(", ", ","), _MAX_VALUE)

@@ -1,4 +1,4 @@
-"""What a reader must know before comparing the numbers of a table."""
+"""Notes on a table: what makes its numbers less comparable than they look."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from kdbench.report.layout import CellKey, RecordsByCell, base_label, own_temper
 from kdbench.report.published import find_number, knows
 from kdbench.words import join_words, list_some, plural
 
-# What all runs of a table should agree in, and what it means for people.
+# Fields in which all runs of a table should agree, and their names in notes.
 _SAME = {
     "protocol": "protocols",
     "epochs": "budgets (epochs)",
@@ -24,10 +24,10 @@ _SAME = {
 
 
 def describe_mixes(records: Sequence[RunRecord]) -> list[str]:
-    """One sentence for each thing that makes the runs of a table less comparable than they look.
+    """One sentence for each field in which the runs of a table should agree but differ.
 
     Args:
-        records: of the runs that the table shows.
+        records: of the runs shown in the table.
     """
     return [
         *_mixes(records),
@@ -38,11 +38,11 @@ def describe_mixes(records: Sequence[RunRecord]) -> list[str]:
 
 
 def describe_cells(grouped: RecordsByCell, cells: Mapping[CellKey, Cell]) -> list[str]:
-    """One sentence for each thing about the cells that their numbers do not show.
+    """One sentence for each caveat about the cells.
 
     Args:
         grouped: the runs of each cell.
-        cells: what the table shows of them.
+        cells: the cells as shown.
     """
     return [
         *_repeated(grouped, cells),
@@ -54,11 +54,11 @@ def describe_cells(grouped: RecordsByCell, cells: Mapping[CellKey, Cell]) -> lis
 
 
 def describe_selection(filters: Sequence[Condition], protocol: str | None) -> list[str]:
-    """What the runs of a table were chosen by, which their numbers do not show.
+    """How the runs of a table were selected.
 
     Args:
-        filters: conditions that all of them meet.
-        protocol: the only one that was asked for; None takes all.
+        filters: conditions that all runs meet.
+        protocol: the selected one; None includes all.
     """
     chosen = [*map(str, filters), *([f"protocol={protocol}"] if protocol else [])]
     return [f"Only runs with {join_words(chosen)} are shown."] if chosen else []
@@ -67,26 +67,26 @@ def describe_selection(filters: Sequence[Condition], protocol: str | None) -> li
 def describe_missing(
     rows: Sequence[str], wanted: str, baseline: str | None, unfinished: Sequence[Path]
 ) -> list[str]:
-    """What a reader may look for and will not find.
+    """What is missing from a table.
 
     Args:
         rows: of the table.
-        wanted: what the others were to be compared with.
-        baseline: the row that they are compared with.
-        unfinished: folders of runs that have begun and not ended.
+        wanted: the requested baseline.
+        baseline: the row that the others are compared with, if any.
+        unfinished: folders of unfinished runs.
     """
     notes = []
     if baseline is None and len(rows) > 1:
         near = [row for row in rows if base_label(row) == wanted != row]
-        there = f"; there are {list_some([repr(row) for row in near])}" if near else ""
+        there = f" (similar: {list_some([repr(row) for row in near])})" if near else ""
         notes.append(
-            f"Nothing is compared, because no row with values is called {wanted!r}{there}: choose "
-            f"one by --baseline, or one setting by --where."
+            f"No comparisons: no row {wanted!r} has values{there}; choose a baseline with "
+            f"--baseline, or a single setting with --where."
         )
     elif baseline not in (wanted, None):
-        notes.append(f"{wanted} is {baseline} here, the only setting of it that has values.")
+        notes.append(f"The baseline {wanted} is {baseline}, its only setting with values.")
     if unfinished:
-        notes.append(f"Runs that have begun and not ended are in no cell: {len(unfinished)}.")
+        notes.append(f"Unfinished runs, not in the table: {len(unfinished)}.")
     return notes
 
 
@@ -106,7 +106,7 @@ def _revisions(records: Sequence[RunRecord]) -> Iterator[str]:
         trees = {look_up(record, "environment.git.diff_digest") for record in dirty}
         several = f", in {len(trees)} different states" if len(trees) > 1 else ""
         yield (
-            f"Made with uncommitted changes of the code{several}: {plural(len(dirty), 'run')} of "
+            f"Trained with uncommitted code changes{several}: {plural(len(dirty), 'run')} of "
             f"{len(records)}."
         )
 
@@ -118,7 +118,7 @@ def _namesakes(digests: Iterable[tuple[str, str | None]], what: str) -> Iterator
             found[name].add(digest[:8])
     for name, several in found.items():
         if len(several) > 1:
-            yield f"This table mixes {what} of one name ({name}): {', '.join(sorted(several))}."
+            yield f"This table mixes {what} of equal name ({name}): {', '.join(sorted(several))}."
 
 
 def _repeated(grouped: RecordsByCell, cells: Mapping[CellKey, Cell]) -> Iterator[str]:
@@ -126,7 +126,7 @@ def _repeated(grouped: RecordsByCell, cells: Mapping[CellKey, Cell]) -> Iterator
     extra = done - sum(cell.done for cell in cells.values())
     if extra:
         yield (
-            f"Of runs with the same row, column and seed, the one that finished last is shown; "
+            f"Of runs with equal row, column and seed, only the last to finish is shown; "
             f"{plural(extra, 'run is', 'runs are')} not."
         )
 
@@ -136,25 +136,25 @@ def _without_value(cells: Mapping[CellKey, Cell]) -> Iterator[str]:
         missing = cell.done - len(cell.values)
         if missing:
             yield (
-                f"{row} ({column}): no such value in {missing} of {plural(cell.done, 'run')}. The "
-                f"mean leaves them out, and flatters if they never got that far."
+                f"{row} ({column}): no value for {missing} of {plural(cell.done, 'run')}. The mean "
+                f"excludes them, so it is optimistic if they never reached the level."
             )
 
 
 def _unnamed(grouped: RecordsByCell) -> Iterator[str]:
-    """What rows have that name no value where rows beside them are named by one."""
-    rows: dict[str, dict[str, set[str]]] = defaultdict(dict)  # by base, row: the names it names
+    """The values of settings that a row leaves out but similar rows name."""
+    rows: dict[str, dict[str, set[str]]] = defaultdict(dict)  # base -> row -> settings in its label
     for row, _ in grouped:
         rows[base_label(row)][row] = {p.split("=")[0] for p in row.split(", ") if "=" in p}
     for base, named in rows.items():
         usual = []
         for name in sorted(set().union(*named.values()) - {"teacher"}):
-            silent = [row for row, names in named.items() if name not in names]
-            records = [r for (row, _), found in grouped.items() if row in silent for r in found]
+            without = [row for row, names in named.items() if name not in names]
+            records = [r for (row, _), found in grouped.items() if row in without for r in found]
             if records:
                 usual.append(f"{name}={_one_value(records, name)}")
         if usual:
-            yield f"Rows of {base} that do not name it have {', '.join(usual)}, as most of them."
+            yield f"Rows of {base} have {', '.join(usual)} unless their label says otherwise."
 
 
 def _one_value(records: Sequence[RunRecord], name: str) -> str:
@@ -163,7 +163,7 @@ def _one_value(records: Sequence[RunRecord], name: str) -> str:
 
 
 def _withheld(grouped: RecordsByCell) -> Iterator[str]:
-    """Why a published number does not stand beside runs of its name."""
+    """Reasons for which published numbers are not shown."""
     reasons: dict[str, list[str]] = defaultdict(list)
     for (row, column), records in grouped.items():
         number = find_number(records) if _is_usual(row, records) else None
@@ -172,35 +172,35 @@ def _withheld(grouped: RecordsByCell) -> Iterator[str]:
         for reason in filter(None, dict.fromkeys(map(_reason, records))):
             reasons[reason].append(f"{row} ({column}), {number.value:.2f}")
     for reason, cells in reasons.items():
-        yield f"Published numbers that are not shown, {reason}: {list_some(cells, between='; ')}."
+        yield f"Published numbers not shown, {reason}: {list_some(cells, between='; ')}."
 
 
 def _reason(record: RunRecord) -> str | None:
     found = record.setting_differs
-    pairs = found.items() if isinstance(found, dict) else ()  # a record may say anything
+    pairs = found.items() if isinstance(found, dict) else ()  # records are not trusted
     differs = [(key, *pair) for key, pair in pairs if isinstance(pair, list) and len(pair) == 2]
     changes = "; ".join(f"{key:.60}={usual!s:.40}, here {own!s:.40}" for key, usual, own in differs)
     return {
         PUBLISHED: None,
         PUBLISHED_DEFAULT: None,
-        CHANGED: f"because they are of another setting ({changes})",
-        DEFAULT: "because nobody says at which setting, and the runs have the method's own values"
-        + (f" but for {changes}" if changes else ""),
-    }.get(str(record.setting), "because the runs' records do not say at which setting they are")
+        CHANGED: f"because they are for another setting ({changes})",
+        DEFAULT: "because their setting is not published; the runs use the method's defaults"
+        + (f" except {changes}" if changes else ""),
+    }.get(str(record.setting), "because the records of the runs do not have their setting")
 
 
 def _unpublished(grouped: RecordsByCell) -> Iterator[str]:
-    """Names the rows whose setting nobody published, on datasets of which papers have numbers."""
+    """Lists rows with unpublished settings, on datasets with published numbers."""
     rows: dict[str, list[str]] = defaultdict(list)
     for (row, column), records in grouped.items():
         if any(r.setting == DEFAULT and knows(r.dataset) for r in records):
             rows[column].append(row)
     for column, found in rows.items():
-        yield f"{column}: nobody published a setting of {list_some(found)}; it is the method's own."
+        yield f"{column}: no published setting for {list_some(found)}; using the method's defaults."
 
 
 def _is_usual(row: str, records: Sequence[RunRecord]) -> bool:
-    """Whether the label of a row promises its method as published."""
+    """Whether the label of a row implies the method as published."""
     own = {own_temperature(r.method) for r in records} | {"none"}
     return base_label(row) == row and {r.temperature for r in records} <= own
 

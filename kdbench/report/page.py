@@ -1,8 +1,8 @@
-"""``report.html``: one file that opens offline, runs nothing and asks nobody.
+"""``report.html``: a single self-contained file, without scripts or network access.
 
-``page.html`` says what stands where, ``page.css`` and ``chart.css`` how it looks; both colours and
-sizes follow the reader's device. All names of people (methods, tags, errors, commands) are escaped
-by the template and by ``svg``.
+``page.html`` is the template, ``page.css`` and ``chart.css`` the styles; colors and sizes adapt to
+the reader's device. All user-provided text (methods, tags, errors, commands) is escaped by the
+template and by ``svg``.
 """
 
 import os
@@ -32,7 +32,7 @@ from kdbench.report.layout import lay_out
 from kdbench.report.render import Grid, explain, layout_blocks
 from kdbench.words import duration, list_some, plural
 
-MAX_RUNS = 400  # that get a section of their own
+MAX_RUNS = 400  # beyond, runs are a table instead of a section each
 _FILES = (FILE, METRICS, TIMINGS, "train.log", ".hydra/config.yaml")
 _FOLDER = Path(__file__).parent
 _DAY = 24 * 3600  # seconds
@@ -42,12 +42,12 @@ def write_page(path: Path, collection: Collection, table: Table) -> list[str]:
     """Writes the report of a comparison as one HTML file.
 
     Args:
-        path: of the file; links lead from its folder to those of the runs.
-        collection: of exactly the runs that the table was built from, and what went wrong.
+        path: of the file; links to the runs are relative to its folder.
+        collection: exactly the runs that the table was built from, and problems.
         table: of those runs.
 
     Returns:
-        One sentence for each file of metrics that is of no use: its run is in no figure.
+        One sentence for each unusable file of metrics, whose run is in no figure.
 
     Raises:
         ResourceError: the file cannot be written.
@@ -73,7 +73,7 @@ def write_page(path: Path, collection: Collection, table: Table) -> list[str]:
             max_bands=figures.MAX_BANDS,
         )
     )
-    # A file's name may hold bytes that are no text at all.
+    # File names may contain bytes that are not valid text.
     write_atomic(path, page.encode(errors="replace"))
     return problems
 
@@ -91,7 +91,7 @@ def write_figures(folder: Path, collection: Collection, table: Table) -> list[Pa
 
 @dataclass(frozen=True)
 class ColumnDetails:
-    """One column of the table: a pair, as a rule. What is computed here is drawn or written."""
+    """One column of the table, usually a pair, with its figures and texts."""
 
     number: int
     column: str
@@ -107,7 +107,7 @@ class ColumnDetails:
 
     @cached_property
     def strips(self) -> tuple[Markup, Mapping[str, views.Entry]] | None:
-        """The table's values, one dot a seed; None where there is none."""
+        """The table's values, one dot per seed; None if there are no values."""
         cells = {g.row: self.table.cells[g.row, self.column].values for g in self.groups}
         known = {row: values for row, values in cells.items() if values}
         write = self.table.metric.write
@@ -115,7 +115,7 @@ class ColumnDetails:
 
     @cached_property
     def sources(self) -> list[str]:
-        """Where the published numbers of this column are from."""
+        """The sources of the published numbers in this column."""
         found = {"teacher": self.table.teacher_published.get(self.column)}
         found |= {
             row: cell.published
@@ -130,16 +130,16 @@ class ColumnDetails:
 
     @cached_property
     def figures(self) -> Mapping[str, PageFigure]:
-        """By name, as they are drawn; those that have nothing to show are missing."""
+        """Figures by name; empty ones are left out."""
         prefix = f"{slug(self.column)}-"
         drawings = figures.draw_all(self.groups, self.baseline, self.styles)
-        few = len(self.groups) <= figures.MAX_BANDS  # one chart for all has room for their bands
+        few = len(self.groups) <= figures.MAX_BANDS  # the bands fit into the common chart
         shown = [drawing for drawing in drawings if not (few and drawing.name == "learning-rows")]
         return {drawing.name: show(drawing, prefix, self.number) for drawing in shown}
 
     @cached_property
     def legend(self) -> list[tuple[Markup, str, str]]:
-        """Swatch, row and last accuracy, the highest first."""
+        """Swatch, row and last accuracy, highest first."""
         known = [group for group in self.groups if group.accuracy in group.curves]
         last = {group.row: float(group.mean(group.accuracy)[-1]) for group in known}
         rows = sorted(last, key=lambda row: -last[row])
@@ -147,12 +147,12 @@ class ColumnDetails:
 
     @cached_property
     def speed(self) -> list[str]:
-        """Is it faster here?"""
+        """Sentences on which rows learn faster than the baseline."""
         return views.judge_speed(self.groups, self.table.baseline)
 
     @cached_property
     def convergence(self) -> views.FactTable:
-        """Numbers of the same."""
+        """The numbers behind ``speed``."""
         return views.view_convergence(self.groups, self.table.baseline, self.styles)
 
     @cached_property
@@ -163,23 +163,23 @@ class ColumnDetails:
 
     @cached_property
     def distillation(self) -> views.FactTable:
-        """How alike to the teacher."""
+        """Agreement with the teacher, and calibration."""
         return views.view_distillation(self.groups, self.styles)
 
     @cached_property
     def cost(self) -> views.FactTable:
-        """At what cost."""
+        """Time and memory."""
         return views.view_cost(self.groups, self.styles)
 
     @cached_property
     def hardware(self) -> str:
-        """Where."""
+        """The machines of the runs."""
         return views.describe_hardware([r.record for g in self.groups for r in g.runs.values()])
 
 
 @dataclass(frozen=True)
 class RunDetails:
-    """One run, as its section shows it."""
+    """One run, as shown in its section."""
 
     number: int
     label: str
@@ -191,44 +191,44 @@ class RunDetails:
 
     @property
     def status(self) -> str:
-        """In one word: "done" or "failed"."""
+        """Status: "done" or "failed"."""
         return self.record.status
 
     @property
     def result(self) -> str:
-        """Last-epoch accuracy, or nothing."""
+        """Last-epoch accuracy; empty if there is none."""
         return "" if self.record.top1_last is None else f"{self.record.top1_last:.2f} %"
 
     @property
     def spent(self) -> str:
-        """Its part of the wall time of its cohort."""
+        """Its share of the wall time of its cohort."""
         return duration(self.record.spent_seconds)
 
     @property
     def duration(self) -> str:
-        """What it took, what it would take alone, and when."""
+        """Time spent, time it would take alone, and dates."""
         alone = self.record.alone_seconds
         also = "" if alone is None else f" ({duration(alone)} alone)"
         return f"{self.spent}{also}, {_write_period([self.record])}"
 
     @property
     def command(self) -> str:
-        """As one would type it."""
+        """The command line, quoted for a shell."""
         return shlex.join(self.record.command)
 
     @property
     def config(self) -> str:
-        """YAML."""
+        """The config as YAML."""
         return _write_yaml(self.record.config)
 
     @property
     def environment(self) -> str:
-        """YAML."""
+        """The environment as YAML."""
         return _write_yaml(self.record.environment)
 
 
 def describe(collection: Collection) -> list[tuple[str, str]]:
-    """What was compared, when and with what: names and values for the head of the page."""
+    """Facts about the comparison for the header of the page: (name, value)."""
     records = [run.record for run in collection.distinct]
     git = [record.environment.get("git") or {} for record in records]
     commits = {str(g.get("commit"))[:10] + (" (changed)" if g.get("dirty") else "") for g in git}
@@ -266,7 +266,7 @@ def _environment() -> Environment:
 
 
 def _minus(text: str) -> str:
-    """Gives numbers a minus sign in the place of a hyphen."""
+    """Replaces hyphens before numbers with minus signs."""
     return re.sub(r"(?<![\w.-])-(?=\d)", "\N{MINUS SIGN}", text)
 
 
@@ -306,13 +306,13 @@ def _existing_files(path: Path, run: RunFolder) -> Iterator[tuple[str, str]]:
 
 
 def _link(path: Path, target: Path) -> tuple[str, str]:
-    """A path as people read it, and as a link from the page."""
+    """A path for display, and as a link relative to the page."""
     relative = os.path.relpath(target.absolute(), path.absolute().parent)
     return relative, quote(os.fsencode(relative))
 
 
 def _write_yaml(content: Mapping[str, Any]) -> str:
-    # The safe dumper written in C: two hundred configs are to be written.
+    # The C dumper: there may be hundreds of configs.
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     return str(yaml.dump(dict(content), Dumper=dumper, sort_keys=False, allow_unicode=True))
 
@@ -338,12 +338,12 @@ def _describe_time(records: Sequence[RunRecord]) -> str:
         return ""
     spent = duration(sum(record.spent_seconds for record in records))
     alone = [record.alone_seconds for record in records if record.alone_seconds is not None]
-    also = f" (one by one {duration(sum(alone))})" if len(alone) == len(records) else ""
+    also = f" ({duration(sum(alone))} one by one)" if len(alone) == len(records) else ""
     return f"{_write_period(records)}, {spent} in all runs together{also}"
 
 
 def _write_period(records: Sequence[RunRecord]) -> str:
-    """From the first start to the last end."""
+    """The period from the first start to the last finish."""
     times = sorted(parse_time(time) for r in records for time in (r.started, r.finished))
     return f"{times[0]:%Y-%m-%d %H:%M} to {times[-1]:%Y-%m-%d %H:%M} UTC"
 

@@ -1,9 +1,8 @@
-"""Numbers that papers print, and which of them to show where sources disagree.
+"""Published numbers, and which of them to show if sources disagree.
 
-``published/NAME.csv`` holds what was read in one work; ``scripts/import_published.py`` makes them.
-The rule: the source nearest to the origin of a number is shown (``KINDS``, in that order), and
-among sources that are equally near the one that comes first in ``PREFERRED``. Whoever shows the
-number also has the range of all of them.
+``published/NAME.csv`` has the numbers from one work; ``scripts/import_published.py`` makes them.
+The source closest to the origin of a number is shown (``KINDS``, in that order), and among equally
+close sources the first in ``PREFERRED``. The range over all sources comes with it.
 """
 
 import csv
@@ -20,7 +19,7 @@ from kdbench.records.record import RunRecord
 
 FOLDER = Path(__file__).parent / "published"
 
-# Nearest to the origin first. What a row's "kind" means, and how a report says it:
+# Kinds of sources, closest to the origin first -> description in reports.
 KINDS = {
     "own": "own paper or repository (RepDistiller for methods before it)",
     "quoted": "quoted in another work",
@@ -28,9 +27,9 @@ KINDS = {
     "log": "released log, file or figure",
     "memory": "from memory, not verified",
 }
-# Of which epoch a number is, and how a report says it.
+# Epochs that a number may refer to -> description in reports.
 SELECTIONS = {"best": "best epoch", "last": "last epoch", "unknown": "epoch unknown"}
-# Works whose tables are complete and were checked against others; all others follow by name.
+# Works with complete tables that were checked against others; the rest follow by name.
 PREFERRED = ("crd", "lskd", "ttm", "itrd")
 
 
@@ -39,22 +38,22 @@ class PublishedNumber:
     """One number in one source.
 
     Attributes:
-        paper: the work in which it was read.
-        arxiv: its number there; empty where it has none.
-        table: where in the work.
-        quoted: the work that it says the number is from; empty where it says none.
-        kind: how near to the origin of the number, one of ``KINDS``.
+        paper: the work that prints the number.
+        arxiv: arXiv id of the work; may be empty.
+        table: place in the work.
+        quoted: the work that it quotes the number from; may be empty.
+        kind: relation to the origin of the number, one of ``KINDS``.
         dataset, teacher, student: names as in ``conf/``.
-        method: name in ``conf/method``; empty where there is none.
-        printed: the method as the work calls it.
+        method: name in ``conf/method``; empty if there is none.
+        printed: name of the method in the work.
         top1_mean: percent (of GLUE tasks, the task's metric).
-        top1_std: percentage points; None where the work does not say.
-        runs: what the work says about their number; empty where it says nothing.
-        teacher_top1, student_top1: of the teacher, and of the student alone; None where not said.
+        top1_std: percentage points; None if not reported.
+        runs: number of runs as reported; empty if not reported.
+        teacher_top1, student_top1: of the teacher, and of the student alone; None if not reported.
         source: where the text of the work was found.
         confidence: "read-from-source" or "from-memory".
         selection: epoch that ``top1_mean`` is of, one of ``SELECTIONS``: "best" on the test set,
-            "last", or "unknown" where neither the work nor its authors say it.
+            "last", or "unknown" if neither the work nor its authors report it.
     """
 
     paper: str
@@ -83,14 +82,14 @@ _OPTIONAL = ("top1_std", "teacher_top1", "student_top1")
 
 @dataclass(frozen=True)
 class Choice:
-    """The number that is shown, and what else is known.
+    """The number to show, and its context.
 
     Attributes:
         value: percent.
-        row: where it stands.
-        rule: why this one, in words.
+        row: its source.
+        rule: why it was chosen.
         low, high: range over all sources, percent.
-        selection: epoch that the value is of, one of ``SELECTIONS``.
+        selection: epoch that the value refers to, one of ``SELECTIONS``.
     """
 
     value: float
@@ -108,28 +107,28 @@ class Choice:
 
 @lru_cache
 def load(name: str) -> tuple[PublishedNumber, ...]:
-    """The numbers that were read in one work.
+    """The numbers from one work.
 
     Args:
         name: stem of a file in ``published/``, such as "ttm".
 
     Raises:
-        DataError: there is no such file, or a row of it is not complete.
+        DataError: there is no such file, or one of its rows is incomplete.
     """
     path = FOLDER / f"{name}.csv"
     if not path.is_file():
-        raise DataError(f"no published numbers are called {name!r}; there are {', '.join(names())}")
+        raise DataError(f"no published numbers named {name!r}; available: {', '.join(names())}")
     with path.open(newline="") as file:
         return tuple(_read(row, path) for row in csv.DictReader(file))
 
 
 def load_all() -> dict[str, tuple[PublishedNumber, ...]]:
-    """All published numbers by the work they were read in, the preferred works first."""
+    """All published numbers by work, the preferred works first."""
     return {name: load(name) for name in names()}
 
 
 def knows(dataset: str) -> bool:
-    """Whether anything was published about a dataset."""
+    """Whether there are published numbers for a dataset."""
     return bool(_of(dataset))
 
 
@@ -140,14 +139,13 @@ def names() -> list[str]:
 
 
 def find(dataset: str, teacher: str | None, student: str, method: str) -> Choice | None:
-    """The published number of a cell; None where there is none.
+    """The published number of a cell, if any.
 
     Args:
         dataset: its name.
         teacher: its architecture, with or without "torchvision:"; None for the student alone.
         student: its architecture.
-        method: name in ``conf/method``; for "scratch", the baseline that papers print beside
-            their results.
+        method: name in ``conf/method``; "scratch" is the student baseline that papers print.
     """
     alone = [
         (row.student_top1, row)
@@ -164,18 +162,18 @@ def find(dataset: str, teacher: str | None, student: str, method: str) -> Choice
 
 
 def find_number(records: Sequence[RunRecord]) -> Choice | None:
-    """The published number of what runs have in common; None where they differ in it."""
+    """The published number for runs of one dataset, teacher, student and method; else None."""
     names = {(r.dataset, _first_teacher(r), r.student, r.method) for r in records}
     return find(*names.pop()) if len(names) == 1 else None
 
 
 def _first_teacher(record: RunRecord) -> str | None:
-    """Papers name the teacher that a chain of assistants begins with."""
+    """The first teacher of a chain of assistants, which is the one that papers name."""
     return first_of_chain(record.teacher_config) if record.teacher_config else record.teacher
 
 
 def find_teacher(dataset: str, teacher: str) -> Choice | None:
-    """What was published about a teacher; None where nothing was."""
+    """The published number of a teacher, if any."""
     return _choose(
         [
             (row.teacher_top1, row)
@@ -197,10 +195,10 @@ def _choose(
     if not found:
         return None
     kinds = list(KINDS)
-    value, row = min(found, key=lambda pair: kinds.index(pair[1].kind))  # the first of equals
+    value, row = min(found, key=lambda pair: kinds.index(pair[1].kind))  # the first of several
     values = [value for value, _ in found]
     rule = f"{role or KINDS[row.kind]}: {row.paper}, {row.table}"
-    # A work prints beside its results what a student or teacher has in an earlier one, as a rule.
+    # Student and teacher baselines are usually copied from an earlier work.
     selection = row.selection if role is None or row.selection == "last" else "unknown"
     return Choice(value, row, rule, min(values), max(values), selection)
 
@@ -208,10 +206,10 @@ def _choose(
 def _read(row: dict[str, str], path: Path) -> PublishedNumber:
     try:
         if row["kind"] not in KINDS:
-            raise ValueError(f"kind {row['kind']!r} is none of {', '.join(KINDS)}")
+            raise ValueError(f"kind {row['kind']!r} not in {', '.join(KINDS)}")
         if row["selection"] not in SELECTIONS:
-            raise ValueError(f"selection {row['selection']!r} is none of {', '.join(SELECTIONS)}")
+            raise ValueError(f"selection {row['selection']!r} not in {', '.join(SELECTIONS)}")
         numbers: dict[str, Any] = {n: float(row[n]) if row[n] else None for n in _OPTIONAL}
         return PublishedNumber(**{**row, **numbers, "top1_mean": float(row["top1_mean"])})
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: the row {row} cannot be read: {error}") from error
+        raise DataError(f"{path}: invalid row {row}: {error}") from error

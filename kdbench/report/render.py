@@ -16,20 +16,20 @@ from kdbench.report.statistics import ALPHA, FEW_SEEDS, MIN_SEEDS, Comparison, w
 from kdbench.words import span
 
 TEACHER, STUDENT = "teacher", "student"
-_EPOCH = {"best": "best", "last": "last", "unknown": "?"}  # of a published number
-LINE = 100  # characters of a line of prose in a terminal
+_EPOCH = {"best": "best", "last": "last", "unknown": "?"}  # epoch of a published number
+LINE = 100  # line width of prose in a terminal
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid of texts.
+    """A grid of text cells.
 
     Attributes:
         title: one line above it.
-        rows: the first ones name the columns.
-        strong: (row, column) of what stands out: the best of its column.
-        marks: (row, column) -> "+" or "-", in brackets of few seeds: against the baseline.
-        heads: how many of the rows name columns.
+        rows: the first ``heads`` rows are the header.
+        strong: (row, column) of emphasized cells: the best of their column.
+        marks: (row, column) -> "+" or "-" against the baseline, in parentheses for few seeds.
+        heads: the number of header rows.
     """
 
     title: str
@@ -40,11 +40,11 @@ class Grid:
 
 
 def layout_blocks(table: Table, compact: bool = False) -> list[Grid]:
-    """All of a table: where it has several columns an overview, then each column in detail.
+    """The grids of a table: an overview if it has several columns, then each column in detail.
 
     Args:
-        table: to be shown.
-        compact: one grid of means instead, as papers print it.
+        table: to show.
+        compact: a single grid of means instead, as in papers.
     """
     if compact:
         return [_compact(table)]
@@ -53,20 +53,19 @@ def layout_blocks(table: Table, compact: bool = False) -> list[Grid]:
 
 
 def explain(table: Table, compact: bool = False) -> list[str]:
-    """What the reader of a table must know about its columns, one sentence each."""
+    """Explanations of a table's columns, one sentence each."""
     cells = table.cells.values()
     sentences = [_explain_spread(table, compact)]
     if any(cell.is_best for cell in cells):
-        sentences.append("Marked as best: the best mean of each column.")
+        sentences.append("The best mean of each column is marked.")
     if _has_best(table) and not compact:
-        sentences.append("* Best epoch: picked on the test set, optimistic, never the result.")
+        sentences.append("* Best epoch: picked on the test set, so optimistic; never the result.")
     if (any(cell.published for cell in cells) or table.teacher_published) and not compact:
         kinds = ", then ".join(KINDS.values())
         sentences.append(
-            f"Published: one source of possibly several, by this order: {kinds}. Brackets have the "
-            f"range where sources disagree. In round brackets: whether it is of the best epoch or "
-            f"of the last, (?) where nobody says it. The difference is that of the same accuracy "
-            f"of ours, named in its brackets; to (?) that of the last."
+            f"Published: one source, preferred in this order: {kinds}; [low to high] if sources "
+            f"disagree; (best) or (last) epoch, (?) if unknown. The difference is to our accuracy "
+            f"of the same epoch, given in parentheses; for (?) that of the last epoch."
         )
     if any(cell.comparison for cell in cells):
         sentences += _explain_verdicts(table, compact)
@@ -75,49 +74,49 @@ def explain(table: Table, compact: bool = False) -> list[str]:
 
 def _explain_spread(table: Table, compact: bool) -> str:
     if not compact:
-        return "Mean ± standard deviation over seeds; teacher as measured here."
+        return "Mean ± standard deviation over seeds; the teacher is measured here."
     spreads = [cell.std for cell in table.cells.values() if cell.std is not None]
     seeds = sorted({cell.done for cell in table.cells.values() if cell.values})
     many = span(seeds[0], seeds[-1]) if seeds else "no"
     of = f"Mean over {many} {'seed' if many == '1' else 'seeds'}"
     if not spreads:
-        return f"{of}; teacher as measured here."
+        return f"{of}; the teacher is measured here."
     deviation = span(_number(table, min(spreads)), _number(table, max(spreads)))
-    return f"{of}, standard deviation {deviation}; teacher as measured here."
+    return f"{of}, standard deviation {deviation}; the teacher is measured here."
 
 
 def _explain_verdicts(table: Table, compact: bool) -> Iterator[str]:
-    """How the rows were compared with the baseline."""
+    """Explains how the rows were compared with the baseline."""
     test = (
-        f"paired by seed, t test adjusted for all rows of a column (Holm), p < {ALPHA}. It "
-        f"assumes that differences between runs of one seed are normal"
+        f"paired t test over seeds, Holm-adjusted for all rows of a column, p < {ALPHA}; it "
+        f"assumes normally distributed differences"
     )
     if len(table.columns) > 1 or compact:
-        yield f"+ and - are better and worse than {table.baseline}: {test}. In brackets: few seeds."
+        yield f"+ and -: better and worse than {table.baseline}: {test}. In parentheses: few seeds."
     if compact:
         return
     yield (
-        f"Against {table.baseline}: {test}; below {MIN_SEEDS} seeds nothing is said, below "
-        f"{FEW_SEEDS} it rests on few seeds. Mean difference with its simultaneous 95 % interval, "
-        f"which excludes 0 exactly where the verdict is better or worse."
+        f"Against {table.baseline}: {test}. No verdict below {MIN_SEEDS} seeds; few seeds: fewer "
+        f"than {FEW_SEEDS}. Mean difference with its simultaneous 95 % confidence interval, which "
+        f"excludes 0 exactly if the verdict is better or worse."
     )
     yield (
-        "Signed-rank p: exact and not adjusted; with n seeds it is never below 2/2^n (0.063 for "
-        "5). Where it can reach the level and says otherwise than the t test, the verdict tells."
+        "Signed-rank p: exact, not adjusted; with n seeds at least 2/2^n (0.063 for 5). If the "
+        "signed-rank test can reach the level but disagrees with the t test, the verdict notes it."
     )
     comparisons = [cell.comparison for cell in table.cells.values()]
     if any(c is not None and c.verdict == "no spread" for c in comparisons):
-        yield "No spread: every seed differs by the same, and a t test needs more than that."
+        yield "No spread: the difference is the same for every seed, so a t test is undefined."
     winners = [f"{row} ({column})" for (row, column), c in table.cells.items() if c.is_winner]
     if winners:
         yield (
-            f"Better than the second best of its column by more than chance, p < {ALPHA} (Holm, "
-            f"for all that it was chosen from): {', '.join(winners)}."
+            f"Significantly better than the second best of its column, p < {ALPHA} (Holm-adjusted "
+            f"for the selection): {', '.join(winners)}."
         )
 
 
 def write_text(table: Table, compact: bool = False) -> str:
-    """For a terminal."""
+    """The table as plain text for a terminal."""
     parts = [
         f"{_printable(block.title)}\n"
         f"{align_columns(_marked(block, '{} (best)', '{} {}', _printable), block.heads)}"
@@ -129,7 +128,7 @@ def write_text(table: Table, compact: bool = False) -> str:
 
 
 def write_markdown(table: Table, compact: bool = False) -> str:
-    """GitHub's flavour."""
+    """The table as GitHub Markdown."""
     parts = [f"## {_escape_markdown(table.title)}"]
     for block in layout_blocks(table, compact):
         grid = write_markdown_table(_marked(block, "**{}**", "{} {}", _escape_markdown))
@@ -140,7 +139,7 @@ def write_markdown(table: Table, compact: bool = False) -> str:
 
 
 def write_latex(table: Table, compact: bool = False) -> str:
-    """One ``table`` environment for each block; needs booktabs and nothing else."""
+    """The table as LaTeX, one ``table`` environment per block; needs only booktabs."""
     parts = ["% \\usepackage{booktabs}"]
     for block in layout_blocks(table, compact):
         lines = [
@@ -168,7 +167,7 @@ def write_latex(table: Table, compact: bool = False) -> str:
 
 
 def write_csv(table: Table, compact: bool = False) -> str:
-    """One line a cell, with everything that is known of it; compact, one line a row of means.
+    """The table as CSV: one line per cell with all its fields; compact, one line per row of means.
 
     Numbers are not rounded.
     """
@@ -229,13 +228,13 @@ def _compact(table: Table) -> Grid:
 
 
 def _without_pair(label: str) -> str:
-    """A column's label without teacher and student, which stand below it."""
+    """A column's label without teacher and student, which have header rows of their own."""
     dataset, _, *rest = [*label.split(", "), ""]
     return ", ".join(part for part in (dataset, *rest) if part)
 
 
 def _grid(table: Table, title: str, heads: list[list[str]], write: Callable[[Cell], str]) -> Grid:
-    """All cells of a table, one text each."""
+    """A grid of all cells of a table, one text each."""
     rows, strong, marks = [*heads], set(), {}
     if table.teacher:
         name = TEACHER if len(heads) == 1 else f"{TEACHER}, top-1"
@@ -252,7 +251,7 @@ def _grid(table: Table, title: str, heads: list[list[str]], write: Callable[[Cel
 
 
 def _mark(comparison: Comparison | None) -> str:
-    """Significance against the baseline in one sign."""
+    """Significance against the baseline as a single sign."""
     if comparison is None or not comparison.is_distinguishable:
         return ""
     sign = "+" if comparison.verdict == "better" else "-"
@@ -350,7 +349,7 @@ def _without_empty_columns(rows: Sequence[Sequence[str]]) -> list[list[str]]:
 def _marked(
     block: Grid, strong: str, mark: str, escape: Callable[[str], str] = str
 ) -> list[list[str]]:
-    """The texts of a block with what stands out: strong what is best, a sign for a verdict."""
+    """The escaped texts of a block, with the best emphasized and verdicts marked by a sign."""
 
     def write(text: str, place: tuple[int, int]) -> str:
         found = strong.format(escape(text)) if place in block.strong else escape(text)
@@ -360,7 +359,7 @@ def _marked(
 
 
 def _printable(text: str) -> str:
-    """People choose names; control characters in one would act on the terminal."""
+    """Replaces control characters, which user-chosen names may contain."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
@@ -378,7 +377,7 @@ _LATEX = str.maketrans(
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
         "±": r"$\pm$",
-        "[": "{[}",  # at the beginning of a line, both would belong to the double backslash above
+        "[": "{[}",  # at the start of a line, both would be parsed as part of the preceding \\\\
         "*": "{*}",
         "\n": " ",
         **{character: f"\\{character}" for character in "{}$&#_%"},
@@ -457,5 +456,5 @@ def _comparison_record(baseline: str | None, comparison: Comparison | None) -> d
 
 
 def _plain(value: Any) -> Any:
-    # A text that begins so would be a formula in a spreadsheet.
+    # Spreadsheets would treat such text as a formula.
     return f"'{value}" if isinstance(value, str) and value.startswith(tuple("=+-@\t\r")) else value

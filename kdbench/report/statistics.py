@@ -1,14 +1,14 @@
-"""Can two methods be told apart? Paired by seed: what two runs of one seed share does not count.
+"""Significance tests between methods, paired by seed.
 
-The verdict is a paired t test, adjusted by Holm's procedure for all comparisons that are made at
-once. It assumes that the differences between runs of one seed are independent and normal; with
-few seeds nobody can check that. The exact signed-rank test of the same differences assumes only
-that they are symmetric, and is a check from the number of seeds on at which it can reach 0.05.
+The verdict is a paired t test, adjusted by Holm's procedure for all simultaneous comparisons. It
+assumes that the differences between runs with equal seeds are independent and normal, which cannot
+be checked with few seeds. The exact signed-rank test of the same differences only assumes symmetry;
+it serves as a check once there are enough seeds for it to reach 0.05.
 
-The interval belongs to the verdict: it excludes 0 exactly where Holm's procedure tells the two
-apart. It is Bonferroni's simultaneous interval (t, 1 - 0.05 / m for m comparisons), with the end
-nearer to 0 at the level of Holm's step where only Holm's later, less strict steps see a
-difference. Of rows that Holm does not tell apart it is at the level at which he stopped.
+The interval matches the verdict: it excludes 0 exactly if Holm's procedure rejects equality. It is
+Bonferroni's simultaneous interval (t, 1 - 0.05 / m for m comparisons), with the end nearer to 0 at
+the level of Holm's step if only Holm's later, less strict steps find a difference. For rows that
+are not rejected it is at the level at which the procedure stopped.
 """
 
 import math
@@ -21,9 +21,9 @@ from scipy.special import stdtr, stdtrit
 from kdbench.errors import DataError
 
 ALPHA = 0.05
-MIN_SEEDS = 3  # below, a spread is hardly one
-FEW_SEEDS = 5  # below, one odd seed decides
-# Accuracies are hits over samples; what differs by less than this are equal hits, badly rounded.
+MIN_SEEDS = 3  # below, the spread is meaningless
+FEW_SEEDS = 5  # below, a single outlier decides
+# Accuracies are ratios of counts; smaller differences are rounding errors of equal counts.
 _DIGITS = 9
 
 Interval = tuple[float, float]
@@ -31,20 +31,20 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One method against another, over the seeds that both have.
+    """One method against another, over their common seeds.
 
     Attributes:
         n: pairs.
         difference: mean of (this - other); None without a pair.
         spread: standard deviation of the differences (n - 1); None below two pairs.
         interval: ends of the simultaneous interval of that mean; it excludes 0 exactly where
-            ``is_distinguishable``. None where there is no test.
-        p: of the paired t test, two-sided; None below three pairs, and where all pairs differ by
-            the same: without a spread there is no such test. 1 where no pair differs at all.
+            ``is_distinguishable``. None without a test.
+        p: of the paired t test, two-sided; None below three pairs, and if all differences are equal
+            (no spread, test undefined); 1 if all are zero.
         rank_p: of the exact signed-rank test, two-sided; None below three pairs.
-        effect: mean over standard deviation of the differences; None where they do not vary.
-        larger_is_better: what the numbers mean.
-        family: tests that this one was made with, itself included.
+        effect: mean over standard deviation of the differences; None if they do not vary.
+        larger_is_better: False for losses, errors, times.
+        family: number of simultaneous tests, including this one.
         adjusted_p, adjusted_rank_p: after ``holm`` over the family.
     """
 
@@ -62,24 +62,24 @@ class Comparison:
 
     @property
     def is_distinguishable(self) -> bool:
-        """Whether the two differ by more than chance, at a level of 0.05 for the whole family."""
+        """Whether the difference is significant, at a family-wise level of 0.05."""
         return self.adjusted_p is not None and self.adjusted_p < ALPHA
 
     @property
     def has_few_seeds(self) -> bool:
-        """Whether there is a test, of so few seeds that one of them may decide it."""
+        """Whether there is a test, but with so few seeds that one of them may decide it."""
         return self.p is not None and self.n < FEW_SEEDS
 
     @property
     def rank_test_agrees(self) -> bool | None:
-        """Whether the signed-rank test says the same; None where it can never find anything."""
+        """Whether the signed-rank test agrees; None if it cannot reach significance."""
         if self.p is None or self.adjusted_rank_p is None or self.n < least_seeds(self.family):
             return None
         return (self.adjusted_rank_p < ALPHA) == self.is_distinguishable
 
     @property
     def verdict(self) -> str:
-        """The comparison in two words or three."""
+        """The result of the comparison in a few words."""
         if self.n < MIN_SEEDS:
             return f"too few seeds (n={self.n})"
         if self.p is None:
@@ -90,25 +90,25 @@ class Comparison:
 
     @property
     def statement(self) -> str:
-        """The verdict with everything that limits it."""
+        """The verdict with p-value and caveats."""
         if self.adjusted_p is None:
             return self.verdict
-        said = [self.verdict, *(["few seeds"] if self.has_few_seeds else [])]
+        parts = [self.verdict, *(["few seeds"] if self.has_few_seeds else [])]
         p = write_p(self.adjusted_p)
-        text = f"{', '.join(said)} (p{'' if p.startswith('<') else '='}{p})"
+        text = f"{', '.join(parts)} (p{'' if p.startswith('<') else '='}{p})"
         return f"{text}; signed-rank test differs" if self.rank_test_agrees is False else text
 
 
 def compare_all(
     values: Mapping[str, Mapping[int, float]], other: str, *, larger_is_better: bool = True
 ) -> dict[str, Comparison]:
-    """Compares methods with one of them, and adjusts p-values and intervals for being several.
+    """Compares all methods with one of them, with p-values and intervals adjusted.
 
-    Pairs are the seeds that both have; seeds of one alone do not count.
+    Pairs are the seeds that both methods have.
 
     Args:
         values: method -> seed -> value.
-        other: the method that all others are compared with; where it is not there, n is 0.
+        other: the method that all others are compared with; if it is missing, n is 0.
         larger_is_better: False for losses, errors, times.
 
     Raises:
@@ -126,9 +126,9 @@ def compare_all(
 def find_winner(
     values: Mapping[str, Mapping[int, float]], *, larger_is_better: bool = True
 ) -> str | None:
-    """The method with the best mean, if it beats the second best by more than chance; else None.
+    """The method with the best mean, if it is significantly better than the second best; else None.
 
-    It is chosen after the fact, so its lead is adjusted for all that it was chosen from.
+    It is selected after the fact, so the test is adjusted for all methods that it is selected from.
 
     Args:
         values: method -> seed -> value; each has at least one.
@@ -143,10 +143,10 @@ def find_winner(
 
 
 def signed_rank_p(differences: Sequence[float] | np.ndarray) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test, exact: over all 2^n signs of the ranks at hand.
+    """Two-sided exact p of Wilcoxon's signed-rank test, over all 2^n signs of the observed ranks.
 
-    Zeros are left out, and equal sizes share their mean rank (Wilcoxon's own conventions). SciPy
-    computes it where all sizes differ; its exact distribution knows no shared ranks.
+    Zeros are dropped, and ties share their mean rank (Wilcoxon's own conventions). SciPy computes
+    it without ties; its exact distribution does not support them.
     """
     rounded = np.round(differences, _DIGITS)
     kept = rounded[rounded != 0]
@@ -155,13 +155,13 @@ def signed_rank_p(differences: Sequence[float] | np.ndarray) -> float:
     _, place, ties = np.unique(np.abs(kept), return_inverse=True, return_counts=True)
     if ties.max() > 1:
         return _tied_rank_p(kept, (2 * np.cumsum(ties) - ties + 1)[place])
-    from scipy.stats import wilcoxon  # half a second to import, and not every report compares
+    from scipy.stats import wilcoxon  # slow to import, and not needed by every report
 
     return float(wilcoxon(kept, method="exact").pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusts the p-values of several tests for being several (Holm 1979), in the order given."""
+    """Adjusts p-values for multiple testing (Holm 1979), in the order given."""
     adjusted = [0.0] * len(p_values)
     reached = 0.0
     for done, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
@@ -173,8 +173,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def holm_levels(p_values: Sequence[float]) -> list[float]:
     """The level at which Holm's procedure tests each hypothesis, in the order given.
 
-    That is 0.05 over the number of those not rejected before it; those that are not rejected have
-    the level at which the procedure stopped.
+    That is 0.05 over the number of hypotheses not rejected before it; hypotheses that are not
+    rejected have the level at which the procedure stopped.
     """
     levels = [0.0] * len(p_values)
     stopped: float | None = None
@@ -187,24 +187,24 @@ def holm_levels(p_values: Sequence[float]) -> list[float]:
 
 
 def least_seeds(comparisons: int) -> int:
-    """Seeds below which a signed-rank test cannot find the clearest of so many differences.
+    """The fewest seeds with which a signed-rank test can reach significance.
 
-    The least two-sided p of n pairs is 2 / 2^n: 0.0625 with five.
+    The smallest two-sided p for n pairs is 2 / 2^n: 0.0625 for five.
     """
     return next(n for n in range(1, 100) if comparisons * 2 / 2**n < ALPHA)
 
 
 def write_p(p: float) -> str:
-    """A p-value as people read it: "0.031", "0.0004", "<0.0001"."""
+    """A p-value for display: "0.031", "0.0004", "<0.0001"."""
     return "<0.0001" if p < 0.0001 else f"{p:.2g}"
 
 
 def _compare(a: Mapping[int, float], b: Mapping[int, float], larger_is_better: bool) -> Comparison:
-    """A comparison by itself, without what depends on the others."""
+    """A single comparison, not yet adjusted for the others."""
     for seed, value in (*a.items(), *b.items()):
         if not math.isfinite(value):
             raise DataError(
-                f"the value of seed {seed} is {value}, and only finite numbers can be compared; "
+                f"the value of seed {seed} is {value}, but only finite numbers can be compared; "
                 f"leave that seed out"
             )
     found = np.array([a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())])
@@ -231,7 +231,7 @@ def _compare(a: Mapping[int, float], b: Mapping[int, float], larger_is_better: b
 
 
 def _adjust(comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
-    """Comparisons that are made at once: adjusted p-values, and the intervals that go with them."""
+    """Adjusts the p-values of simultaneous comparisons, and adds the matching intervals."""
     tests = {name: c.p for name, c in comparisons.items() if c.p is not None}
     ranks = {name: c.rank_p for name, c in comparisons.items() if c.rank_p is not None}
     p = dict(zip(tests, holm(list(tests.values())), strict=True))
@@ -249,7 +249,7 @@ def _adjust(comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
 
 
 def _interval(comparison: Comparison, level: float) -> Interval | None:
-    """See the head of this file; None where the differences do not vary."""
+    """See the module docstring; None if the differences do not vary."""
     if comparison.difference is None or not comparison.spread:
         return None
     mean, error = comparison.difference, comparison.spread / math.sqrt(comparison.n)
@@ -266,7 +266,7 @@ def _half_width(level: float, n: int, error: float) -> float:
 
 
 def _tied_rank_p(kept: np.ndarray, doubled_ranks: np.ndarray) -> float:
-    chances = np.ones(1)  # of each sum of the (doubled, so whole) ranks with a plus
+    chances = np.ones(1)  # of each sum of positive ranks, doubled to be integers
     for rank in doubled_ranks:
         chances = np.pad(chances, (0, rank)) / 2 + np.pad(chances, (rank, 0)) / 2
     plus = int(doubled_ranks[kept > 0].sum())

@@ -1,4 +1,4 @@
-"""Runs to a table: mean and spread over seeds beside the published number and the baseline."""
+"""Builds a table from runs: mean and spread over seeds, published numbers, comparisons."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +31,7 @@ from kdbench.report.statistics import compare_all, find_winner
 from kdbench.words import plural
 
 SORTS = ("name", "mean")
-# What stands in a title where all runs have it in common, and how it is written.
+# Fields that appear in the title if all runs agree in them, with their format.
 _COMMON: dict[str, Callable[[Any], str]] = {
     "dataset": str,
     "epochs": lambda epochs: plural(epochs, "epoch"),
@@ -40,10 +40,10 @@ _COMMON: dict[str, Callable[[Any], str]] = {
 
 
 def select(runs: Sequence[RunFolder], options: Options) -> list[RunFolder]:
-    """The runs that a table is made of.
+    """The runs that a table shows.
 
     Raises:
-        ConfigError: a condition is on something that no run has.
+        ConfigError: a condition refers to a field that no run has.
     """
     require_known(options.filters, [run.record for run in runs])
     students = [run for run in runs if not run.record.is_of_teacher]
@@ -51,9 +51,9 @@ def select(runs: Sequence[RunFolder], options: Options) -> list[RunFolder]:
 
 
 def _share_alone(runs: Sequence[RunFolder]) -> list[RunFolder]:
-    """The runs, and those without a teacher once for every pair that has their student.
+    """Adds a copy of each run without a teacher for every other pair with the same student.
 
-    What a student learns alone does not depend on the teacher beside it, so pairs share the run.
+    Such a run does not depend on the teacher of its pair, so pairs share it.
     """
     pairs: dict[tuple[str, str], set[str]] = {}
     for run in runs:
@@ -69,15 +69,15 @@ def _share_alone(runs: Sequence[RunFolder]) -> list[RunFolder]:
 
 
 def build_table(runs: Sequence[RunFolder], unfinished: Sequence[Path], options: Options) -> Table:
-    """Sets runs side by side.
+    """Builds a table.
 
     Args:
-        runs: of which ``options`` choose.
-        unfinished: folders without a record; they are counted in a note.
-        options: what is shown, and how.
+        runs: candidates, filtered by ``options``.
+        unfinished: folders without a record, counted in a note.
+        options: see ``Options``.
 
     Raises:
-        ConfigError: an option is not one that is known.
+        ConfigError: an option is invalid.
     """
     metric = find_metric(options.metric)
     records = [run.record for run in select(runs, options)]
@@ -162,20 +162,20 @@ def _mean_of(records: Iterable[RunRecord], field: str) -> float | None:
 
 
 def _by_seed(records: Sequence[RunRecord]) -> dict[int, RunRecord]:
-    """The runs that are done; of two with one seed, the one that finished last."""
+    """The finished runs by seed; of several with one seed, the last to finish."""
     done = [record for record in records if record.status == "done"]
     by_seed = {record.seed: record for record in sorted(done, key=finished_at)}
     return dict(sorted(by_seed.items()))
 
 
 def _published(records: Sequence[RunRecord], metric: Metric) -> Choice | None:
-    """The published number of a cell whose runs are all at the published setting; else None."""
+    """The published number of a cell if all its runs have the published setting; else None."""
     at_setting = all(record.has_published_setting for record in records)
     return find_number(records) if metric.is_accuracy and at_setting else None
 
 
 def _find_baseline(cells: Mapping[CellKey, Cell], wanted: str) -> str | None:
-    """The row that is called so, or else the only setting of it that has values."""
+    """The row with this label, else its only setting with values, if there is exactly one."""
     known = sorted({row for (row, _), cell in cells.items() if cell.values}, key=natural_key)
     if wanted in known:
         return wanted
@@ -186,9 +186,9 @@ def _find_baseline(cells: Mapping[CellKey, Cell], wanted: str) -> str | None:
 def _order(
     cells: Mapping[CellKey, Cell], metric: Metric, options: Options, baseline: str | None
 ) -> list[str]:
-    """Labels of the rows: the student alone first, then the baseline or whatever is asked for."""
+    """Row labels in order: the student alone first, then the baseline, then as requested."""
     if options.sort not in SORTS:
-        raise ConfigError(f"--sort={options.sort!r} is not known; allowed are {', '.join(SORTS)}")
+        raise ConfigError(f"--sort={options.sort!r} is unknown; allowed are {', '.join(SORTS)}")
     sign = -1 if metric.larger_is_better else 1
 
     def place(row: str) -> tuple:
@@ -204,7 +204,7 @@ def _order(
 def _judge(
     cells: Mapping[CellKey, Cell], baseline: str | None, metric: Metric
 ) -> dict[CellKey, Cell]:
-    """The cells with their comparisons, and with the best and the winner of each column marked."""
+    """The cells with comparisons, and the best and the winner of each column marked."""
     judged = dict(cells)
     for column in {column for _, column in cells}:
         values = {row: c.values for (row, at), c in cells.items() if at == column and c.values}
@@ -221,7 +221,7 @@ def _judge(
 
 
 def _find_best(values: Mapping[str, Mapping[int, float]], metric: Metric) -> list[str]:
-    """The rows with the best mean as it is shown; none where there is nothing to be better than."""
+    """The rows with the best mean after rounding; none if there is only one row."""
     shown = {row: float(metric.write(fmean(own.values()))) for row, own in values.items()}
     if len(shown) < 2:
         return []
@@ -232,8 +232,8 @@ def _find_best(values: Mapping[str, Mapping[int, float]], metric: Metric) -> lis
 def _networks(grouped: RecordsByCell) -> dict[str, tuple[str, str]]:
     found: dict[str, set[tuple[str, str]]] = {}
     for (_, column), records in grouped.items():
-        taught = {(record.teacher, record.student) for record in records if record.teacher}
-        found.setdefault(column, set()).update((str(t), s) for t, s in taught)
+        pairs = {(str(record.teacher), record.student) for record in records if record.teacher}
+        found.setdefault(column, set()).update(pairs)
     return {column: pairs.pop() for column, pairs in found.items() if len(pairs) == 1}
 
 

@@ -1,7 +1,7 @@
-"""Numbers of a report beside the table: how fast, how alike to the teacher, at what cost.
+"""Further tables of a report: convergence, agreement with the teacher, cost.
 
-Each view is a table with a row for each row of the comparison; in its cells stand numbers in words
-and, drawn, one dot a seed.
+Each view has a row for each row of the comparison; its cells contain formatted numbers and a strip
+with one dot per seed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,12 +32,12 @@ Values = Mapping[str, Mapping[int, float]]  # row -> seed -> value
 
 @dataclass(frozen=True)
 class Head:
-    """The head of a column.
+    """The header of a column.
 
     Attributes:
-        title: what it shows, with its unit.
-        better: which end is good; empty where neither is.
-        axis: of the strips below; empty where there are none.
+        title: with the unit.
+        better: which direction is better; may be empty.
+        axis: of the strips below; empty without strips.
     """
 
     title: str
@@ -47,7 +47,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Entry:
-    """A cell: a number in words, a strip with one dot a seed, and what else there is to say."""
+    """A cell: a formatted number, a strip with one dot per seed, and a note."""
 
     text: str
     strip: Markup = NONE
@@ -60,7 +60,7 @@ class FactTable:
 
     Attributes:
         heads: of its columns.
-        rows: label of the row, classes of its line, one entry a column.
+        rows: (label, CSS classes of its line, one entry per column).
     """
 
     heads: Sequence[Head]
@@ -72,13 +72,13 @@ _NOTHING = Entry("\N{EN DASH}")
 
 
 def view_distillation(groups: Sequence[CellRuns], styles: Styles) -> FactTable:
-    """How far the student became its teacher, and how well it is calibrated."""
+    """Agreement of the student with its teacher, and calibration."""
     columns = [_draw_metric(groups, styles, metric) for metric in of_page("distillation")]
     return _arrange(groups, styles, columns)
 
 
 def view_cost(groups: Sequence[CellRuns], styles: Styles) -> FactTable:
-    """What the runs took."""
+    """Time and memory of the runs."""
     shares = {group.row: _teacher_shares(group) for group in groups}
     share = _draw(
         "share of the teacher, % of training alone", "", shares, styles, lambda v: f"{v:.1f}"
@@ -88,7 +88,7 @@ def view_cost(groups: Sequence[CellRuns], styles: Styles) -> FactTable:
 
 
 def view_convergence(groups: Sequence[CellRuns], baseline: str | None, styles: Styles) -> FactTable:
-    """How fast the student learned: mean accuracy over the epochs, and epochs to some levels."""
+    """Convergence: mean accuracy over the epochs, and epochs to accuracy levels."""
     columns = [_draw_metric(groups, styles, find_metric(SPEED))]
     if baseline is not None:
         compared = compare_all(collect_values(groups, SPEED), baseline, larger_is_better=True)
@@ -100,21 +100,21 @@ def view_convergence(groups: Sequence[CellRuns], baseline: str | None, styles: S
 
 
 def judge_speed(groups: Sequence[CellRuns], baseline: str | None) -> list[str]:
-    """Answers whether anything here learns faster than the baseline, in sentences."""
+    """Sentences on whether any row learns faster than the baseline."""
     distilled = [group for group in groups if group.has_teacher]
     values = collect_values(groups, SPEED)
     rows = [group.row for group in distilled if group.row in values]
     if baseline not in rows:
-        return ["There is no baseline to be faster than."]
+        return ["There is no baseline to compare with."]
     if len(rows) < 2:
-        return [f"There is nothing beside {baseline} to be faster or slower."]
-    every = compare_all(values, baseline, larger_is_better=True)  # as in the view's table
+        return [f"There is no row to compare with {baseline}."]
+    every = compare_all(values, baseline, larger_is_better=True)  # as in the table
     compared = {row: comparison for row, comparison in every.items() if row in rows}
     return [*_speed_by_area(compared, baseline), *_speed_by_level(distilled, baseline)]
 
 
 def choose_levels(groups: Sequence[CellRuns]) -> list[int]:
-    """The highest levels, in percent, that at least half of the runs reached."""
+    """The highest accuracy levels, in percent, that at least half of the runs reached."""
     reached = [_reached(run) for group in groups for run in group.runs.values()]
     common = [
         level for level in LEVELS if 2 * sum(str(level) in r for r in reached) >= len(reached)
@@ -123,7 +123,7 @@ def choose_levels(groups: Sequence[CellRuns]) -> list[int]:
 
 
 def collect_values(groups: Sequence[CellRuns], name: str) -> dict[str, dict[int, float]]:
-    """Row -> seed -> a metric of the record; rows that have none are left out."""
+    """Row -> seed -> a metric of the record; rows without values are left out."""
     metric = find_metric(name)
     found = {
         group.row: {
@@ -156,7 +156,7 @@ def write_spread(values: Sequence[float], write: Callable[[float], str]) -> str:
 def draw_values(
     values: Values, styles: Styles, write: Callable[[float], str]
 ) -> tuple[Markup, dict[str, Entry]]:
-    """A column of strips: its axis, and an entry for each row."""
+    """A column of strips: its axis, and an entry per row."""
     scale = fit_scale([value for by_seed in values.values() for value in by_seed.values()])
     entries = {}
     for row, by_seed in values.items():
@@ -168,11 +168,11 @@ def draw_values(
 
 
 def describe_hardware(records: Sequence[RunRecord]) -> str:
-    """Where runs were trained: costs of different machines are no comparison."""
+    """The machines of the runs, because costs on different machines are not comparable."""
     places = {f"{r.device}, {plural(r.threads, 'thread')}, {r.precision}" for r in records}
     sizes = {r.cohort_size for r in records}
     together = span(min(sizes), max(sizes))
-    return f"Trained on {'; '.join(sorted(places))}; {together} at once with one teacher."
+    return f"Trained on {'; '.join(sorted(places))}; {together} per cohort."
 
 
 def _draw_metric(groups: Sequence[CellRuns], styles: Styles, metric: Metric) -> Column:
@@ -222,11 +222,11 @@ def _reached(run: RunFolder) -> Mapping[str, int]:
 
 
 def _trained_together(groups: Sequence[CellRuns]) -> Column:
-    """Where cohorts differ, so do wall time and memory."""
+    """Cohort sizes, if they differ: wall time and memory depend on them."""
     sizes = {g.row: sorted({r.record.cohort_size for r in g.runs.values()}) for g in groups}
     differ = len({size for found in sizes.values() for size in found}) > 1
     entries = {row: Entry(span(found[0], found[-1])) for row, found in sizes.items() if differ}
-    return Head("trained at once, runs"), entries
+    return Head("cohort size, runs"), entries
 
 
 def _speed_by_area(compared: Mapping[str, Comparison], baseline: str) -> list[str]:
@@ -234,43 +234,43 @@ def _speed_by_area(compared: Mapping[str, Comparison], baseline: str) -> list[st
     for row, comparison in compared.items():
         known = comparison.verdict in ("better", "worse", "not distinguishable")
         rows.setdefault(comparison.verdict if known else "unknown", {})[row] = comparison
-    said = []
+    sentences = []
     for verdict, word in (("better", "Faster"), ("worse", "Slower")):
         if verdict in rows:
-            said.append(
-                f"{word} than {baseline} here, by points of mean accuracy: "
-                f"{_list_leads(rows[verdict])}."
+            sentences.append(
+                f"{word} than {baseline}, by points of mean accuracy: "
+                f"{_list_differences(rows[verdict])}."
             )
     if "not distinguishable" in rows:
         same = plural(len(rows["not distinguishable"]), "row")
-        said.append(f"Not distinguishable from {baseline} in speed: {same}.")
+        sentences.append(f"Not distinguishable from {baseline} in speed: {same}.")
     if "unknown" in rows:
         most = max(comparison.n for comparison in rows["unknown"].values())
-        said.append(
-            f"Too few seeds to tell what learns faster than {baseline} "
+        sentences.append(
+            f"Too few seeds to compare the speed with {baseline} "
             f"({plural(len(rows['unknown']), 'row')} with at most {plural(most, 'shared seed')}; "
-            f"{MIN_SEEDS} are the least). {_largest_lead(compared)}"
+            f"at least {MIN_SEEDS} needed). {_largest_difference(compared)}"
         )
-    return said
+    return sentences
 
 
-def _list_leads(rows: Mapping[str, Comparison]) -> str:
-    """The largest differences first; with their intervals they stand in the table."""
-    leads = {row: comparison.difference or 0.0 for row, comparison in rows.items()}
-    ordered = sorted(leads, key=lambda row: -abs(leads[row]))
-    return list_some([f"{row} {signed(leads[row], 2)}" for row in ordered], _MAX_NAMED, "; ")
+def _list_differences(rows: Mapping[str, Comparison]) -> str:
+    """The largest differences first; the table has their intervals."""
+    points = {row: comparison.difference or 0.0 for row, comparison in rows.items()}
+    ordered = sorted(points, key=lambda row: -abs(points[row]))
+    return list_some([f"{row} {signed(points[row], 2)}" for row in ordered], _MAX_NAMED, "; ")
 
 
-def _largest_lead(compared: Mapping[str, Comparison]) -> str:
+def _largest_difference(compared: Mapping[str, Comparison]) -> str:
     known = {row: c for row, c in compared.items() if c.difference is not None}
     if not known:
-        return "No seed is shared."
+        return "There are no shared seeds."
     row = max(known, key=lambda row: known[row].difference or 0.0)
-    return f"The largest lead by the mean: {row} {write_difference(known[row])} points."
+    return f"The largest mean difference: {row} {write_difference(known[row])} points."
 
 
 def _speed_by_level(groups: Sequence[CellRuns], baseline: str) -> list[str]:
-    """The fewest epochs to the highest level that every run reached."""
+    """Compares the epochs to the highest level that all runs reached."""
     everywhere = [
         level
         for level in choose_levels(groups)
@@ -282,21 +282,21 @@ def _speed_by_level(groups: Sequence[CellRuns], baseline: str) -> list[str]:
     means = {group.row: fmean(_epochs(group, level)) for group in groups}
     first = min(means, key=lambda row: means[row])
     if first == baseline:
-        return [f"To {level} % nothing needs fewer epochs than {baseline} ({means[first]:.1f})."]
+        return [f"No row reaches {level} % in fewer epochs than {baseline} ({means[first]:.1f})."]
     return [
-        f"To {level} % {baseline} needs {means[baseline]:.1f} epochs on average; the fewest are "
-        f"{means[first]:.1f} ({first}); the metric epochs_to.{level} tests that."
+        f"{baseline} reaches {level} % in {means[baseline]:.1f} epochs on average, the fastest row "
+        f"in {means[first]:.1f} ({first}); test it with --metric epochs_to.{level}."
     ]
 
 
 def _teacher_shares(group: CellRuns) -> dict[int, float]:
-    """Seed -> part of training, by itself, that the teacher would take, percent."""
+    """Seed -> the teacher's share of the time of a run alone, percent."""
     found = {}
     for seed, run in group.runs.items():
         try:
             shares = read_columns(run.folder / TIMINGS, [TEACHER_SHARE]).get(TEACHER_SHARE)
         except DataError:
-            continue  # the record has what a run took; this file only adds to it
+            continue  # the record has the total time; this file is optional
         if shares is not None and np.isfinite(shares).any():
             found[seed] = 100 * float(mean_over(shares))
     return found

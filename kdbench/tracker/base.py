@@ -8,10 +8,10 @@ from kdbench.records.metric import ACCURACIES
 
 
 class Tracker(Protocol):
-    """Follows one run. It never raises after ``start``: curves are not worth a training.
+    """Tracks one run. Never raises after ``start``: tracking must not abort training.
 
     Attributes:
-        every_steps: steps from one point within an epoch to the next; 0: none.
+        every_steps: steps between points within an epoch; 0: no points.
     """
 
     every_steps: int
@@ -19,13 +19,13 @@ class Tracker(Protocol):
     def start(
         self, identity: RunIdentity, config: Mapping[str, Any], state: Mapping[str, Any] | None
     ) -> None:
-        """Opens the run, or continues it.
+        """Opens the run, or resumes it.
 
         Args:
-            identity: who the run is.
+            identity: key and names of the run.
             config: the config of the run as plain, resolved containers; it has at least
                 ``student.arch``, ``run.protocol`` and ``run.epochs``.
-            state: ``state_dict()`` of the tracker that followed the run before; None at its start.
+            state: ``state_dict()`` of the previous tracker of the run; None for a new run.
 
         Raises:
             ConfigError: the tracker is required by the config and cannot work.
@@ -33,11 +33,11 @@ class Tracker(Protocol):
         ...
 
     def log(self, row: Mapping[str, float | int]) -> None:
-        """One row an epoch; ``row["epoch"]`` and ``row["step"]`` are how many are done, from 1."""
+        """Logs an epoch; ``row["epoch"]`` and ``row["step"]`` count the finished ones, from 1."""
         ...
 
     def log_point(self, point: Mapping[str, float | int]) -> None:
-        """What one batch within an epoch was like; ``point["step"]`` counts finished steps."""
+        """Logs a batch within an epoch; ``point["step"]`` counts the finished steps."""
         ...
 
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:
@@ -45,15 +45,15 @@ class Tracker(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain types for the checkpoint: what ``start`` needs to continue the same curve."""
+        """State for the checkpoint, in plain types: what ``start`` needs to continue the curves."""
         ...
 
 
 class NullTracker:
-    """Follows nothing: the run has its metrics.csv and that is enough.
+    """Tracks nothing: the run only has its metrics.csv.
 
-    It hands on the state it was given, so that a run that is restarted once without a tracker can
-    be continued on its old curve later.
+    It passes the given state on, so that a run that is resumed once without a tracker can later
+    continue its curves.
     """
 
     every_steps = 0
@@ -86,7 +86,7 @@ def best_so_far(row: Mapping[str, float], best: Mapping[str, float]) -> dict[str
 
     Args:
         row: of an epoch.
-        best: up to the row before.
+        best: up to the previous row.
     """
     names = {f"{name}_best": row[name] for name in ACCURACIES if name in row}
     return {**best, **{name: max(new, best.get(name, new)) for name, new in names.items()}}

@@ -1,4 +1,4 @@
-"""What a run says, as a tracker may have it: the lines of its train.log, without secrets."""
+"""Sends the lines of a run's train.log to a tracker, without secrets."""
 
 import logging
 from collections.abc import Callable
@@ -9,14 +9,14 @@ _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class Console(logging.Handler):
-    """Hands on each message of the process that concerns one run or everybody.
+    """Forwards the log messages of the process that belong to one run, or to none in particular.
 
-    Not the terminal itself: what other learners of the process say, the bar, and what libraries
-    print would be in there, and nobody could take secrets out of it line by line.
+    The terminal itself is not captured: it has messages of other learners, the progress bar and
+    prints of libraries, from which secrets could not be removed line by line.
 
     Args:
         name: of the run, as in ``engine/runlog.py``.
-        write: takes a line; what it raises is dropped.
+        write: called with each line; its exceptions are dropped.
     """
 
     def __init__(self, name: str, write: Callable[[str], object]) -> None:
@@ -25,22 +25,22 @@ class Console(logging.Handler):
         self.setFormatter(logging.Formatter(_FORMAT))
 
     def open(self) -> None:
-        """From here on."""
+        """Starts forwarding."""
         logging.getLogger().addHandler(self)
 
     def close(self) -> None:
-        """No more; a second call does nothing."""
+        """Stops forwarding; a second call does nothing."""
         logging.getLogger().removeHandler(self)
         super().close()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Drops what concerns another run, and what W&B says of itself."""
+        """Drops messages of other runs, and of W&B itself."""
         if getattr(record, "run", self._name) != self._name or record.name.startswith("wandb"):
             return False
         return super().filter(record)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Never raises: a lost line is no reason to stop."""
+        """Never raises: a lost line must not stop the run."""
         try:
             self._write(redact_line(self.format(record)))
         except Exception:

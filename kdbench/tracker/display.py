@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, and one line per learner and epoch everywhere."""
+"""Progress display: a bar on a terminal, and one log line per learner and epoch."""
 
 import logging
 import sys
@@ -16,23 +16,23 @@ from kdbench.words import clock
 logger = logging.getLogger("kdbench")
 
 _TEMPERATURES = ("temperature/teacher_mean", "temperature/student_mean")
-_WIDTH = 80  # columns of a line; beyond, speed is left out, then what the accuracy does not need
-_REFRESH = 0.25  # seconds between two drawings of the bar
+_WIDTH = 80  # columns of a line; to fit, speed is dropped first, then other values except accuracy
+_REFRESH = 0.25  # seconds between updates of the bar
 
 
 class Display:
-    """Shows how far a list of learners is.
+    """Shows the progress of a list of learners.
 
-    The lines of the epochs are INFO messages of the logger "kdbench", so they stand in train.log
-    too. On a terminal, what is logged to the console between ``start`` and ``close`` is led around
-    the bar, so logging must be set up before. ``with display.start(step): ...`` closes it, and
-    ``with display: ...`` begins at step 0.
+    Epochs are logged as INFO messages of the logger "kdbench", so they are in train.log too. On a
+    terminal, console messages between ``start`` and ``close`` are redirected around the bar, so
+    logging must be set up before. ``with display.start(step): ...`` closes it, and
+    ``with display: ...`` starts at step 0.
 
     Args:
         epochs: epochs of the whole run, >= 1.
         steps_per_epoch: >= 1.
         names: of the learners, by run key.
-        stream: where a bar is drawn if it is a terminal; None takes standard error.
+        stream: where the bar is drawn if it is a terminal; None: standard error.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Display:
         self.close()
 
     def start(self, step: int = 0) -> Self:
-        """Begins at ``step`` (of the whole run): 0, or where a resumed run continues."""
+        """Starts at ``step`` of the whole run: 0, or where a resumed run continues."""
         self._started = True
         self._first = self._step = step
         self._begin = self._epoch_begin = self._step_end = self._drawn = time.monotonic()
@@ -68,12 +68,12 @@ class Display:
         return self
 
     def step(self, images: int, loss: Callable[[], float]) -> None:
-        """One step is done.
+        """Records a finished step.
 
         Args:
             images: size of its batch.
-            loss: reads the loss; called only when the bar is drawn, because reading a value on
-                an accelerator waits for everything before it.
+            loss: returns the loss; called only when the bar is drawn, because reading a value
+                synchronizes with the accelerator.
         """
         self._step += 1
         self._images += images
@@ -82,7 +82,7 @@ class Display:
             self._draw(self._bar, loss())
 
     def epoch(self, rows: Mapping[str, Mapping[str, float]]) -> None:
-        """An epoch is done: ``rows`` has the metrics of each learner that still trains, by key."""
+        """Records a finished epoch: ``rows`` has the metrics of each active learner, by run key."""
         for key, row in rows.items():
             prefix = f"{self.names[key]}  " if len(self.names) > 1 else ""
             logger.info("%s%s", prefix, self._describe(row, len(prefix)), extra={"run": key})
@@ -91,11 +91,11 @@ class Display:
         self._epoch_begin = self._step_end = time.monotonic()
 
     def note(self, text: str, key: str) -> None:
-        """Says something about one learner that people should not miss."""
+        """Logs a warning about one learner."""
         logger.warning("%s", text, extra={"run": key})
 
     def close(self) -> None:
-        """Takes the bar away; a second call does nothing."""
+        """Removes the bar; a second call does nothing."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -112,7 +112,7 @@ class Display:
             mininterval=0,  # step() decides when to draw
             bar_format="{desc}  {percentage:3.0f} % |{bar}|",
         )
-        # Only where there is a console handler to replace: another would print lines twice.
+        # Only loggers with a console handler to replace: another handler would print lines twice.
         loggers = [owner for owner in (logging.getLogger(), logger) if _has_console(owner)]
         self._redirect = logging_redirect_tqdm(loggers)
         self._redirect.__enter__()
@@ -122,21 +122,21 @@ class Display:
         parts += [self._speed(), f"left {self._left()}"]
         bar.set_description_str("  ".join(part for part in parts if part), refresh=False)
         bar.update(self._step - bar.n)
-        self._drawn = time.monotonic()  # reading the loss may have taken long
+        self._drawn = time.monotonic()  # reading the loss may be slow
 
     def _position(self, step: int) -> str:
-        """The epoch of a 0-based step, and how many learners there are if there are several."""
+        """The epoch of a 0-based step, and the number of learners if there are several."""
         epoch = min(step // self.steps_per_epoch + 1, self.epochs)
         count = f"  {len(self.names)} learners" if len(self.names) > 1 else ""
         return f"epoch {epoch}/{self.epochs}{count}"
 
     def _describe(self, row: Mapping[str, float], used: int) -> str:
-        """The line of an epoch, so long that it fits behind ``used`` columns."""
+        """The line of an epoch, short enough to fit after ``used`` columns."""
         parts = {"epoch": f"epoch {int(row['epoch'])}/{self.epochs}"}
-        lines = of_line()  # what a row lacks is left out
+        lines = of_line()  # missing values are left out
         parts |= {key: text.format(row[key]) for key, text in lines.items() if key in row}
         means = [f"{row[key]:.2f}" for key in _TEMPERATURES if key in row]
-        if means:  # of teacher and student, once where they are the same
+        if means:  # of teacher and student, once if they are equal
             parts["temperature"] = f"T {'/'.join(dict.fromkeys(means))}"
         parts |= {"speed": self._speed(), "left": f"left {self._left()}"}
         rest = [name for name in reversed(lines) if name not in ACCURACIES]
@@ -146,12 +146,12 @@ class Display:
         return "  ".join(parts.values())
 
     def _speed(self) -> str:
-        """Training only: from the begin of the epoch to the end of its last step."""
+        """Training speed, from the start of the epoch to the end of its last step."""
         seconds = max(self._step_end - self._epoch_begin, 1e-9)
         return f"{self._images / seconds:.0f} img/s"
 
     def _left(self) -> str:
-        """Time to the end at the pace of this process so far, evaluations included."""
+        """Estimated time left, from the average pace of this process, evaluations included."""
         done = max(self._step - self._first, 1)
         rest = self.epochs * self.steps_per_epoch - self._step
         seconds = (time.monotonic() - self._begin) / done * rest
@@ -159,7 +159,7 @@ class Display:
 
 
 def _accuracy(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """Span of the learners' last accuracies: on the test set, or on "val" where there is one."""
+    """Range of the learners' last accuracies, on the validation split if there is one."""
     for key in ACCURACIES:
         values = [row[key] for row in rows.values() if key in row]
         if values:

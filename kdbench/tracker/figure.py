@@ -1,9 +1,9 @@
-"""Curves of one run that belong into one chart of W&B's: its own panels have one metric each."""
+"""Curves of a run that belong in one W&B chart: W&B's own panels have one metric each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-Rows = Sequence[Mapping[str, float | int]]  # one an epoch, as in metrics.csv
+Rows = Sequence[Mapping[str, float | int]]  # one per epoch, as in metrics.csv
 _NAMES = {
     "figures/accuracy": ("Top-1 after each epoch, %", "{}/top1", ("train", "val", "test")),
     "figures/temperature": (
@@ -16,12 +16,12 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Curves:
-    """Lines of one chart.
+    """The lines of a chart.
 
     Attributes:
         title: of the chart.
         epochs: [epochs].
-        lines: name -> [epochs]; NaN where a row has no value.
+        lines: name -> [epochs]; NaN for missing values.
     """
 
     title: str
@@ -30,10 +30,10 @@ class Curves:
 
 
 def collect_curves(rows: Rows) -> dict[str, Curves]:
-    """All charts of a run, by the name under which W&B has them; those without a line are left out.
+    """All charts of a run, by their name in W&B; empty ones are left out.
 
     Args:
-        rows: one an epoch, as in ``metrics.csv``.
+        rows: one per epoch, as in ``metrics.csv``.
     """
     found = {}
     for chart, (title, pattern, names) in _NAMES.items():

@@ -1,6 +1,6 @@
-"""What the dashboard shows, as plain data; ``views.py`` makes W&B's panels of it.
+"""The content of the dashboard as plain data; ``views.py`` turns it into W&B panels.
 
-Metrics have the names under which ``WandbTracker`` sends them: rows as in ``metrics.csv``,
+Metrics have the names that ``WandbTracker`` uses: rows as in ``metrics.csv``,
 summaries as in ``RunRecord.numbers``; labels and units are those of ``records/metric.py``.
 """
 
@@ -16,10 +16,10 @@ class DashboardView:
     """Which runs are shown, and how.
 
     Attributes:
-        project: of W&B.
-        entity: user or team; empty leaves it open.
-        group_by: config columns; runs that agree in all of them are one line.
-        where: the values that config columns of a run must have.
+        project: W&B project.
+        entity: W&B user or team; may be empty.
+        group_by: config columns; runs with equal values in all of them share a line.
+        where: config column -> required value.
         text: Markdown at the top of the report; may be empty.
     """
 
@@ -32,16 +32,16 @@ class DashboardView:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart with one line or bar for each metric and each group of runs.
+    """A chart with one line or bar per metric and group of runs.
 
     Attributes:
-        title: what is shown.
+        title: of the chart.
         metrics: names.
-        axis: label of the values, with their unit.
-        kind: "curve" over epochs, or "bar" of the runs' summaries.
-        spread: "stddev" over the runs of a group, or "none" where the metrics are a band by
-            themselves.
-        x: of a curve: "epoch", or "step" for what is logged within epochs.
+        axis: label of the value axis, with the unit.
+        kind: "curve" over epochs, or "bar" of summary values.
+        spread: "stddev" over the runs of a group, or "none" if the metrics themselves form a
+            band.
+        x: x axis of a curve: "epoch", or "step" for points within epochs.
     """
 
     title: str
@@ -62,12 +62,12 @@ class Section:
 
 
 def _evaluated(title: str, name: str, axis: str) -> Chart:
-    """A metric of the split that is evaluated each epoch: "test", under protocol strict "val"."""
+    """A metric of the split evaluated each epoch: "test", or "val" for protocol strict."""
     return Chart(title, (f"test/{name}", f"val/{name}"), axis)
 
 
 def _charts(section: str) -> tuple[Chart, ...]:
-    """The curves of all metrics of a section, a chart for each."""
+    """The curves of all metrics of a section, one chart each."""
     return tuple(
         Chart(f"{metric.label[0].upper()}{metric.label[1:]}", metric.curves, metric.axis)
         for metric in of_chart(section)
@@ -97,8 +97,8 @@ def sections() -> tuple[Section, ...]:
     return (
         Section(
             "Accuracy",
-            "The last epoch is the result. The best epoch is picked on the test set: optimistic, "
-            "never the result.",
+            "The last epoch is the result. The best epoch is picked on the test set, so it is "
+            "optimistic; never the result.",
             (
                 _evaluated("Top-1 after each epoch", "top1", "top-1 (%)"),
                 _evaluated(
@@ -113,7 +113,7 @@ def sections() -> tuple[Section, ...]:
         ),
         Section(
             "Convergence",
-            "Whether a strategy is faster, and not only better at the end.",
+            "Whether a strategy converges faster, not just to a better result.",
             (
                 _bar("Area under the learning curve", "mean top-1 (%)", "convergence/aulc"),
                 _bar(
@@ -125,7 +125,7 @@ def sections() -> tuple[Section, ...]:
         ),
         Section(
             "Temperature",
-            "Temperatures that the strategy chose for the samples of each epoch.",
+            "Temperatures of the samples in each epoch.",
             (
                 Chart("Teacher and student", _both("temperature/{}_mean"), "temperature"),
                 Chart(
@@ -144,7 +144,7 @@ def sections() -> tuple[Section, ...]:
         ),
         Section(
             "Cost",
-            "Time on the machine of the run; a run alone would take its own and the shared time.",
+            "Time on the machine of the run; a run alone would take own plus shared time.",
             _charts("cost"),
         ),
     )

@@ -1,4 +1,4 @@
-"""Keeps secrets out of everything that a tracker writes or sends."""
+"""Removes secrets from everything that a tracker writes or sends."""
 
 import os
 import re
@@ -8,29 +8,29 @@ from typing import Any
 
 REMOVED = "<removed>"
 
-# Words of a config key ("hf_token", "apiKey") that say that its value is nobody's business.
+# Words of a config key ("hf_token", "apiKey") that mark its value as secret.
 _KEY_WORDS = frozenset(
     ["key", "apikey", "token", "secret", "password", "passwd", "credential", "credentials"]
 )
 _VARIABLE = re.compile("KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL")
-# A key and what it is set to, in a text: "hub.api_key=x", "--token=x", '"password": "x"'.
+# A key and its value within text: "hub.api_key=x", "--token=x", '"password": "x"'.
 _PAIR = re.compile(r"""((?<![\w-])-{0,2}([\w.-]+)["']?\s*[=:]\s*["']?)([^\s"',;)}\]]+)""")
-# A shorter secret is only removed where it is the whole text: inside others it may be a syllable.
+# Shorter secrets are only removed if they are the whole text: they may be parts of other words.
 _MIN_INSIDE = 8
 
 
 def redact(value: Any) -> Any:
-    """A copy of ``value`` in plain types, without what looks like a secret.
+    """A copy of ``value`` in plain types, without anything that looks like a secret.
 
-    Removed are values whose key has a word such as "token" or "password", and every text that
-    holds the value of an environment variable whose name contains KEY, TOKEN, SECRET, PASSWORD,
-    PASSWD or CREDENTIAL. Objects that are not plain become text.
+    Removes values whose key has a word such as "token" or "password", and the values of
+    environment variables whose name contains KEY, TOKEN, SECRET, PASSWORD, PASSWD or CREDENTIAL
+    from all text. Objects that are not plain are converted to text.
     """
     return _redact(value, _secrets())
 
 
 def redact_line(text: str) -> str:
-    """A line of a log without values of secret variables, and without what follows a secret key.
+    """A log line without the values of secret variables and secret keys.
 
     >>> redact_line("hub.api_key=abc tau=4 password: x")
     'hub.api_key=<removed> tau=4 password: <removed>'
@@ -69,7 +69,7 @@ def _is_secret_key(key: str) -> bool:
 
 
 def _secrets() -> list[str]:
-    """Values of secret environment variables, longest first: one may be part of another."""
+    """Values of secret environment variables, longest first: one may contain another."""
     values = {value for name, value in os.environ.items() if _VARIABLE.search(name.upper())}
     return sorted(values - {""}, key=len, reverse=True)
 

@@ -16,10 +16,10 @@ _STATE = "trackers"
 
 
 class SeveralTrackers:
-    """Passes everything on to each of its trackers. One that fails is left out; the others go on.
+    """Forwards every call to several trackers. One that fails is dropped; the others continue.
 
     Args:
-        trackers: by name, >= 1; each with the options of its own file in ``conf/tracker``.
+        trackers: by name, at least one; each with the options of its file in ``conf/tracker``.
 
     Raises:
         ConfigError: there are none.
@@ -29,15 +29,15 @@ class SeveralTrackers:
         if not trackers:
             raise ConfigError("tracker.trackers is empty: name at least one, or use tracker=csv")
         self._trackers = dict(trackers)
-        # A point is read when one of them wants it, and goes to those who do.
+        # A point is measured if any tracker wants it, and is sent only to those that do.
         self.every_steps = math.gcd(*(tracker.every_steps for tracker in trackers.values()))
 
     def start(
         self, identity: RunIdentity, config: Mapping[str, Any], state: Mapping[str, Any] | None
     ) -> None:
-        """Opens all of them.
+        """Opens all trackers.
 
-        The state of a tracker that followed the run alone goes to all: each finds its own.
+        The state of a single previous tracker is passed to all: each finds its own part.
 
         Raises:
             ConfigError: one of them is required by the config and cannot work.
@@ -52,11 +52,11 @@ class SeveralTrackers:
             raise
 
     def log(self, row: Mapping[str, float | int]) -> None:
-        """A row for all."""
+        """Sends a row to all trackers."""
         self._each("log", lambda name, one: one.log(row))
 
     def log_point(self, point: Mapping[str, float | int]) -> None:
-        """A point for those whose turn it is."""
+        """Sends a point to the trackers whose interval it matches."""
         step = int(point["step"])
         self._each(
             "log_point",
@@ -66,11 +66,11 @@ class SeveralTrackers:
         )
 
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:
-        """Closes all."""
+        """Closes all trackers."""
         self._each("finish", lambda name, one: one.finish(status, summary))
 
     def state_dict(self) -> dict[str, Any]:
-        """Those of all, by name, and together: so that one of them can go on by itself later."""
+        """The states of all trackers by name, and merged so that any of them can continue alone."""
         states: dict[str, dict[str, Any]] = {}
         self._each("state_dict", lambda name, one: states.update({name: one.state_dict()}))
         together = {key: value for state in states.values() for key, value in state.items()}
@@ -82,10 +82,10 @@ class SeveralTrackers:
                 action(name, tracker)
             except ConfigError:
                 raise
-            except Exception as error:  # it should not, and the others need not know
+            except Exception as error:  # a broken tracker must not affect the others
                 del self._trackers[name]
                 logger.warning(
-                    "the tracker %s is left out: its %s failed (%s); the training is not affected",
+                    "tracker %s is dropped: its %s failed (%s); training is not affected",
                     name,
                     what,
                     describe_problem(error),

@@ -1,9 +1,9 @@
-"""Uploads runs that were trained offline: ``wandb sync``, for everything below a folder.
+"""Uploads runs that were trained offline: ``wandb sync`` for everything below a folder.
 
-W&B keeps an attempt of an offline run in ``<run>/wandb/offline-run-<time>-<id>/run-<id>.wandb``.
-The newest attempt of a run holds its whole curve (see ``WandbTracker``), and its upload replaces
-what the server has of that run. W&B marks what it has uploaded with a file ``.synced`` beside it,
-so uploading again does nothing.
+W&B stores an attempt of an offline run in ``<run>/wandb/offline-run-<time>-<id>/run-<id>.wandb``.
+The latest attempt of a run has its whole curve (see ``WandbTracker``), and its upload replaces that
+run on the server. W&B marks uploaded attempts with a file ``.synced``, so uploading again does
+nothing.
 """
 
 import os
@@ -14,18 +14,18 @@ from pathlib import Path
 
 from kdbench.records.lock import is_held
 
-# Ends the id of an attempt that could not have the id of its run.
+# Suffix of the id of an attempt that could not use the id of its run.
 OTHER_ID = "-offline"
 
 _ATTEMPTS = "wandb/offline-run-*/run-*.wandb"
-_HOPELESS = 5  # attempts that were refused one by one, and none was taken: it is the server
+_HOPELESS = 5  # after so many single attempts failed and none succeeded, the server is at fault
 
 
 def mark_superseded(current: Path) -> None:
-    """Marks older offline attempts of a run as uploaded: nothing is in them alone.
+    """Marks older offline attempts of a run as uploaded: the current one has all their data.
 
     Args:
-        current: folder of the attempt that has begun.
+        current: folder of the current attempt.
     """
     for log in current.parents[1].glob(_ATTEMPTS):
         if log.parent.resolve() != current.resolve():
@@ -36,8 +36,8 @@ def find_pending(outputs: Path) -> tuple[list[Path], list[Path]]:
     """Offline attempts below a folder that have not been uploaded.
 
     Returns:
-        Folders of those that can be uploaded, and of those whose run is being trained just now:
-        W&B would mark them as uploaded and never look at the rest.
+        Folders of those that can be uploaded, and of those whose run is still training: W&B would
+        mark them as uploaded and never send the rest.
     """
     waiting = sorted(log.parent for log in outputs.rglob(_ATTEMPTS) if not _mark(log).exists())
     busy = [attempt for attempt in waiting if is_held(attempt.parents[1])]
@@ -48,7 +48,7 @@ def sync_arguments(attempts: Sequence[Path]) -> list[str]:
     """Arguments of ``wandb`` that upload attempts under the id of their run.
 
     Args:
-        attempts: folders; several only where each has the id of its run.
+        attempts: folders; several only if each has the id of its run.
     """
     other = [attempt.name for attempt in attempts if attempt.name.endswith(OTHER_ID)]
     run_id = [other[0].rsplit("-", 2)[1]] if other else []
@@ -58,15 +58,15 @@ def sync_arguments(attempts: Sequence[Path]) -> list[str]:
 def sync(attempts: Sequence[Path], outputs: Path) -> list[Path]:
     """Uploads attempts, with W&B's own progress on the terminal.
 
-    W&B takes none of several where one cannot be read, such as that of a process that was killed
-    at once; so a group of which it takes none is divided.
+    W&B uploads none of several attempts if one is unreadable, such as that of a process killed at
+    startup, so a group that fails is split in half.
 
     Args:
         attempts: folders from ``find_pending``.
-        outputs: W&B's own log of problems goes to ``wandb/`` in there.
+        outputs: W&B's debug logs are written to ``wandb/`` in this folder.
 
     Returns:
-        Those that are still not uploaded.
+        Attempts that could not be uploaded.
     """
     others = [[attempt] for attempt in attempts if attempt.name.endswith(OTHER_ID)]
     groups = [*others, [attempt for attempt in attempts if [attempt] not in others]]
@@ -86,7 +86,7 @@ def sync(attempts: Sequence[Path], outputs: Path) -> list[Path]:
 
 
 def _run_wandb(arguments: Sequence[str], outputs: Path) -> None:
-    # Its exit code is 0 whatever has become of the runs: the marks tell.
+    # The exit code is 0 even if uploads fail: the marks show which succeeded.
     subprocess.run(
         [sys.executable, "-m", "wandb", *arguments],
         env={"WANDB_DIR": str(outputs), **os.environ},

@@ -1,4 +1,4 @@
-"""TensorBoard: curves and numbers of a run as event files in its folder. Needs no account."""
+"""TensorBoard: curves and results of a run as event files in its folder. Needs no account."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -14,22 +14,22 @@ from kdbench.tracker.redact import describe_problem, redact
 
 logger = logging.getLogger("kdbench")
 
-FOLDER = "tensorboard"  # in that of the run
+FOLDER = "tensorboard"  # in the folder of the run
 _STATE = "tensorboard"
 
 
 class TensorboardTracker:
     """Event files of one learner, in ``<run folder>/tensorboard``.
 
-    Scalars have the names and steps that W&B gets. A run that is done has its config and the
-    numbers of its record in the HParams tab, where runs are compared. A run that is continued
-    writes a further file, which hides what the one before has beyond the last checkpoint.
+    Scalars have the same names and steps as in W&B. The HParams tab compares finished runs by their
+    config and the numbers of their record. A resumed run writes a new file, which hides what the
+    previous one has beyond the last checkpoint.
 
-    Once the run has started nothing here raises: the first failure is logged as a warning, and
-    the training goes on.
+    After the run has started nothing here raises: the first failure is logged as a warning, and
+    training continues.
 
     Args:
-        every_steps: steps from one point within an epoch to the next, >= 0; 0: none.
+        every_steps: steps between points within an epoch, >= 0; 0: no points.
 
     Raises:
         ConfigError: ``every_steps`` is negative.
@@ -40,7 +40,7 @@ class TensorboardTracker:
             raise ConfigError(f"tracker.every_steps={every_steps} must be >= 0; 0 is off")
         self.every_steps = every_steps
         self._writer: Any = None
-        self._step = -1  # of the last row that is in the files
+        self._step = -1  # of the last row in the files
         self._points: list[dict[str, float | int]] = []  # since that row
         self._best: dict[str, float] = {}
         self._curves: set[str] = set()
@@ -49,7 +49,7 @@ class TensorboardTracker:
     def start(
         self, identity: RunIdentity, config: Mapping[str, Any], state: Mapping[str, Any] | None
     ) -> None:
-        """Opens the files, or goes on behind the last checkpoint; a failure is a warning.
+        """Opens the files, or continues after the last checkpoint; a failure is a warning.
 
         Raises:
             ConfigError: tensorboard is not installed.
@@ -65,11 +65,11 @@ class TensorboardTracker:
             self._writer = writer(str(folder), purge_step=self._step + 1)
         except Exception as error:
             self._warn(error)
-        for point in points:  # the new file hides those of the old one
+        for point in points:  # the new file hides those in the old one
             self.log_point(point)
 
     def log(self, row: Mapping[str, float | int]) -> None:
-        """Writes one row; what is in the files already is left out."""
+        """Writes one row, unless it is in the files already."""
         step = int(row["step"])
         self._best = best_so_far(row, self._best)
         self._curves |= {*row, *self._best}
@@ -77,13 +77,13 @@ class TensorboardTracker:
             self._step, self._points = step, []
 
     def log_point(self, point: Mapping[str, float | int]) -> None:
-        """Writes what one batch was like."""
+        """Writes a point within an epoch."""
         self._points.append(dict(point))
         self._curves |= point.keys()
         self._attempt(partial(_add, point, int(point["step"])))
 
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:
-        """Adds config and numbers of a run that is done, and closes the files."""
+        """Adds config and numbers of a finished run, and closes the files."""
         if status == "done":
             numbers = {name: float(value) for name, value in summary.items()}
             self._attempt(partial(self._add_summary, numbers))
@@ -91,7 +91,7 @@ class TensorboardTracker:
         self._writer = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What is in the files, by then on the disk: the last row, and the points after it."""
+        """Flushes the files; returns the step of the last row, and the points after it."""
         self._attempt(lambda writer: writer.flush())
         return {_STATE: {"step": self._step, "points": list(self._points)}}
 
@@ -102,10 +102,10 @@ class TensorboardTracker:
         for part in hparams(columns, dict(numbers)):
             writer.file_writer.add_summary(part)
         missing = {name: value for name, value in numbers.items() if name not in self._curves}
-        _add(missing, max(self._step, 0), writer)  # the tab shows scalars, one for each number
+        _add(missing, max(self._step, 0), writer)  # HParams shows scalars
 
     def _attempt(self, action: Callable[[Any], object]) -> bool:
-        """Does something with the open files; says whether that worked."""
+        """Runs an action on the open writer; returns whether it succeeded."""
         if self._writer is None:
             return False
         try:
@@ -118,7 +118,7 @@ class TensorboardTracker:
 
     def _warn(self, error: Exception) -> None:
         logger.warning(
-            "TensorBoard is off for this run (%s); the training is not affected and metrics.csv "
+            "TensorBoard is off for this run (%s); training is not affected and metrics.csv "
             "is complete",
             describe_problem(error),
         )
@@ -134,7 +134,7 @@ def _add(values: Mapping[str, float | int], step: int, writer: Any) -> None:
 def _import_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except Exception as error:  # a broken installation raises whatever it likes
+    except Exception as error:  # a broken installation may raise anything
         raise ConfigError(
             f"tracker=tensorboard needs the package tensorboard, which cannot be imported: "
             f"{type(error).__name__}: {error}; pip install 'kdbench[tensorboard]', or choose "

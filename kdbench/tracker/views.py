@@ -11,17 +11,17 @@ from kdbench.words import join_words
 
 TITLE = "Temperature strategies"
 _READING = (
-    "A line or bar is the mean over the runs that agree in {columns}, a band one standard "
-    "deviation: of seeds, if nothing else differs. The charts show what W&B has; whether a "
-    "difference can be told from chance is what kdbench-report says."
+    "Lines and bars are means over runs with equal {columns}, bands are one standard deviation "
+    "(over seeds, if nothing else differs). For the significance of differences, use "
+    "kdbench-report."
 )
-_MAX_RUNS = 500  # that a chart takes into account; W&B's own limit is 10
+_MAX_RUNS = 500  # per chart; W&B's default is 10
 _COLUMNS = 2  # charts in a row
-_GRID, _HEIGHT = 24, 8  # of a report: width of a row and height of a chart, in its units
+_GRID, _HEIGHT = 24, 8  # of a report, in its units: width of a row, height of a chart
 
 
 def build_workspace(view: DashboardView) -> workspaces.Workspace:
-    """The saved view of a project: sections of charts, runs grouped and filtered."""
+    """A saved view of a project: sections of charts, with runs grouped and filtered."""
     return workspaces.Workspace(
         entity=view.entity,
         project=view.project,
@@ -45,11 +45,11 @@ def build_workspace(view: DashboardView) -> workspaces.Workspace:
 
 
 def build_report(view: DashboardView, connected: bool) -> reports.Report:
-    """The same as a page with text.
+    """The same charts as a report with text.
 
     Args:
-        view: what is shown.
-        connected: whether W&B's server may be asked for the project.
+        view: what to show.
+        connected: whether the W&B server may be queried for the project.
     """
     blocks: list[Any] = [
         reports.TableOfContents(),
@@ -73,7 +73,7 @@ def build_report(view: DashboardView, connected: bool) -> reports.Report:
 
 
 def to_json(view: DashboardView) -> str:
-    """Both, as W&B stores them: under "workspace" and "report"."""
+    """Both as W&B stores them, under "workspace" and "report"."""
     models = {
         "workspace": build_workspace(view)._to_model(),
         "report": build_report(view, connected=False)._to_model(),
@@ -91,7 +91,7 @@ def _filters(view: DashboardView) -> workspaces.And:
 
 
 def _panel(chart: Chart, place: int = 0) -> Any:
-    """A panel; ``place`` counts those of a section, row by row."""
+    """A panel; ``place`` is its index in the section, row by row."""
     width, height = _GRID // _COLUMNS, _HEIGHT
     layout = reports.Layout(
         x=place % _COLUMNS * width, y=place // _COLUMNS * height, w=width, h=height

@@ -1,4 +1,4 @@
-"""Weights & Biases: a view of the run. Losing it never costs a training."""
+"""Weights & Biases tracking. Its failures never abort training."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ from kdbench.tracker.sync import OTHER_ID, mark_superseded, sync_arguments
 logger = logging.getLogger("kdbench")
 
 MODES = ("auto", "online", "offline", "disabled")
-# What WANDB_MODE may say, in our words.
+# Values of WANDB_MODE -> our modes.
 _VARIABLE_MODES = {
     "online": "online",
     "run": "online",
@@ -35,34 +35,34 @@ _VARIABLE_MODES = {
 }
 _NOT_IN_PROJECT = "/\\#?%:"
 _NO_KEY = "no API key is configured"
-# Seconds for which this process does not ask a server again that did not answer: each learner of
-# a cohort would wait for it in turn.
+# Seconds before this process retries a server that did not respond: otherwise each learner of a
+# cohort would wait for it in turn.
 _RETRY_AFTER = 600.0
-# Seconds in which W&B's service answers a request that was cancelled. A process that ends before is
-# sometimes not heard when it tells the service to stop, and then waits for it in vain.
+# Seconds in which W&B's service handles a canceled request. If a process exits earlier, the service
+# sometimes misses its request to stop, and the process waits in vain.
 _GRACE = 0.5
 
 
 class WandbTracker:
-    """One W&B run for one learner; several may be open in a process at once.
+    """One W&B run for one learner; a process may have several open at once.
 
-    W&B's files lie in ``<run folder>/wandb``. What cannot be sent stays there, and the log says
-    how to send it later. Once the run has started nothing here raises: the first failure is
-    logged as a warning and the training goes on.
+    W&B's files are in ``<run folder>/wandb``. Data that cannot be sent stays there, and the log
+    explains how to upload it later. After the run has started nothing here raises: the first
+    failure is logged as a warning, and training continues.
 
     Args:
         project: name of the W&B project.
-        entity: W&B user or team; None takes the account's own.
-        mode: "online", "offline", "disabled", or "auto": what WANDB_MODE says, else online where
-            an API key is configured and the server answers, else offline.
+        entity: W&B user or team; None: the account's default.
+        mode: "online", "offline", "disabled", or "auto": WANDB_MODE if set, else online if an API
+            key is configured and the server responds, else offline.
         group: replaces ``<table or dataset>/<pair>/<method>`` as the group of the run.
         tags: further tags.
-        init_timeout: seconds, >= 1, to wait for the server: once for the account and once for
-            the run.
-        finish_timeout: seconds, > 0, to wait at the end until the last rows have arrived; once for
-            all the runs of a process that lost the server.
-        required: refuse to train where the run cannot be online.
-        every_steps: steps from one point within an epoch to the next, >= 0; 0: none.
+        init_timeout: seconds, >= 1, to wait for the server: once for the login and once for the
+            run.
+        finish_timeout: seconds, > 0, to wait at the end for the last rows to arrive; once for all
+            runs of a process that lost the server.
+        required: refuse to train if the run cannot be online.
+        every_steps: steps between points within an epoch, >= 0; 0: no points.
         commit: send kdbench's git commit.
         machine: send versions, operating system, host, processor and GPUs.
         console: send the lines of the run's log, without secrets.
@@ -72,7 +72,7 @@ class WandbTracker:
         ConfigError: a value that W&B or this class cannot use.
     """
 
-    # Shared by all trackers of a process: until when (monotonic) no server is asked, and why.
+    # Shared by all trackers of a process: no server is contacted until then (monotonic), and why.
     _unreachable: ClassVar[tuple[float, str]] = (0.0, "")
 
     def __init__(
@@ -120,7 +120,7 @@ class WandbTracker:
         self._run: Any = None
         self._id = ""
         self._is_new = True
-        self._step = -1  # the last one that W&B has
+        self._step = -1  # the last one sent
         self._rows: dict[int, dict[str, float | int]] = {}  # by step
         self._points: dict[int, dict[str, float | int]] = {}  # by step
         self._best: dict[str, float] = {}
@@ -129,11 +129,11 @@ class WandbTracker:
     def start(
         self, identity: RunIdentity, config: Mapping[str, Any], state: Mapping[str, Any] | None
     ) -> None:
-        """Opens the run, or continues it: online where possible, else offline, else not at all.
+        """Opens or resumes the run: online if possible, else offline, else not at all.
 
         Raises:
-            ConfigError: wandb is not installed, WANDB_MODE is not a mode, or ``required`` and not
-                online.
+            ConfigError: wandb is not installed, WANDB_MODE is invalid, or ``required`` is set and
+                the run cannot be online.
         """
         run_id = (state or {}).get("run_id")
         self._id, self._is_new = run_id or uuid.uuid4().hex[:16], run_id is None
@@ -153,7 +153,7 @@ class WandbTracker:
             self._console.open()
 
     def log(self, row: Mapping[str, float | int]) -> None:
-        """Sends one row, and the points before it; what W&B has already is left out."""
+        """Sends one row, and the points before it, unless W&B has them already."""
         step = int(row["step"])
         self._rows[step] = dict(row)
         self._best = best_so_far(row, self._best)
@@ -161,15 +161,15 @@ class WandbTracker:
         self._send({**self._points.get(step, {}), **row, **self._best}, step)
 
     def log_point(self, point: Mapping[str, float | int]) -> None:
-        """Sends the points before this one: a row with the same step may be about to come."""
+        """Sends the points before this one: a row with the same step may follow."""
         step = int(point["step"])
         self._send_points(step)
         self._points[step] = dict(point)
 
     def finish(self, status: str, summary: Mapping[str, Any]) -> None:
-        """Writes the summary and closes the run; W&B shows a failed run as failed.
+        """Writes the summary and closes the run; a failed run is marked as failed.
 
-        A run that is done gets figures and a table of its numbers, too.
+        A finished run also gets figures and a table of its numbers.
         """
         values = redact({**summary, "status": status})
         self._attempt("summary", lambda run: run.summary.update(values))
@@ -184,16 +184,16 @@ class WandbTracker:
         if run.offline or not self._server_problem():
             self._close(*task)
         else:
-            # The server did not answer another run. Python waits for threads at its exit, so all
-            # the runs of a cohort wait together, not one after the other.
+            # The server is not responding. Python joins threads at exit, so all runs of a cohort
+            # wait at the same time, not one after the other.
             threading.Thread(target=self._close, args=task).start()
 
     def state_dict(self) -> dict[str, Any]:
-        """``run_id``: W&B's; ``points``: all within epochs, which nobody else keeps."""
+        """``run_id``: W&B's id; ``points``: all points within epochs, stored nowhere else."""
         return {"run_id": self._id, "points": [dict(point) for point in self._points.values()]}
 
     def _send_points(self, step: int) -> None:
-        """Those before a step."""
+        """Sends the points before a step."""
         for known in sorted(known for known in self._points if self._step < known < step):
             self._send(self._points[known], known)
 
@@ -202,11 +202,11 @@ class WandbTracker:
             self._step = step
 
     def _begin(self, run: Any) -> None:
-        """Finds out what W&B has of this run.
+        """Finds out which rows of this run W&B has.
 
-        W&B's step is that of training, so its next step says it: after the last row that the
-        server has, where it knows the run, else 0. Whoever continues a run logs all its rows again,
-        so that an attempt without the server holds the whole curve.
+        W&B's steps are training steps, so its next step tells: it follows the last row on the
+        server, or is 0 for a new run. A resumed run logs all its rows again, so that an offline
+        attempt has the whole curve.
         """
         self._step = run.step - 1
         mark_superseded(Path(run.dir).parent)
@@ -233,9 +233,9 @@ class WandbTracker:
         if not shown:
             return
         epoch = {"epoch": rows[-1]["epoch"]} if rows else {}
-        # W&B copies tables to a folder of the user's data; in that of the run they are found again.
+        # W&B copies tables to a folder of user data; keep them in the folder of the run instead.
         with _variables({"WANDB_DATA_DIR": str(Path(run.dir).parents[1] / "data")}):
-            # In a row of its own, after the last epoch's.
+            # In a separate row, after that of the last epoch.
             _log(run, {**epoch, **shown}, self._step + 1)
 
     def _wanted_mode(self) -> str:
@@ -254,7 +254,7 @@ class WandbTracker:
         init = partial(self._init, wandb, identity, config)
         if mode == "offline":
             self._refuse_if_required("WANDB_MODE=offline")
-            self._open_offline(init, self._id, "as asked for", logging.INFO)
+            self._open_offline(init, self._id, "as requested", logging.INFO)
             return
         problem, run_id = self.login_problem(), self._id
         if not problem:
@@ -278,11 +278,11 @@ class WandbTracker:
             logger.warning("W&B is off for this run: %s (%s)", describe_problem(error), reason)
             return
         hint = self._sync_command(self._run)
-        logger.log(level, "W&B is offline: %s. To send the curves later: %s", reason, hint)
+        logger.log(level, "W&B is offline: %s. To upload the curves later: %s", reason, hint)
 
     @staticmethod
     def login_problem() -> str:
-        """What keeps this process from being online; "" where nothing does. Never prompts."""
+        """The reason why this process cannot be online; "" if it can. Never prompts."""
         if problem := WandbTracker._server_problem():
             return problem
         try:
@@ -292,7 +292,7 @@ class WandbTracker:
 
     @staticmethod
     def _server_problem() -> str:
-        """What happened to the last one in this process who waited for the server in vain."""
+        """The error of the last failed connection in this process; "" after ``_RETRY_AFTER``."""
         until, problem = WandbTracker._unreachable
         return problem if time.monotonic() < until else ""
 
@@ -311,12 +311,12 @@ class WandbTracker:
         mode: str,
         run_id: str,
     ) -> Any:
-        """``wandb.init`` with everything named, so that no WANDB_ variable can mix up two runs."""
+        """``wandb.init`` with explicit arguments, so that WANDB_ variables cannot mix up runs."""
         return wandb.init(
             mode=mode,
             id=run_id,
-            # Only what the server may know: elsewhere W&B ignores it with a warning, and what it
-            # writes to disk would be appended to what the server has instead of replacing it.
+            # Only for runs that may be on the server: otherwise W&B warns, and an offline attempt
+            # would later be appended to the data on the server instead of replacing it.
             resume="allow" if mode == "online" and not self._is_new else None,
             reinit="create_new",
             dir=identity.folder,
@@ -334,13 +334,13 @@ class WandbTracker:
     def _settings(self, wandb: ModuleType) -> Any:
         return wandb.Settings(
             silent=True,
-            console="off",  # it would take what all runs of the process print, secrets included
+            console="off",  # would capture the output of all runs of the process, secrets included
             x_disable_stats=not self.usage,
             x_disable_meta=not self.machine,
-            # It would ask the metadata server of a cloud, offline too.
+            # Would query a cloud metadata server, even offline.
             x_stats_coreweave_metadata_base_url="http://127.0.0.1:9",
             program="kdbench-train",
-            # It would send the URL of the git remote, which may hold a secret.
+            # Would send the URL of the git remote, which may contain a secret.
             disable_git=True,
             git_commit=self._circumstances().get("commit"),
             disable_code=True,
@@ -350,7 +350,7 @@ class WandbTracker:
         )
 
     def _circumstances(self) -> dict[str, Any]:
-        """What this attempt was made with: further columns of the config."""
+        """Commit and environment of this attempt, as further config columns."""
         if not (self.commit or self.machine):
             return {}
         environment = redact(_describe_environment())
@@ -374,7 +374,7 @@ class WandbTracker:
             )
 
     def _attempt(self, what: str, action: Callable[[Any], object]) -> bool:
-        """Does something with the open run; says whether that worked."""
+        """Runs an action on the open run; returns whether it succeeded."""
         if self._run is None:
             return False
         try:
@@ -393,11 +393,11 @@ class WandbTracker:
             self._warn_once("finish", run, error)
 
     def _warn_once(self, what: str, run: Any, error: Exception) -> None:
-        """Where one thing fails, the others do too: nobody wants to read of each row."""
+        """Warns of the first failure only: later ones usually have the same cause."""
         if not self._warned:
             logger.warning(
-                "W&B %s failed (%s); the training is not affected and metrics.csv is complete. "
-                "To send what W&B has on disk: %s",
+                "W&B %s failed (%s); training is not affected and metrics.csv is complete. "
+                "To upload W&B's local files: %s",
                 what,
                 describe_problem(error),
                 self._sync_command(run),
@@ -415,14 +415,14 @@ def _check_project(project: str) -> None:
 
 
 def _config(identity: RunIdentity, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What W&B shows as the config of a run: flat columns, and all of it once more as it is."""
+    """The config of a run in W&B: flat columns, plus the nested config under ``conf``."""
     safe = redact(config)
     flat = {name: redact(value) for name, value in identity.labels(safe).items()}
     return {**flat, "conf": safe}
 
 
 def _log(run: Any, row: Mapping[str, Any], step: int) -> None:
-    # With a step alone, W&B would hold the row back until the next one comes.
+    # With a step only, W&B would hold the row back until the next one.
     run.log(dict(row), step=step, commit=True)
 
 
@@ -444,7 +444,7 @@ def _describe_environment() -> dict[str, Any]:
 def _import_wandb() -> ModuleType:
     try:
         import wandb
-    except Exception as error:  # a broken installation raises whatever it likes
+    except Exception as error:  # a broken installation may raise anything
         raise ConfigError(
             f"tracker=wandb needs the package wandb, which cannot be imported: "
             f"{type(error).__name__}: {error}; "
@@ -455,17 +455,17 @@ def _import_wandb() -> ModuleType:
 
 @contextmanager
 def _environment(folder: Path, timeout: int) -> Iterator[None]:
-    """Environment in which W&B may start its service; what the user has set has precedence.
+    """Sets the environment for W&B's service; the user's variables take precedence.
 
-    Afterwards ``os.environ`` is as before: WANDB_SERVICE, which W&B adds, would tie processes that
-    are started from here to the life of this one.
+    Restores ``os.environ`` afterwards: WANDB_SERVICE, which W&B adds, would tie child processes to
+    the lifetime of this one.
     """
     before, arguments = set(os.environ), sys.argv
-    # W&B sends the command line with the machine; what it chose stands in the config.
+    # W&B would send the command line; its choices are in the config.
     sys.argv = arguments[:1]
-    # The service's log, which would go to ~/.cache. Only a variable can move it.
+    # The service's log, else in ~/.cache. Only a variable can move it.
     os.environ.setdefault("WANDB_CACHE_DIR", str(folder.absolute() / "wandb" / "cache"))
-    # No crash reports to W&B's vendor: they would be network traffic of an offline run.
+    # No crash reports: an offline run must not use the network.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     os.environ.setdefault("WANDB_HTTP_TIMEOUT", str(timeout))  # of the login
     try:
@@ -478,7 +478,7 @@ def _environment(folder: Path, timeout: int) -> Iterator[None]:
 
 @contextmanager
 def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Sets variables of the environment for a while; those of the user have precedence."""
+    """Sets environment variables temporarily; the user's take precedence."""
     added = {name: value for name, value in values.items() if name not in os.environ}
     os.environ.update(added)
     try:

@@ -161,7 +161,7 @@ def test_offline_runs_are_uploaded_by_one_command(tmp_path, wandb_server):
 def test_without_a_login_nothing_is_uploaded_and_that_is_said(tmp_path, capsys):
     follow(tmp_path / "a", mode="offline")
     assert run("--sync", tmp_path) == ExitCode.NOT_IN_WANDB
-    assert "nothing was uploaded, W&B cannot be reached: no API key" in capsys.readouterr().out
+    assert "nothing was uploaded, W&B is not available: no API key" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.synced"))
 
 

@@ -122,15 +122,15 @@ def test_a_record_that_says_something_else_is_noticed(evaluate, run):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["RUN/none"], 4, ["nothing is there"]),
+        (["RUN/none"], 4, ["does not exist"]),
         (["RUN/checkpoint"], 4, ["has no record.json"]),
         (["RUN/student.safetensors"], 2, ["needs a dataset", "dataset=cifar100"]),
         (["RUN", "--arch", "resnet8"], 2, ["--arch: only for weight files"]),
         (["RUN/student.safetensors", "--which", "best"], 2, ["--which: only for folders"]),
-        (["RUN", "run.epochs=5"], 2, ["run.epochs is part of what the run was"]),
+        (["RUN", "run.epochs=5"], 2, ["run.epochs determined the result"]),
         (["RUN", "paths.dta=x"], 2, ["paths.dta is not a key", "paths.data"]),
         (["RUN", "dataset=fake", "dataset.num_classes=7"], 2, ["trained on 10 classes", "has 7"]),
-        (["RUN", "dataset=fake", "--export", "safetensors"], 2, ["leave dataset= out"]),
+        (["RUN", "dataset=fake", "--export", "safetensors"], 2, ["omit dataset="]),
         (["RUN", "dataset=fak"], 2, ["dataset=fak does not exist", "fake"]),
         (["RUN", "--teacher", "RUN/none"], 4, ["no such file"]),
         (["RUN/checkpoint/best.safetensors", "dataset=fake"], 2, ["--arch", "like resnet8"]),

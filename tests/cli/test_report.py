@@ -67,7 +67,7 @@ def test_trouble_is_told_and_not_fatal(report, outputs):
     assert "kd-random/seed90: ce, kd not finite at step 71" in out
     assert "kd-cosine/seed91/record.json is damaged" in err
     assert "left out: " in err
-    assert "kd-linear/seed92 has begun and not ended" in err
+    assert "kd-linear/seed92 is unfinished" in err
     assert "kd-step/seed94/metrics.csv was changed after the run ended" in err
 
 
@@ -80,14 +80,14 @@ def test_unfinished_runs_are_folded_and_chosen_by_their_configs(report, outputs)
     for seed in range(12):
         begin(outputs, f"begun{seed:02}", f"seed: {seed}\n")
     _, out, err = report()
-    assert err.count("has begun and not ended") == 5
-    assert "and 7 more, which the page lists" in err
-    assert "have begun and not ended are in no cell: 12" in " ".join(out.split())
+    assert err.count("is unfinished") == 5
+    assert "and 7 more, listed on the page" in err
+    assert "Unfinished runs, not in the table: 12" in " ".join(out.split())
     page = (outputs / "report" / "report.html").read_text()
     assert all(f"begun{seed:02}" in page for seed in range(12))
     _, out, err = report("--where", "seed<2")
-    assert err.count("has begun and not ended") == 2
-    assert "have begun and not ended are in no cell: 2" in " ".join(out.split())
+    assert err.count("is unfinished") == 2
+    assert "Unfinished runs, not in the table: 2" in " ".join(out.split())
 
 
 def test_a_run_that_failed_before_it_had_a_record_is_listed_with_its_reason(report, outputs):
@@ -99,7 +99,7 @@ def test_a_run_that_failed_before_it_had_a_record_is_listed_with_its_reason(repo
     _, out, err = report()
     assert "Failed: 1\n" in out
     assert f"  {outputs / 'failed'}: no room on the disk\n" in out
-    assert err == f"left out: {outputs / 'begun'} has begun and not ended\n"
+    assert err == f"left out: {outputs / 'begun'} is unfinished\n"
 
 
 def test_odd_records_do_not_kill_the_report(report, outputs):
@@ -122,7 +122,7 @@ def test_a_teacher_alone_is_told_in_words_that_do_not_blame_a_condition(report, 
     folder = write_run(tmp_path / "only", SMALL, SMALL.pairs[0], "teacher", "none", 0)
     code, _, err = report(folder=folder)
     assert code == 3
-    assert "trained a teacher, and a table compares students" in err
+    assert "trained a teacher, but a table compares students" in err
     assert f"kdbench-evaluate {folder}" in err
     assert "--where" not in err
 
@@ -156,7 +156,7 @@ def test_options(report):
         (["--where", "sede=1"], 2, "no run has 'sede'"),
         (["--metric", "beauty"], 2, "allowed are top1_last"),
         (["--rows", "pair"], 2, "both 'pair'"),
-        (["--rows", "objective", "--table", "demo"], 2, "leave those out"),
+        (["--rows", "objective", "--table", "demo"], 2, "omit --rows and --columns"),
         (["--rows", "colour"], 2, "invalid choice"),
     ],
 )

@@ -61,7 +61,7 @@ def test_the_same_bits_and_the_original_as_it_was(rerun, run, tmp_path):
     # The same command once more trains nothing, and compares what it has.
     code, said = rerun(run)
     assert code == 0
-    assert "holds a repetition already" in said
+    assert "already holds a repetition" in said
     assert "epoch" not in said
 
 
@@ -148,11 +148,11 @@ def test_a_teacher_from_a_file(rerun, trained, tmp_path):
     [
         ({"dataset_digest": "0"}, [], 3, ["is not the dataset of the run", "paths.data=DIR"]),
         ({"status": "failed", "reason": "nan"}, [], 2, ["failed (nan)", "kdbench-train"]),
-        ({}, ["seed=4"], 2, ["seed is part of what the run was", "allowed are paths"]),
+        ({}, ["seed=4"], 2, ["seed determined the result", "allowed are paths"]),
         ({}, ["run.device=cuda:99"], 2, ["run.device='cuda:99'"]),
         ({}, ["run.device"], 2, ["'run.device' is not KEY=VALUE"]),
         ({}, ["--tolerance", "nan"], 2, ["--tolerance=nan must be >= 0"]),
-        ({}, ["--out", "RUN"], 2, ["is the run itself"]),
+        ({}, ["--out", "RUN"], 2, ["is the folder of the run itself"]),
         ({}, ["--out", "OTHER"], 2, ["holds another run", "--out"]),
     ],
 )

@@ -28,7 +28,7 @@ def test_without_a_name_the_tables_are_listed(capsys):
 
 def test_options_that_exclude_each_other():
     for option in (["--list"], ["--settings", "ttm"]):
-        with pytest.raises(ConfigError, match="takes no table and no overrides; remove demo"):
+        with pytest.raises(ConfigError, match="takes neither a table nor overrides; remove demo"):
             run_table(parse(["demo", *option]))
 
 
@@ -43,7 +43,7 @@ def test_an_unknown_method_is_corrected():
 
 
 def test_the_forecast_times_networks_and_trains_nothing(tmp_path, capsys, monkeypatch):
-    speed = Speed(macs=10**6, train=1e9, ask=1e9)
+    speed = Speed(macs=10**6, train=1e9, forward=1e9)
     monkeypatch.setattr(kdbench.planning.speed, "measure", lambda *_: speed)
     own = ["method=kd", "temperature=constant", "seed=0", "run.threads=1"]
     assert forecast("demo", [*own, f"paths.outputs={tmp_path}"]) == 0

@@ -15,7 +15,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         (b"run:\n  epochs: [1, 2\nseed: 3\n", ", line 3, column 5: "),
         (b"run:\n\tepochs: 3\n", ", line 2, column 1: "),
         (b"run:\n\tepochs: 3\n", "not with tabs"),
-        (b"seed: 1\nrun: {}\nseed: 2\n", ", line 3, column 1: seed stands here for the second"),
+        (b"seed: 1\nrun: {}\nseed: 2\n", ", line 3, column 1: duplicate key seed"),
         (b"a: 1\nb: caf\xe9\n", ", line 2, column 7: byte 0xe9 is not UTF-8"),
         (b"a: &a\n  b: *a\n", ", line 1, column 4: this value contains itself"),
         (b"a: &a [1, *a]\n", "this value contains itself"),

@@ -113,7 +113,7 @@ OPENED = {"_target_": "builtins.open", "file": "MARKER", "mode": "w"}
         (put("config.student", {**OPENED, "arch": "x"}), "_target_='builtins.open'"),
         (put("config.student.extra", OPENED), "config.student.extra: _target_"),
         (put("config.student.list", [[{"deep": OPENED}]]), "_target_='builtins.open'"),
-        (put("config.student._args_", ["resnet8", 10, "x.pth"]), "arguments without names"),
+        (put("config.student._args_", ["resnet8", 10, "x.pth"]), "positional arguments"),
         (put("config.objective.terms.kd.loss", {**OPENED, "_partial_": True}), "_target_"),
         (put("config.optim.optimizer", {**OPENED, "_recursive_": False}), "_target_"),
         (put("config.plugin._target_", "kdbench.files.remove_leftovers"), "remove_leftovers"),
@@ -130,7 +130,7 @@ OPENED = {"_target_": "builtins.open", "file": "MARKER", "mode": "w"}
 def test_a_received_record_is_data(received, monkeypatch, change, words):
     monkeypatch.setenv("CANARY", "canary")
     folder = received(change)
-    with pytest.raises(ConfigError, match="not what kdbench writes") as caught:
+    with pytest.raises(ConfigError, match="not as kdbench writes it") as caught:
         open_run(folder)
     assert words in str(caught.value)
     assert "canary" not in str(caught.value)

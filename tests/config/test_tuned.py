@@ -143,11 +143,11 @@ def test_the_command_line_finds_them_too(folder, kdbench):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("- 1", "no mapping of datasets"),
+        ("- 1", "must be a mapping of datasets"),
         ("cifar100: {}", "cifar100 must be a list, found {}"),
         ("cifar100: [1]", "block 1: it must be a mapping, found 1"),
-        ("cifar100:\n  - pairs: [a_b]", "and one of source and ours; found pairs"),
-        ("cifar100:\n  - {source: s, ours: o}", "one of source and ours"),
+        ("cifar100:\n  - pairs: [a_b]", "with either source or ours; found pairs"),
+        ("cifar100:\n  - {source: s, ours: o}", "either source or ours"),
         ("cifar100:\n  - {source: s, pair: [a_b]}", "allowed are default, keys, ours, pairs"),
         ("cifar100:\n  - {source: s, keys: [x.y, z], pairs: {a_b: [1]}}", "a_b has 1 values"),
         ("cifar100:\n  - {source: s, keys: [x.y], pairs: [a_b]}", "pairs must be a mapping"),

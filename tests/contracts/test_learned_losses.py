@@ -101,7 +101,9 @@ def test_a_network_without_such_features_is_a_problem_of_the_config():
 
 def test_a_view_that_nobody_makes_is_a_problem_of_the_config():
     cfg = compose_config([*VIEW[:-1], "+objective.terms.second.view=third"])
-    with pytest.raises(ConfigError, match=r"reads the view 'third', dataset.views has .*second"):
+    with pytest.raises(
+        ConfigError, match=r"reads the view 'third', but dataset.views has .*second"
+    ):
         check(cfg)
 
 

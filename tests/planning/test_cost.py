@@ -16,7 +16,7 @@ STUDENT, TEACHER = 5, 7  # multiply-adds of a forward pass
 def speed_of(network):
     """One multiply-add takes an hour / 1,000 in the student, an hour / 2,000 in the teacher."""
     per_hour, macs = {"resnet20": (1_000, STUDENT), "resnet56": (2_000, TEACHER)}[network["arch"]]
-    return Speed(macs, train=per_hour / 3600, ask=per_hour / 3600)
+    return Speed(macs, train=per_hour / 3600, forward=per_hour / 3600)
 
 
 def config(*overrides):
@@ -108,5 +108,5 @@ def test_a_dataset_of_unknown_size_is_refused(monkeypatch):
     own = config()
     own["dataset"]["name"] = "mine"
     monkeypatch.setattr("kdbench.data.cifar.CIFAR100.published_images", None)
-    with pytest.raises(ConfigError, match="how many images mine has"):
+    with pytest.raises(ConfigError, match="number of images in mine is unknown"):
         price([own], speed_of)

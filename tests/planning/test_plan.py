@@ -19,7 +19,7 @@ DEMO = ["method=scratch,kd", "temperature=constant,cosine", "seed=0,5"]
 
 
 def fast(network):
-    return Speed(macs=10**6, train=1e9, ask=1e9)
+    return Speed(macs=10**6, train=1e9, forward=1e9)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_a_planned_run_is_the_one_that_the_command_composes(plan):
 
 def test_a_student_without_a_teacher_is_one_run_whatever_the_temperature(plan):
     assert (len(plan.runs), len(plan.distinct())) == (8, 6)
-    assert "8 runs, 2 of them the same as another one" in write_forecast(plan, fast)
+    assert "8 runs, of which 2 duplicates" in write_forecast(plan, fast)
 
 
 @pytest.mark.slow

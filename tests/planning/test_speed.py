@@ -30,7 +30,7 @@ def test_a_network_is_timed_once_per_machine(speeds, config, monkeypatch):
     found = speeds.of(config["student"])
     assert found.macs > 0
     assert found.train > 0
-    assert found.ask > 0
+    assert found.forward > 0
     assert speeds.notes == ["timing resnet8 on this machine, once"]
     monkeypatch.setattr(kdbench.planning.speed, "measure", None)
     assert speeds.of(config["student"]) == found

@@ -198,7 +198,7 @@ def test_a_single_run(tmp_path, status):
     write_run(tmp_path, SMALL, "a_b", "kd", "dtkd", 0, **changes)
     said = check_safe(make_page(tmp_path)).text
     assert f"1 {status}" in said
-    assert "no baseline to be faster than" in said
+    assert "no baseline to compare with" in said
 
 
 def test_runs_without_curves(tmp_path):
@@ -206,8 +206,8 @@ def test_runs_without_curves(tmp_path):
     (folder / "metrics.csv").unlink()
     (folder / "timings.csv").unlink()
     said = check_safe(make_page(tmp_path)).text
-    assert "No run of this column has a learning curve." in said
-    assert "in no figure, because of their metrics" in said
+    assert "This column has no learning curves." in said
+    assert "in no figure, because of invalid metrics" in said
     assert "metrics.csv cannot be read" in said
 
 
@@ -247,7 +247,7 @@ def test_strict_runs_show_their_validation_curve(tmp_path):
 def test_many_runs_are_a_list(study, monkeypatch):
     monkeypatch.setattr(page_module, "MAX_RUNS", 5)
     page = check_safe(make_page(study, study / "report" / "list.html"))
-    assert "14 runs are too many for a section each (the limit is 5)" in page.text
+    assert "Too many runs for a section each (14, the limit is 5)" in page.text
     assert page.tags.count("pre") == 0
 
 

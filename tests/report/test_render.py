@@ -44,8 +44,8 @@ def test_text_has_everything(table):
     assert lines["ctkd"].startswith("ctkd 70.00 1, 1 failed 71.00 71.19 (?) -1.19 (last)")
     assert lines["ctkd"].endswith("too few seeds (n=1)")
     assert "picked on the test set" in text
-    assert "Against kd: paired by seed, t test adjusted" in text
-    assert "differences between runs of one seed are normal" in " ".join(text.split())
+    assert "Against kd: paired t test over seeds, Holm-adjusted" in text
+    assert "assumes normally distributed differences" in " ".join(text.split())
     order = [name for name in lines if name in ("teacher", "scratch", "kd", "ctkd", "dkd")]
     assert order == ["teacher", "scratch", "kd", "ctkd", "dkd"]
 
@@ -87,9 +87,9 @@ def test_disputed_numbers_have_a_range():
 def test_only_what_is_there_is_explained(table):
     said = " ".join(explain(table))
     assert "Best epoch" in said
-    assert "Better than the second best of its column by more than chance" in said
+    assert "Significantly better than the second best of its column" in said
     assert "dkd (cifar100, resnet56_resnet20)" in said
-    assert "No spread: every seed differs by the same" in said
+    assert "No spread: the difference is the same for every seed" in said
     alone = build([run("kd", temperature="cosine", dataset="mnist5k")])
     assert not re.search("Against|Published|second best", " ".join(explain(alone)))
 
@@ -193,7 +193,7 @@ def test_a_compact_table_has_methods_and_pairs_as_papers_print_them(several):
     assert ["kd", "70.23", "74.00", "(best)"] in lines
     assert ["dkd", "75.33", "(best)", "(+)", "68.90", "-"] in lines
     assert "Mean over 3 to 6 seeds, standard deviation 0.00 to 0.31" in text
-    assert "+ and - are better and worse than kd: paired by seed, t test" in text
+    assert "+ and -: better and worse than kd: paired t test" in text
     assert "Published" not in text
     (block,) = layout_blocks(several, compact=True)
     assert block.heads == 2

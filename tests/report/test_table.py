@@ -134,9 +134,9 @@ def test_a_setting_that_nobody_published_or_noted_is_said():
     table = build([run("kd", setting="default", setting_differs={}), run("dkd", setting=None)])
     assert {cell.published for cell in table.cells.values()} == {None}
     notes = "\n".join(table.notes)
-    assert "nobody says at which setting, and the runs have the method's own values: kd" in notes
-    assert f"{PAIR}: nobody published a setting of kd; it is the method's own." in notes
-    assert "the runs' records do not say at which setting they are: dkd" in notes
+    assert "their setting is not published; the runs use the method's defaults: kd" in notes
+    assert f"{PAIR}: no published setting for kd; using the method's defaults." in notes
+    assert "the records of the runs do not have their setting: dkd" in notes
     assert build([run("kd", dataset="mnist5k", setting="default")]).notes == []
 
 
@@ -249,7 +249,7 @@ def test_a_metric_that_not_every_run_has():
     never = {"convergence": {"epochs_to": {}}}
     table = build([run(seed=0, **reached), run(seed=1, **never)], metric="epochs_to.60")
     assert table.cells["kd", PAIR].values == {0: 3.0}
-    assert any("no such value in 1 of 2 runs" in note for note in table.notes)
+    assert any("no value for 1 of 2 runs" in note for note in table.notes)
 
 
 @pytest.mark.parametrize(
@@ -261,11 +261,14 @@ def test_a_metric_that_not_every_run_has():
         ({"environment": {**CLEAN, "git": {"commit": "b" * 40}}}, "code revisions: aaaaaaaaaa"),
         (
             {"environment": {**CLEAN, "git": {"dirty": True}}},
-            "uncommitted changes of the code: 1 run of",
+            "uncommitted code changes: 1 run of",
         ),
         ({"environment": {**CLEAN, "versions": {}}}, "kdbench: 0.1.0 (1 run), unknown (1 run)"),
-        ({"teacher_digest": "u" * 64}, "teachers of one name (resnet56, cifar100): tttttttt, uuu"),
-        ({"dataset_digest": "e"}, "datasets of one name (cifar100): d, e"),
+        (
+            {"teacher_digest": "u" * 64},
+            "teachers of equal name (resnet56, cifar100): tttttttt, uuu",
+        ),
+        ({"dataset_digest": "e"}, "datasets of equal name (cifar100): d, e"),
     ],
 )
 def test_what_makes_runs_less_comparable_is_said(change, note):
@@ -278,12 +281,12 @@ def test_a_run_that_is_there_twice_counts_once():
     second = run(top1=51.0, finished="2026-01-01T09:00:00+00:00")  # half an hour later
     table = build([second, first])
     assert table.cells["kd", PAIR].values == {0: 51.0}
-    assert any(note.endswith("finished last is shown; 1 run is not.") for note in table.notes)
+    assert any(note.endswith("last to finish is shown; 1 run is not.") for note in table.notes)
 
 
 def test_a_baseline_that_is_not_there_is_said():
     (note,) = build([run("kd"), run("dkd")], baseline="scratch").notes
-    assert "no row with values is called 'scratch': choose" in note
+    assert "no row 'scratch' has values; choose" in note
     assert build([run("dkd")]).notes == []
 
 
@@ -292,7 +295,7 @@ def test_settings_that_failed_do_not_cost_the_baseline():
     table = build([run(config={"optim": {"lr": 0.1}}), wild, run("dkd")])
     assert table.baseline == table.rows[0] == "kd"
     assert table.cells["dkd", PAIR].comparison.n == 1
-    assert "Rows of kd that do not name it have optim.lr=0.1, as most of them." in table.notes
+    assert "Rows of kd have optim.lr=0.1 unless their label says otherwise." in table.notes
 
 
 def test_the_only_setting_that_has_values_is_the_baseline():
@@ -329,7 +332,7 @@ def test_a_selection_is_said():
 
 def test_unfinished_runs_are_said():
     (note,) = build([run("kd")], [Path("a"), Path("b")]).notes
-    assert note == "Runs that have begun and not ended are in no cell: 2."
+    assert note == "Unfinished runs, not in the table: 2."
 
 
 def test_selection():

@@ -70,14 +70,14 @@ def test_faster_slower_or_neither():
     said = judge_speed(
         make_groups(scratch=scratch, kd=kd, ctkd=ahead, dtkd=behind, meta=mixed), "kd"
     )
-    assert said[0].startswith("Faster than kd here, by points of mean accuracy: ctkd +1.35.")
+    assert said[0].startswith("Faster than kd, by points of mean accuracy: ctkd +1.35.")
     assert said[1].startswith(
-        "Slower than kd here, by points of mean accuracy: dtkd \N{MINUS SIGN}1.35."
+        "Slower than kd, by points of mean accuracy: dtkd \N{MINUS SIGN}1.35."
     )
     assert said[2] == "Not distinguishable from kd in speed: 1 row."
     assert said[3] == (
-        "To 50 % kd needs 20.0 epochs on average; the fewest are 12.0 (ctkd); the "
-        "metric epochs_to.50 tests that."
+        "kd reaches 50 % in 20.0 epochs on average, the fastest row in 12.0 (ctkd); test it with "
+        "--metric epochs_to.50."
     )
     assert not any("scratch" in sentence for sentence in said)
 
@@ -85,27 +85,27 @@ def test_faster_slower_or_neither():
 def test_too_few_seeds():
     said = judge_speed(make_groups(kd=[(50, 9)] * 2, dtkd=[(51, 9), (53, 9)]), "kd")
     assert said[0].startswith(
-        "Too few seeds to tell what learns faster than kd (1 row with at most 2 shared seeds; 3 "
-        "are the least). The largest lead by the mean: dtkd +2.00 points"
+        "Too few seeds to compare the speed with kd (1 row with at most 2 shared seeds; at "
+        "least 3 needed). The largest mean difference: dtkd +2.00 points"
     )
-    assert said[1] == "To 50 % nothing needs fewer epochs than kd (9.0)."
+    assert said[1] == "No row reaches 50 % in fewer epochs than kd (9.0)."
 
 
 def test_three_seeds_suffice_where_they_agree():
     rows = {f"row{i}": [(56.0, 9), (56.1, 9), (56.2, 9)] for i in range(2)}
     said = judge_speed(make_groups(kd=[(50, 9)] * 3, **rows), "kd")
-    assert said[0].startswith("Faster than kd here, by points of mean accuracy: row0 +6.10; row1")
+    assert said[0].startswith("Faster than kd, by points of mean accuracy: row0 +6.10; row1")
 
 
 @pytest.mark.parametrize("baseline", [None, "missing", "scratch"])
 def test_no_baseline(baseline):
     groups = make_groups(scratch=[(1, 1)], kd=[(1, 1)])
-    assert judge_speed(groups, baseline) == ["There is no baseline to be faster than."]
+    assert judge_speed(groups, baseline) == ["There is no baseline to compare with."]
 
 
 def test_nothing_but_the_baseline():
     said = judge_speed(make_groups(scratch=[(1, 1)], kd=[(1, 1)]), "kd")
-    assert said == ["There is nothing beside kd to be faster or slower."]
+    assert said == ["There is no row to compare with kd."]
 
 
 def test_convergence():
@@ -145,9 +145,7 @@ def test_distillation_and_cost(groups):
     assert cost.heads[-1].title == "share of the teacher, % of training alone"
     assert entries(cost, "kd")[-1].text == "31.0 ± 0.0"
     records = [run.record for group in groups for run in group.runs.values()]
-    assert (
-        describe_hardware(records) == "Trained on cpu, 2 threads, fp32; 4 at once with one teacher."
-    )
+    assert describe_hardware(records) == "Trained on cpu, 2 threads, fp32; 4 per cohort."
 
 
 def test_cohorts_of_different_sizes_are_said(tmp_path):
@@ -156,7 +154,7 @@ def test_cohorts_of_different_sizes_are_said(tmp_path):
     found = collect(tmp_path)
     groups, _ = group_runs(found.runs, build_table(found.runs, [], Options()))
     cost = view_cost(groups, choose_styles([group.row for group in groups], "kd", []))
-    assert cost.heads[-1].title == "trained at once, runs"
+    assert cost.heads[-1].title == "cohort size, runs"
     assert [found[-1].text for _, _, found in cost.rows] == ["1 to 3", "6"]
 
 

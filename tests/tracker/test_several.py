@@ -54,7 +54,7 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path, caplog, fails):
     follow(SeveralTrackers({"bad": bad, "good": good}), tmp_path)
     assert [what for what, *_ in good.calls] == ["start", "point", "log", "state", "finish"]
     assert bad.calls[-1][0] == fails
-    assert f"the tracker bad is left out: its {fails if fails != 'point' else 'log_point'}" in (
+    assert f"tracker bad is dropped: its {fails if fails != 'point' else 'log_point'}" in (
         caplog.text.replace("state_dict", "state")
     )
 
