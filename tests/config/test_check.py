@@ -57,7 +57,7 @@ def problems(*overrides):
         ("plugin._target_=kdbench.plugin.bsae.Plugin", ["plugin", "cannot be imported"]),
         ("seed=???", ["seed has no value"]),
         ("temperature.tau=${oc.env:NO_SUCH_VARIABLE}", ["temperature.tau", "NO_SUCH_VARIABLE"]),
-        ("seed=1=2", ["seed=1=2", "quoted"]),
+        ("seed=1=2", ["seed=1=2", "quote the value"]),
         ("temperature.tau=1e30", ["tau must lie between 0.001 and 1000, found 1e+30"]),
         ("temperature.tau=1e-30", ["tau must lie between 0.001 and 1000, found 1e-30"]),
         ("optim.optimizer.momentum=1.5", ["optim.optimizer.momentum=1.5", "[0, 1)"]),

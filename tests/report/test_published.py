@@ -114,7 +114,7 @@ def test_library_prefixes_do_not_matter():
 
 
 def test_an_unknown_work():
-    with pytest.raises(DataError, match="there are crd, lskd"):
+    with pytest.raises(DataError, match="available: crd, lskd"):
         load("nowhere")
 
 

@@ -303,7 +303,7 @@ def test_the_only_setting_that_has_values_is_the_baseline():
     found = [never, run(config={"optim": {"lr": 0.2}}), run("dkd")]
     table = build(found, metric="epochs_to.50")
     assert table.baseline == "kd, optim.lr=0.2"
-    assert any(note.startswith("kd is kd, optim.lr=0.2 here") for note in table.notes)
+    assert any(note.startswith("The baseline kd is kd, optim.lr=0.2") for note in table.notes)
 
 
 def test_rows_of_temperatures_have_the_constant_one_as_baseline():
@@ -321,7 +321,7 @@ def test_rows_of_numbers_come_in_their_order():
 def test_of_several_settings_none_is_the_baseline():
     table = build([run(config={"optim": {"lr": lr}}) for lr in (0.1, 0.2)])
     assert table.baseline is None
-    assert any("there are 'kd, optim.lr=0.1', 'kd, optim.lr=0.2'" in note for note in table.notes)
+    assert any("similar: 'kd, optim.lr=0.1', 'kd, optim.lr=0.2'" in note for note in table.notes)
 
 
 def test_a_selection_is_said():
