@@ -28,15 +28,15 @@ def test_a_text_is_cut_to_its_limit():
 
 
 @pytest.mark.parametrize(
-    ("name", "count", "said"),
+    ("name", "count", "output"),
     [
         ("tempreature", 1, "; did you mean temperature?"),
         ("tau", 2, "; did you mean taus or tau_w?"),
         ("zzz", 1, ""),
     ],
 )
-def test_did_you_mean(name, count, said):
-    assert words.did_you_mean(name, ["temperature", "taus", "tau_w", "taus"], count) == said
+def test_did_you_mean(name, count, output):
+    assert words.did_you_mean(name, ["temperature", "taus", "tau_w", "taus"], count) == output
 
 
 def test_numbers():

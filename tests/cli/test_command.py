@@ -22,21 +22,21 @@ def test_what_is_returned_is_the_code():
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "output"),
     [
         (ConfigError("no such key"), ExitCode.CONFIG, "error: no such key\n"),
         (Preempted("saved"), ExitCode.PREEMPTED, "saved\n"),
         (KeyboardInterrupt(), ExitCode.INTERRUPTED, "interrupted\n"),
     ],
 )
-def test_what_is_expected_is_said_in_a_line(error, code, said, capsys):
-    assert end(error, capsys) == (code, said)
+def test_what_is_expected_is_reported_in_a_line(error, code, output, capsys):
+    assert end(error, capsys) == (code, output)
 
 
 def test_a_bug_has_its_traceback_in_the_log(capsys, caplog):
-    code, said = end(ZeroDivisionError("oh"), capsys)
+    code, output = end(ZeroDivisionError("oh"), capsys)
     assert code == ExitCode.BUG
-    assert "This is a bug in kdbench" in said
+    assert "This is a bug in kdbench" in output
     assert "Traceback" in caplog.text
     assert "ZeroDivisionError: oh" in caplog.text
 

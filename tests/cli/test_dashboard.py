@@ -54,11 +54,11 @@ def in_a_process(folder, *arguments):
     )
 
 
-def test_without_a_login_it_is_written_and_said(tmp_path, capsys):
+def test_without_a_login_it_is_written_and_reported(tmp_path, capsys):
     document = build(tmp_path)
-    said = capsys.readouterr().out
-    assert f"written as JSON: {tmp_path / 'dashboard.json'}" in said
-    assert "not saved in W&B: no API key" in said
+    output = capsys.readouterr().out
+    assert f"written as JSON: {tmp_path / 'dashboard.json'}" in output
+    assert "not saved in W&B: no API key" in output
     assert [section["name"] for section in sections(document["workspace"])] == [
         "Accuracy",
         "Convergence",
@@ -109,8 +109,8 @@ def test_grouping_filters_and_text_are_choices(tmp_path):
 
 def test_every_metric_that_is_shown_is_measured(kdbench):
     """A chart of a metric under another name would be empty for ever."""
-    code, said = kdbench()
-    assert code == 0, said
+    code, output = kdbench()
+    assert code == 0, output
     (folder,) = (path.parent for path in kdbench.runs)
     rows = read_metrics(folder / "metrics.csv") + read_metrics(folder / "timings.csv")
     measured = {name for row in rows for name in row} | set(read_record(folder).numbers())
@@ -158,7 +158,7 @@ def test_offline_runs_are_uploaded_by_one_command(tmp_path, wandb_server):
     assert (second.returncode, second.stdout) == (0, f"nothing to upload below {outputs}\n")
 
 
-def test_without_a_login_nothing_is_uploaded_and_that_is_said(tmp_path, capsys):
+def test_without_a_login_nothing_is_uploaded_and_that_is_reported(tmp_path, capsys):
     follow(tmp_path / "a", mode="offline")
     assert run("--sync", tmp_path) == ExitCode.NOT_IN_WANDB
     assert "nothing was uploaded, W&B is not available: no API key" in capsys.readouterr().out

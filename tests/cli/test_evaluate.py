@@ -1,4 +1,4 @@
-"""What is said of a trained network, and what is written for others."""
+"""The evaluation of a trained network, and its export."""
 
 import csv
 import json
@@ -21,8 +21,8 @@ DATA = [o for o in TINY if o.startswith("dataset.")]
 def trained(tmp_path_factory):
     """Folder of a run that was distilled."""
     cli = Cli(tmp_path_factory.mktemp("trained"))
-    code, said = cli("temperature=cosine")
-    assert code == 0, said
+    code, output = cli("temperature=cosine")
+    assert code == 0, output
     return cli.runs[0].parent
 
 
@@ -36,22 +36,22 @@ def run(trained, tmp_path):
 
 @pytest.fixture
 def evaluate(tmp_path):
-    """Exit code and what was said."""
+    """Exit code and output."""
     cli = Cli(tmp_path)
     return lambda *arguments: cli.other("kdbench.cli.evaluate", *arguments)
 
 
-def told(folder):
+def read_result(folder):
     return json.loads((folder / "evaluation.json").read_text())
 
 
 def test_the_last_weights_give_the_numbers_of_the_record(evaluate, run):
-    code, said = evaluate(run)
-    assert code == 0, said
-    record, found = read_record(run), told(run / "evaluation" / "last-fake-test")
+    code, output = evaluate(run)
+    assert code == 0, output
+    record, found = read_record(run), read_result(run / "evaluation" / "last-fake-test")
     assert found["metrics"] == found["recorded"] == record.test
-    assert f"top-1 {record.top1_last:.2f} %" in said
-    assert "the metrics agree with the record" in said
+    assert f"top-1 {record.top1_last:.2f} %" in output
+    assert "the metrics agree with the record" in output
     assert found["dataset"]["trained_on"] is False
     assert found["network"]["weights_digest"] == record.weights_digest
     assert found["teacher"]["weights_digest"] == record.teacher_digest
@@ -67,15 +67,15 @@ def test_the_last_weights_give_the_numbers_of_the_record(evaluate, run):
 
 def test_another_epoch_and_other_splits(evaluate, run, tmp_path):
     assert evaluate(run, "--which", "best", "--out", tmp_path / "best")[0] == 0
-    assert told(tmp_path / "best")["metrics"]["top1"] == read_record(run).top1_best
+    assert read_result(tmp_path / "best")["metrics"]["top1"] == read_record(run).top1_best
     half = ["dataset=fake", *DATA, "dataset.val_fraction=0.5"]
     for split, overrides, samples in (("train", [], 40), ("val", half, 20)):
-        code, said = evaluate(run, "--split", split, *overrides)
-        assert code == 0, said
-        found = told(run / "evaluation" / f"last-fake-{split}")
+        code, output = evaluate(run, "--split", split, *overrides)
+        assert code == 0, output
+        found = read_result(run / "evaluation" / f"last-fake-{split}")
         assert found["dataset"]["samples"] == samples
         assert found["dataset"]["trained_on"]  # nothing is held out under run.protocol=paper
-        assert f"{samples} images that it was trained on" in said
+        assert f"{samples} images that it was trained on" in output
         assert found["recorded"] is None
         assert "agreement" in found["metrics"]
 
@@ -83,40 +83,41 @@ def test_another_epoch_and_other_splits(evaluate, run, tmp_path):
 def test_a_weight_file_and_a_teacher_to_compare_with(evaluate, run, tmp_path):
     (teacher,) = (tmp_path / "out" / "teachers" / "fake").iterdir()
     here = [f"paths.outputs={tmp_path}/out", "dataset=fake", *DATA, "run.threads=1"]
-    code, said = evaluate(run / "student.safetensors", "--teacher", teacher, *here)
-    assert code == 0, said
+    code, output = evaluate(run / "student.safetensors", "--teacher", teacher, *here)
+    assert code == 0, output
     assert (
-        told(next((tmp_path / "out").glob("evaluations/*/*")))["metrics"] == read_record(run).test
+        read_result(next((tmp_path / "out").glob("evaluations/*/*")))["metrics"]
+        == read_record(run).test
     )
-    code, said = evaluate(teacher / "student.safetensors", *here, "--out", tmp_path / "alone")
-    assert code == 0, said
-    found = told(tmp_path / "alone")
+    code, output = evaluate(teacher / "student.safetensors", *here, "--out", tmp_path / "alone")
+    assert code == 0, output
+    found = read_result(tmp_path / "alone")
     assert found["metrics"]["top1"] == read_record(run).teacher_top1
     assert found["teacher"] is None
     assert "agreement" not in found["metrics"]
 
 
-def test_a_teacher_that_is_gone_or_changed_is_said(evaluate, run, tmp_path):
+def test_a_teacher_that_is_gone_or_changed_is_reported(evaluate, run, tmp_path):
     (teacher,) = (tmp_path / "out" / "teachers" / "fake").iterdir()
     shutil.copy(run / "student.safetensors", teacher / "student.safetensors")
     here = f"paths.teachers={tmp_path}/out/teachers"
-    code, said = evaluate(run, here)
+    code, output = evaluate(run, here)
     assert code == 0
-    assert "not compared with its teacher" in said
-    assert "does not have the weights of its run" in said
+    assert "not compared with its teacher" in output
+    assert "does not have the weights of its run" in output
     (teacher / "student.safetensors").unlink()
-    code, said = evaluate(run, here)
+    code, output = evaluate(run, here)
     assert code == 0
-    assert "no such file" in said
-    assert "agreement" not in told(run / "evaluation" / "last-fake-test")["metrics"]
+    assert "no such file" in output
+    assert "agreement" not in read_result(run / "evaluation" / "last-fake-test")["metrics"]
 
 
 def test_a_record_that_says_something_else_is_noticed(evaluate, run):
     record = read_record(run)
     replace(record, test={**record.test, "nll": 1.5}).write(run)
-    code, said = evaluate(run)
+    code, output = evaluate(run)
     assert code == 0
-    assert "but 1.5 in the record" in said
+    assert "but 1.5 in the record" in output
 
 
 @pytest.mark.parametrize(
@@ -141,28 +142,30 @@ def test_a_record_that_says_something_else_is_noticed(evaluate, run):
 def test_mistakes_have_codes_and_messages_without_tracebacks(
     evaluate, trained, tmp_path, arguments, code, words
 ):
-    found, said = evaluate(*(a.replace("RUN", str(trained)) for a in arguments), "--out", tmp_path)
-    assert found == code, said
+    found, output = evaluate(
+        *(a.replace("RUN", str(trained)) for a in arguments), "--out", tmp_path
+    )
+    assert found == code, output
     for word in words:
-        assert word in said
-    assert "Traceback" not in said
+        assert word in output
+    assert "Traceback" not in output
 
 
 def test_other_weights_than_those_of_the_run_are_refused(evaluate, run):
     shutil.copy(run / "checkpoint" / "best.safetensors", run / "student.safetensors")
     record = read_record(run)
     replace(record, weights_digest="0" * 64).write(run)
-    code, said = evaluate(run)
+    code, output = evaluate(run)
     assert code == 4
-    assert "does not have the weights of its run" in said
+    assert "does not have the weights of its run" in output
 
 
 def test_export_as_safetensors(evaluate, run):
     from kdbench.digest import state_digest
     from kdbench.model.checkpoint import load_weights
 
-    code, said = evaluate(run, "--export", "safetensors")
-    assert code == 0, said
+    code, output = evaluate(run, "--export", "safetensors")
+    assert code == 0, output
     folder, record = run / "evaluation" / "last-fake-test" / "export", read_record(run)
     weights = load_weights(folder / "model.safetensors")
     assert state_digest(weights.state) == record.weights_digest
@@ -180,7 +183,7 @@ def test_export_as_safetensors(evaluate, run):
         "load_model(arch='resnet8', num_classes=10, in_channels=3, image_size=8)",
     ):
         assert line in card
-    code, said = evaluate(run, "--export", "safetensors", "--which", "best", "--out", run / "b")
+    code, output = evaluate(run, "--export", "safetensors", "--which", "best", "--out", run / "b")
     assert "best epoch, picked on the test set" in (run / "b/export/README.md").read_text()
 
 
@@ -200,7 +203,7 @@ def test_names_of_classes_stay_names(tmp_path):
     rows = list(csv.reader((tmp_path / "confusion.csv").open()))
     assert rows[0] == ["true \\ chosen", "'=1+1", 'a,"b"', "c"]
     assert rows[2] == ['a,"b"', "0", "4", "1"]
-    top1 = [c["top1"] for c in told(tmp_path)["classes"]]
+    top1 = [c["top1"] for c in read_result(tmp_path)["classes"]]
     assert top1 == [pytest.approx(100 / 3), 80.0, None]
 
 

@@ -26,8 +26,8 @@ def report(outputs, capsys, monkeypatch):
         monkeypatch.setattr(sys, "argv", ["kdbench-report", str(folder), *arguments])
         with pytest.raises(SystemExit) as end:
             main()
-        said = capsys.readouterr()
-        return end.value.code, said.out, said.err
+        output = capsys.readouterr()
+        return end.value.code, output.out, output.err
 
     return run
 
@@ -56,7 +56,7 @@ def test_figures_leave_the_page(report, tmp_path):
     assert f"{len(written)} figures (PDF, SVG, PNG) in " in out
 
 
-def test_trouble_is_told_and_not_fatal(report, outputs):
+def test_trouble_is_reported_and_not_fatal(report, outputs):
     write_trouble(outputs, SMALL)
     changed = write_run(outputs, SMALL, SMALL.pairs[0], "kd", "step", 94) / "metrics.csv"
     changed.write_text(changed.read_text().replace("0.05", "0.06"))
@@ -118,7 +118,7 @@ def test_odd_records_do_not_kill_the_report(report, outputs):
     assert "3000000000" in (outputs / "report" / "report.html").read_text()
 
 
-def test_a_teacher_alone_is_told_in_words_that_do_not_blame_a_condition(report, tmp_path):
+def test_a_teacher_alone_is_reported_in_words_that_do_not_blame_a_condition(report, tmp_path):
     folder = write_run(tmp_path / "only", SMALL, SMALL.pairs[0], "teacher", "none", 0)
     code, _, err = report(folder=folder)
     assert code == 3
@@ -176,16 +176,16 @@ def test_no_runs(report, tmp_path):
 
 def test_a_planned_table(report, monkeypatch):
     pair = "cifar100, resnet56_resnet20"
-    asked = []
+    calls = []
 
     def plan(name, overrides):
-        asked.append((name, overrides))
+        calls.append((name, overrides))
         return {("kd", pair): {0, 1, 2}, ("dkd", pair): {0, 1, 2}}
 
     monkeypatch.setattr("kdbench.planning.plan.planned_cells", plan)
     code, out, err = report("--table", "mine", "run.epochs=2", "paths.data=x")
     assert code == 0, err
-    assert asked == [("mine", ["run.epochs=2", "paths.data=x"])]
+    assert calls == [("mine", ["run.epochs=2", "paths.data=x"])]
     assert out.startswith("mine, cifar100, 2 epochs")
     assert "2 of 3" in out
     assert "0 of 3" in out

@@ -17,8 +17,8 @@ from tests.helpers.commands import Cli
 def trained(tmp_path_factory):
     """Folder of a run that was distilled."""
     cli = Cli(tmp_path_factory.mktemp("trained"))
-    code, said = cli("temperature=random")  # draws numbers
-    assert code == 0, said
+    code, output = cli("temperature=random")  # draws numbers
+    assert code == 0, output
     return cli.runs[0].parent
 
 
@@ -30,7 +30,7 @@ def run(trained, tmp_path):
 
 @pytest.fixture
 def rerun(tmp_path):
-    """Exit code and what was said; everything is written below ``tmp_path / "out"``."""
+    """Exit code and output; everything is written below ``tmp_path / "out"``."""
     cli = Cli(tmp_path)
     here = f"paths.outputs={tmp_path}/out"
     return lambda *arguments: cli.other("kdbench.cli.rerun", *arguments, here)
@@ -40,39 +40,39 @@ def change(run, **changes):
     replace(read_record(run), **changes).write(run)
 
 
-def told(tmp_path, name="run"):
+def read_result(tmp_path, name="run"):
     return json.loads((tmp_path / "out" / "reruns" / name / "repetition.json").read_text())
 
 
 def test_the_same_bits_and_the_original_as_it_was(rerun, run, tmp_path):
     before = {path: file_digest(path) for path in run.rglob("*") if path.is_file()}
-    code, said = rerun(run)
-    assert code == 0, said
-    assert "bit-identical" in said
-    assert "differ by 0.00 points" in said
-    assert "differ by 0 %" in said
+    code, output = rerun(run)
+    assert code == 0, output
+    assert "bit-identical" in output
+    assert "differ by 0.00 points" in output
+    assert "differ by 0 %" in output
     assert {path: file_digest(path) for path in run.rglob("*") if path.is_file()} == before
     again = read_record(tmp_path / "out" / "reruns" / "run")
     assert again.weights_digest == read_record(run).weights_digest
     assert again.metrics_digest == read_record(run).metrics_digest
-    assert told(tmp_path)["verdict"] == "bit-identical"
+    assert read_result(tmp_path)["verdict"] == "bit-identical"
     found = collect(tmp_path / "out" / "reruns")  # no table counts it as a run
     assert (found.runs, found.unfinished, found.problems) == ([], [], [])
     # The same command once more trains nothing, and compares what it has.
-    code, said = rerun(run)
+    code, output = rerun(run)
     assert code == 0
-    assert "already holds a repetition" in said
-    assert "epoch" not in said
+    assert "already holds a repetition" in output
+    assert "epoch" not in output
 
 
 def test_a_record_is_enough(rerun, run, tmp_path):
     (tmp_path / "alone").mkdir()
     shutil.copy(run / "record.json", tmp_path / "alone")
-    code, said = rerun(tmp_path / "alone")  # the teacher is trained again
-    assert code == 0, said
-    assert "bit-identical" in said
-    assert "training loss not compared: metrics.csv of the run missing" in said
-    assert "training the teacher" in said
+    code, output = rerun(tmp_path / "alone")  # the teacher is trained again
+    assert code == 0, output
+    assert "bit-identical" in output
+    assert "training loss not compared: metrics.csv of the run missing" in output
+    assert "training the teacher" in output
     teacher = next((tmp_path / "out" / "teachers" / "fake").iterdir())
     assert read_record(teacher).weights_digest == read_record(run).teacher_digest
 
@@ -81,19 +81,19 @@ def test_other_bits_and_what_changed_around_them(rerun, run, tmp_path):
     record = read_record(run)
     old = {**record.environment, "versions": {**record.environment["versions"], "torch": "1.0"}}
     change(run, weights_digest="0" * 64, cohort_size=3, environment=old)
-    code, said = rerun(run)
-    assert code == 0, said
-    assert "within tolerance" in said
-    assert "cohort_size: 3 -> 1" in said
-    assert f"versions.torch: 1.0 -> {record.environment['versions']['torch']}" in said
-    changed = {entry["path"] for entry in told(tmp_path)["changes"]}
+    code, output = rerun(run)
+    assert code == 0, output
+    assert "within tolerance" in output
+    assert "cohort_size: 3 -> 1" in output
+    assert f"versions.torch: 1.0 -> {record.environment['versions']['torch']}" in output
+    changed = {entry["path"] for entry in read_result(tmp_path)["changes"]}
     assert {"cohort_size", "versions.torch"} <= changed
     assert "threads" not in changed
     change(run, top1_last=record.top1_last + 60)
-    code, said = rerun(run)
+    code, output = rerun(run)
     assert code == 11
-    assert "different\n" in said
-    assert "differ by 60.00 points" in said
+    assert "different\n" in output
+    assert "differ by 60.00 points" in output
     assert rerun(run, "--tolerance", "61")[0] == 0
 
 
@@ -103,44 +103,44 @@ def test_a_loss_that_is_far_off_is_different(rerun, run):
     rows[-1]["train/loss"] *= 1.2
     write_metrics(metrics, rows)
     change(run, metrics_digest=file_digest(metrics))
-    code, said = rerun(run)
+    code, output = rerun(run)
     assert code == 11
-    assert "differ by 17 %, tolerance 5 %" in said
+    assert "differ by 17 %, tolerance 5 %" in output
 
 
-def test_other_threads_are_asked_for_and_told(rerun, run):
+def test_other_threads_are_set_and_reported(rerun, run):
     change(run, threads=2)
-    code, said = rerun(run, "run.threads=1")
-    assert code == 0, said
-    assert "threads: 2 -> 1" in said
+    code, output = rerun(run, "run.threads=1")
+    assert code == 0, output
+    assert "threads: 2 -> 1" in output
 
 
 def test_a_teacher_from_a_file(rerun, trained, tmp_path):
     outputs = next(p for p in trained.parents if p.name == "out")
     teacher = next((outputs / "teachers" / "fake").iterdir()) / "student.safetensors"
-    code, said = Cli(tmp_path)("temperature=random", f"teacher.weights={teacher}")
-    assert code == 0, said
+    code, output = Cli(tmp_path)("temperature=random", f"teacher.weights={teacher}")
+    assert code == 0, output
     run = Cli(tmp_path).runs[0].parent
     assert read_record(run).teacher_config["weights"] == str(teacher)
     shutil.rmtree(run / ".hydra")
-    code, said = rerun(run)
-    assert code == 0, said
-    assert "bit-identical" in said
+    code, output = rerun(run)
+    assert code == 0, output
+    assert "bit-identical" in output
     other = trained / "student.safetensors"
-    code, said = rerun(run, f"teacher.weights={other}", "--out", tmp_path / "again")
+    code, output = rerun(run, f"teacher.weights={other}", "--out", tmp_path / "again")
     assert code == 4
-    assert f"{other} is not the teacher of the run" in said
+    assert f"{other} is not the teacher of the run" in output
     assert not (tmp_path / "again").exists()
-    code, said = rerun(run, "teacher.weights=/no/file")
+    code, output = rerun(run, "teacher.weights=/no/file")
     assert code == 4
-    assert "/no/file" in said
+    assert "/no/file" in output
     change(run, teacher_config=None)  # as older versions wrote it
-    code, said = rerun(run)
+    code, output = rerun(run)
     assert code == 4
-    assert "does not say where the weights of the teacher resnet8 were" in said
-    code, said = rerun(run, f"teacher.weights={teacher}", "--out", tmp_path / "again")
-    assert code == 0, said
-    assert "bit-identical" in said
+    assert "does not say where the weights of the teacher resnet8 were" in output
+    code, output = rerun(run, f"teacher.weights={teacher}", "--out", tmp_path / "again")
+    assert code == 0, output
+    assert "bit-identical" in output
 
 
 @pytest.mark.parametrize(
@@ -162,15 +162,15 @@ def test_mistakes_have_codes_and_messages_without_tracebacks(
     change(shutil.copytree(run, tmp_path / "other"), run_key="k" * 64)
     change(run, **changes)
     places = {"RUN": run, "OTHER": tmp_path / "other"}
-    found, said = rerun(run, *(places.get(argument, argument) for argument in arguments))
-    assert found == code, said
+    found, output = rerun(run, *(places.get(argument, argument) for argument in arguments))
+    assert found == code, output
     for word in words:
-        assert word in said
-    assert "Traceback" not in said
+        assert word in output
+    assert "Traceback" not in output
     assert not (tmp_path / "out" / "reruns").exists()
 
 
 def test_a_folder_that_is_no_run(rerun, tmp_path):
-    code, said = rerun(tmp_path)
+    code, output = rerun(tmp_path)
     assert code == 4
-    assert "has no record.json" in said
+    assert "has no record.json" in output

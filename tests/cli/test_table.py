@@ -47,28 +47,28 @@ def test_the_forecast_times_networks_and_trains_nothing(tmp_path, capsys, monkey
     monkeypatch.setattr(kdbench.planning.speed, "measure", lambda *_: speed)
     own = ["method=kd", "temperature=constant", "seed=0", "run.threads=1"]
     assert forecast("demo", [*own, f"paths.outputs={tmp_path}"]) == 0
-    said = capsys.readouterr()
-    assert "timing resnet8 on this machine, once" in said.err
-    (line,) = [line for line in said.out.splitlines() if line.startswith("kd ")]
+    output = capsys.readouterr()
+    assert "timing resnet8 on this machine, once" in output.err
+    (line,) = [line for line in output.out.splitlines() if line.startswith("kd ")]
     assert "1 missing" in line
-    assert re.search(r"resnet20 \(mnist5k, batches of 64\) +to be trained first", said.out)
+    assert re.search(r"resnet20 \(mnist5k, batches of 64\) +to be trained first", output.out)
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
 
 
 def test_a_table_is_trained_and_printed(kdbench):
     own = [*TINY, *HERE[:-1], f"paths.outputs={kdbench.folder}/out"]
-    code, said = kdbench.other("kdbench.cli.table", "demo", *own)
-    assert code == 0, said
-    assert "1 of 1 run" in said
+    code, output = kdbench.other("kdbench.cli.table", "demo", *own)
+    assert code == 0, output
+    assert "1 of 1 run" in output
     made = kdbench.folder / "out" / "tables" / "demo"
     assert {"report.html", "table.md", "table.csv"} <= {path.name for path in made.iterdir()}
 
 
 def test_where_some_runs_fail_the_table_has_the_others(kdbench):
     own = [*TINY, *HERE[:-1], "optim.lr=0.05,1e30", f"paths.outputs={kdbench.folder}/out"]
-    code, said = kdbench.other("kdbench.cli.table", "demo", *own)
-    assert code == 9, said
-    assert "Failed: 1" in said
+    code, output = kdbench.other("kdbench.cli.table", "demo", *own)
+    assert code == 9, output
+    assert "Failed: 1" in output
     assert (kdbench.folder / "out" / "tables" / "demo" / "table.md").is_file()
 
 
@@ -79,9 +79,9 @@ def test_a_mistake_ends_before_anything_is_trained(tmp_path, capsys, monkeypatch
         with pytest.raises(SystemExit) as end:
             main()
         assert end.value.code == code
-    said = capsys.readouterr().err
-    assert "did you mean seed" in said
-    assert "did you mean demo" in said
+    output = capsys.readouterr().err
+    assert "did you mean seed" in output
+    assert "did you mean demo" in output
     assert list(tmp_path.iterdir()) == []
 
 

@@ -61,14 +61,14 @@ def test_the_installed_command_completes_words():
 
 
 def test_a_run_and_the_same_run_again(kdbench, tmp_path):
-    code, said = kdbench("temperature=cosine", "seed=3")
-    assert code == 0, said
+    code, output = kdbench("temperature=cosine", "seed=3")
+    assert code == 0, output
     (path,) = runs(tmp_path)
     folder = path.parent
     record = read_record(folder)
     expected = f"fake/resnet8_resnet8/kd-cosine/seed3-{record.run_key[:10]}"
     assert str(folder.relative_to(tmp_path / "out" / "runs")) == expected
-    assert f"top-1 {record.top1_last:.2f} %" in said
+    assert f"top-1 {record.top1_last:.2f} %" in output
     assert "epoch 3/3" in (folder / "train.log").read_text()
     assert {p.name for p in (folder / ".hydra").iterdir()} == {
         "config.yaml",
@@ -79,16 +79,16 @@ def test_a_run_and_the_same_run_again(kdbench, tmp_path):
     assert record.command[1:3] == [f"paths.outputs={tmp_path}/out", "debug=smoke"]
     before = path.read_bytes()
     files = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
-    code, said = kdbench("temperature=cosine", "seed=3")
+    code, output = kdbench("temperature=cosine", "seed=3")
     assert code == 0
-    assert "already done" in said
+    assert "already done" in output
     assert path.read_bytes() == before
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == files  # it may be read-only
 
 
 def test_why_a_run_failed_is_in_its_log_and_its_record(kdbench, tmp_path):
-    code, said = kdbench("method=kd", "teacher.expected_top1=99", "teacher.tolerance=0")
-    assert code == 4, said
+    code, output = kdbench("method=kd", "teacher.expected_top1=99", "teacher.tolerance=0")
+    assert code == 4, output
     (path,) = runs(tmp_path)
     record = read_record(path.parent)
     assert (record.status, record.epochs_done, record.teacher) == ("failed", 0, "resnet8")
@@ -136,12 +136,12 @@ def test_why_a_run_failed_is_in_its_log_and_its_record(kdbench, tmp_path):
 def test_mistakes_have_codes_and_messages_without_tracebacks(
     kdbench, tmp_path, arguments, code, words
 ):
-    found, said = kdbench(*arguments)
-    assert found == code, said
+    found, output = kdbench(*arguments)
+    assert found == code, output
     for word in words:
-        assert word in said
-    assert "Traceback" not in said
-    assert "Error executing job" not in said
+        assert word in output
+    assert "Traceback" not in output
+    assert "Error executing job" not in output
     if code == 2:
         assert not runs(tmp_path)
         assert not list((tmp_path / "out").rglob(".hydra"))
@@ -162,28 +162,28 @@ def test_a_file_of_ones_own_that_is_broken(kdbench, tmp_path, content, words):
     (tmp_path / "mine" / "temperature").mkdir(parents=True)
     file = tmp_path / "mine" / "temperature" / "own.yaml"
     file.write_bytes(content)
-    code, said = kdbench("--config-dir", str(tmp_path / "mine"), "temperature=own")
-    assert code == 2, said
-    assert str(file) in said
-    assert words in said
-    assert "Traceback" not in said
-    assert "bug" not in said
+    code, output = kdbench("--config-dir", str(tmp_path / "mine"), "temperature=own")
+    assert code == 2, output
+    assert str(file) in output
+    assert words in output
+    assert "Traceback" not in output
+    assert "bug" not in output
 
 
 def test_the_folder_may_be_chosen_and_is_not_shared(kdbench, tmp_path):
     mine = f"hydra.run.dir={tmp_path}/mine"
     assert kdbench("method=scratch", mine)[0] == 0
     assert read_record(tmp_path / "mine").status == "done"
-    code, said = kdbench("method=scratch", "seed=4", mine)
+    code, output = kdbench("method=scratch", "seed=4", mine)
     assert code == 2
-    assert "holds another run" in said
-    assert "seed: 0 there, 4 here" in said
+    assert "holds another run" in output
+    assert "seed: 0 there, 4 here" in output
 
 
 def test_a_full_disk_is_noticed_before_training(kdbench, tmp_path):
-    code, said = kdbench("method=scratch", "run.keep_checkpoints=1000000000")
+    code, output = kdbench("method=scratch", "run.keep_checkpoints=1000000000")
     assert code == 6
-    assert "bytes free, but the checkpoints of scratch-none-seed0" in said
+    assert "bytes free, but the checkpoints of scratch-none-seed0" in output
     assert not list((tmp_path / "out" / "runs").rglob("metrics.csv"))
 
 
@@ -218,8 +218,8 @@ def test_a_run_is_composed_checked_and_built_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", compose_and_count)
     monkeypatch.setattr(load, "load_model", make_and_count)
-    code, said = run_here("kdbench.cli.train", arguments)
-    assert code == 0, said
+    code, output = run_here("kdbench.cli.train", arguments)
+    assert code == 0, output
     assert composed.count(arguments) == 1
     assert all("paths.outputs" not in str(other) for other in composed if other != arguments)
     devices = [next(network.parameters()).device.type for network in built]

@@ -79,7 +79,7 @@ def test_auto_is_left_open_where_the_run_is_trained_elsewhere(monkeypatch):
         assert resolve_config(restore_config(plain)) == plain
 
 
-def test_the_processor_is_asked_without_torch():
+def test_the_processor_is_queried_without_torch():
     from kdbench.machine import has_fast_bf16
 
     torch = pytest.importorskip("torch")

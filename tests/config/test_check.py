@@ -115,7 +115,7 @@ def test_every_value_of_a_sweep_is_looked_at():
     assert "method=nope" in found
 
 
-def test_a_mistake_that_all_points_of_a_sweep_share_is_told_once(monkeypatch):
+def test_a_mistake_that_all_points_of_a_sweep_share_is_reported_once(monkeypatch):
     from kdbench.config import overrides
 
     composed = []

@@ -64,7 +64,7 @@ def test_code_of_kdbench_and_torch_is_not_foreign():
         assert digests(target) == {}
 
 
-def test_what_has_no_source_is_said():
+def test_what_has_no_source_is_reported():
     assert digests("math.sqrt") == {"math.sqrt": "unknown"}
     assert digests("no_such_package.X") == {"no_such_package.X": "unknown"}
 

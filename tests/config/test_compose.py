@@ -32,7 +32,7 @@ main()
 """
 
 
-def test_an_objective_is_loaded_inside_somebody_elses_hydra_application(tmp_path):
+def test_an_objective_is_loaded_inside_another_hydra_application(tmp_path):
     (tmp_path / "app.py").write_text(APPLICATION)
     done = subprocess.run(
         [sys.executable, "app.py", f"hydra.run.dir={tmp_path}/run"],

@@ -70,7 +70,7 @@ def test_a_run_has_the_name_of_its_table_and_its_teacher_has_not():
     assert describe(teacher_config(cfg), Path("run"), "0" * 64).table is None
 
 
-def test_teachers_of_one_network_can_be_told_apart():
+def test_teachers_of_one_network_can_be_distinguished():
     def choices(*overrides):
         return describe(compose_config(overrides), Path("run"), "0" * 64).teacher_choices
 

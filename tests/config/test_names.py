@@ -31,10 +31,10 @@ def test_no_name_leads_out_of_the_outputs(tmp_path, key):
 
 def test_not_even_a_folder_is_made(kdbench, tmp_path):
     for arguments in (["method=scratch"], ["-m", "hydra/launcher=basic", "method=scratch"]):
-        code, said = kdbench(*arguments, "dataset.name=../../../X")
-        assert code in (2, 9), said
-        assert "not a name" in said
-        assert "Traceback" not in said
+        code, output = kdbench(*arguments, "dataset.name=../../../X")
+        assert code in (2, 9), output
+        assert "not a name" in output
+        assert "Traceback" not in output
         assert not list(tmp_path.rglob("X"))
 
 

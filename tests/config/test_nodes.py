@@ -136,10 +136,10 @@ def test_a_foreign_folder_of_configs_runs_nothing(kdbench, foreign, tmp_path, sw
     marker = tmp_path / "marker"
     folder = foreign("speed", "evil", CALLBACK.replace("MARKER", str(marker)))
     swept = "speed=full,evil" if sweep else "speed=evil"
-    code, said = kdbench(*sweep, "--config-dir", str(folder), swept, "method=scratch")
-    assert code in (2, 9), said
-    assert "hydra.callbacks.x._target_='builtins.open' is not allowed" in said
-    assert "Traceback" not in said
+    code, output = kdbench(*sweep, "--config-dir", str(folder), swept, "method=scratch")
+    assert code in (2, 9), output
+    assert "hydra.callbacks.x._target_='builtins.open' is not allowed" in output
+    assert "Traceback" not in output
     assert not marker.exists()
 
 
@@ -150,20 +150,20 @@ def test_options_of_another_folder_are_used_and_checked(kdbench, foreign, tmp_pa
     )
     place = where.format(folder)
     mistakes = ["temperature=mine", "temperature.tua=3", "student=resnet8x5"]
-    code, said = kdbench(place, *mistakes)
-    assert code == 2, said
-    assert "temperature.tua is not a key; did you mean temperature.tau" in said
-    assert "student=resnet8x5 does not exist" in said
-    assert "Traceback" not in said
-    code, said = kdbench("temperature=mine", "method=scratch", place)
-    assert code == 0, said
+    code, output = kdbench(place, *mistakes)
+    assert code == 2, output
+    assert "temperature.tua is not a key; did you mean temperature.tau" in output
+    assert "student=resnet8x5 does not exist" in output
+    assert "Traceback" not in output
+    code, output = kdbench("temperature=mine", "method=scratch", place)
+    assert code == 0, output
 
 
 @pytest.mark.parametrize(
     "source",
     [ConfigSource(folder=Path("/no/where")), ConfigSource(searchpath=("file:///no/where",))],
 )
-def test_a_folder_that_is_not_there_is_said(source):
+def test_a_folder_that_is_not_there_is_reported(source):
     with pytest.raises(ConfigError, match=r"/no/where.*no such folder"):
         check_overrides([], source=source)
 

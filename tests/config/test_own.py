@@ -45,8 +45,8 @@ def mine(tmp_path, monkeypatch):
 
 def test_the_commands_of_the_documentation_train(kdbench, mine):
     for arguments in example()[2]:
-        code, said = kdbench(*arguments, "run.epochs=1", here=str(mine), environment=ALLOWED)
-        assert code == 0, said
+        code, output = kdbench(*arguments, "run.epochs=1", here=str(mine), environment=ALLOWED)
+        assert code == 0, output
     records = [read_record(path.parent) for path in kdbench.runs]
     settings = [record.config["temperature"] for record in records]
     own = [s for s in settings if s["_target_"] == "mine.Sure"]
@@ -57,9 +57,9 @@ def test_the_commands_of_the_documentation_train(kdbench, mine):
 
 def test_without_permission_nothing_of_the_folder_is_imported(kdbench, mine):
     (mine / "mine.py").write_text("open('ran', 'w').close()\n")
-    code, said = kdbench(*example()[2][0], here=str(mine))
+    code, output = kdbench(*example()[2][0], here=str(mine))
     assert code == 2
-    assert "KDBENCH_ALLOW_TARGETS" in said
+    assert "KDBENCH_ALLOW_TARGETS" in output
     assert not (mine / "ran").exists()
 
 

@@ -187,14 +187,14 @@ def test_a_saved_config_reads_nothing_from_the_environment(received, monkeypatch
     "text",
     ["a: [", "\tx", "[1, 2]", "a: &x [1]\nb: [*x, *x]", "\x00", "x: " + "[" * 5000, "- 1"],
 )
-def test_a_broken_saved_config_is_said(received, text):
+def test_a_broken_saved_config_is_reported(received, text):
     folder = received()
     (folder / ".hydra" / "config.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"config\.yaml cannot be read .*remove it"):
         recall_config(open_run(folder))
 
 
-def test_nobody_else_starts_a_download(received):
+def test_only_the_user_starts_a_download(received):
     folder = received(put("config.dataset.download", True))
     assert "download" not in recall_config(open_run(folder)).dataset
     cfg = compose_config(["dataset=cifar100", "dataset.download=true"])

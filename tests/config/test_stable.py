@@ -131,7 +131,7 @@ def test_a_record_from_before_a_move_is_read_as_of_today(tmp_path):
     assert resolve_config(found)["teacher"] == record.teacher_config
 
 
-def test_a_name_that_nobody_has_stays_as_it_is():
+def test_a_unknown_name_stays_as_it_is():
     node = {"a": [{"_target_": "kdbench.gone.Nothing"}, {"_target_": "other.Constant"}]}
     assert current_targets(node) == node
 

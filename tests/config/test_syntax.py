@@ -57,7 +57,7 @@ def test_how_to_quote(value):
         ("seed=1,2", "seed=1,2"),
     ],
 )  # fmt: skip
-def test_recipes_are_quoted_as_hydra_asks_for_it(written, quoted):
+def test_recipes_are_quoted_as_hydra_requires(written, quoted):
     assert quote_recipes([written]) == [quoted]
     assert quote_recipes([quoted]) == [quoted]
     assert is_readable(quoted)

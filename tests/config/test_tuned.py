@@ -57,7 +57,7 @@ def test_every_dataset_and_pair_is_one_that_can_be_chosen():
             assert [p for p in pairs if not (CONF / "pair" / f"{p}.yaml").is_file()] == [], path
 
 
-def test_a_file_tells_pairs_of_their_own_from_defaults_and_from_those_nobody_ran(folder):
+def test_a_file_tells_pairs_of_their_own_from_defaults_and_from_those_never_run(folder):
     found = read_settings(folder, "mine")["cifar100"]
     values = {"run.epochs": 3, "temperature.tau": 2.5, "optim.optimizer.weight_decay": 1e-4}
     assert found["resnet56_resnet20"] == PairSetting(values, "a paper", True)
@@ -134,10 +134,10 @@ def test_a_folder_of_ones_own_has_settings_of_its_own(folder):
 
 def test_the_command_line_finds_them_too(folder, kdbench):
     question = ["--config-dir", str(folder), "--cfg", "job", *CELL, "method=mine"]
-    code, said = kdbench(*question)
-    assert (code, yaml.safe_load(said)["temperature"]["tau"]) == (0, 2.5)
-    code, said = kdbench(f"hydra.searchpath=[{folder}]", "--cfg", "job", *CELL, "method=mine")
-    assert (code, yaml.safe_load(said)["temperature"]["tau"]) == (0, 2.5)
+    code, output = kdbench(*question)
+    assert (code, yaml.safe_load(output)["temperature"]["tau"]) == (0, 2.5)
+    code, output = kdbench(f"hydra.searchpath=[{folder}]", "--cfg", "job", *CELL, "method=mine")
+    assert (code, yaml.safe_load(output)["temperature"]["tau"]) == (0, 2.5)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_of_several_epochs_the_last_is_the_teacher(tmp_path):
     assert find_weights(plain(tmp_path)).name == "ckpt_epoch_240.pth"
 
 
-def test_what_cannot_be_told_is_refused_with_what_was_found(teachers, tmp_path):
+def test_what_is_ambiguous_is_refused_with_what_was_found(teachers, tmp_path):
     def refused(weights, arch="resnet56"):
         with pytest.raises(CheckpointError, match=r"teacher\.weights=") as error:
             find_weights(plain(weights, arch))

@@ -62,7 +62,7 @@ def test_under_the_strict_protocol_a_tenth_is_held_out():
     assert cost.macs == 3 * STUDENT * (3 * 45_000 + 5_000)
 
 
-def test_a_teacher_is_trained_once_for_all_who_ask_it():
+def test_a_teacher_is_trained_once_for_all_who_need_it():
     same = [config("method=kd"), config("method=ttm", "seed=3"), config("method=scratch")]
     ((training, student),) = find_stages(same)
     assert student in same[:2]

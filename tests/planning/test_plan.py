@@ -1,4 +1,4 @@
-"""The cells of a table, and what is said of them before anything is trained."""
+"""The cells of a table, and their forecast before anything is trained."""
 
 import re
 import shutil
@@ -59,8 +59,8 @@ def test_a_student_without_a_teacher_is_one_run_whatever_the_temperature(plan):
 @pytest.mark.slow
 def test_a_plan_knows_what_a_sweep_has_trained(kdbench):
     own = [*TINY, "method=scratch", "temperature=constant"]
-    code, said = kdbench("-m", "table=demo", *own, "seed=0,1")
-    assert code == 0, said
+    code, output = kdbench("-m", "table=demo", *own, "seed=0,1")
+    assert code == 0, output
 
     def states():
         found = plan_table("demo", [*own, "seed=0,1,2", f"paths.outputs={kdbench.folder}/out"])
@@ -75,7 +75,7 @@ def test_a_plan_knows_what_a_sweep_has_trained(kdbench):
     assert states() == ["missing", "begun", "missing"]
 
 
-def test_where_the_data_is_missing_cells_and_costs_are_told_all_the_same(tmp_path):
+def test_where_the_data_is_missing_cells_and_costs_are_reported_all_the_same(tmp_path):
     own = ["pair=resnet56_resnet20,resnet110_resnet20", "seed=0", f"paths.data={tmp_path}"]
     plan = plan_table("ctkd_cifar100", [*own, f"paths.outputs={tmp_path}"])
     assert {run.status for run in plan.runs} == {"unknown"}
@@ -86,7 +86,7 @@ def test_where_the_data_is_missing_cells_and_costs_are_told_all_the_same(tmp_pat
     assert re.search(r"resnet110 \(cifar100, batches of 64\) +unknown", text)
 
 
-def test_mistakes_are_told_with_corrections():
+def test_mistakes_are_reported_with_corrections():
     with pytest.raises(ConfigError, match="ttm_cifar10 does not exist; did you mean ttm_cifar100"):
         planned_cells("ttm_cifar10")
 

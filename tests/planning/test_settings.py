@@ -20,7 +20,7 @@ def test_each_pair_has_its_values_and_says_whose_they_are(text):
     assert lines["[1]"][1:3] == ["learning", "rates"]
 
 
-def test_what_all_pairs_share_is_said_once(text):
+def test_what_all_pairs_share_is_reported_once(text):
     assert text.startswith("method=mlkd_atkd: MLKD with the temperature of ATKD")
     (shared,) = [line for line in text.splitlines() if line.startswith("all pairs: ")]
     assert "dataset.batch_size=64" in shared
@@ -28,7 +28,7 @@ def test_what_all_pairs_share_is_said_once(text):
     assert "optim.lr" not in shared
 
 
-def test_published_defaults_are_told_from_what_nobody_ran():
+def test_published_defaults_differ_from_what_was_never_run():
     (pairs,) = find_settings("atkd").values()
     kinds = {each.pair: each.kind for each in pairs}
     assert kinds.pop("resnet32x4_resnet8x4") == "published, method's default"

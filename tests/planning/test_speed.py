@@ -58,6 +58,13 @@ def test_a_damaged_file_is_measured_again(speeds, config, monkeypatch, content):
     assert json.loads(speeds.path.read_text())
 
 
+def test_an_entry_in_an_older_format_is_measured_again(speeds, config, monkeypatch):
+    name = json.dumps(config["student"], sort_keys=True)
+    speeds.known[name] = {"macs": 1, "train": 2.0, "ask": 3.0}
+    monkeypatch.setattr(kdbench.planning.speed, "measure", lambda *_: Speed(1, 2.0, 4.0))
+    assert speeds.of(config["student"]) == Speed(1, 2.0, 4.0)
+
+
 def test_the_first_time_does_not_count_and_of_the_others_the_shortest_does(monkeypatch):
     ticks = iter([0, 9, 10, 13, 20, 21, 30, 34])
     monkeypatch.setattr(kdbench.planning.speed.time, "perf_counter", lambda: next(ticks))

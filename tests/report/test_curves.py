@@ -61,7 +61,7 @@ def test_of_two_runs_with_one_seed_the_last_one_counts(tmp_path):
     assert tmp_path / "a" in found.runs[0].folder.parents
 
 
-def test_damaged_metrics_are_told(tmp_path):
+def test_damaged_metrics_are_reported(tmp_path):
     write_study(tmp_path, TINY)
     write_trouble(tmp_path, TINY)
     groups, problems = group(tmp_path)

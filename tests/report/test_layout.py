@@ -48,7 +48,7 @@ def test_every_method_has_a_temperature_of_its_own():
         assert (CONF / "temperature" / f"{name}.yaml").is_file(), path.stem
 
 
-def test_imagenet_is_not_said_twice():
+def test_imagenet_is_not_repeated():
     assert pair_label("imagenet", "imagenet_resnet34_resnet18") == "imagenet, resnet34_resnet18"
 
 

@@ -119,7 +119,7 @@ def test_is_one_safe_file(text):
 
 
 def test_says_what_is_in_it(text):
-    said = Page(text).text
+    output = Page(text).text
     for words in (
         "13 done, 1 failed, 1 unfinished",
         "resnet56 (72.34 % on test)",
@@ -137,7 +137,7 @@ def test_says_what_is_in_it(text):
         "kdbench-train -m temperature=dtkd seed=2",
         "_target_: kdbench.temperature.dtkd",
     ):
-        assert words in said, words
+        assert words in output, words
 
 
 def test_links_lead_to_the_files(study, text):
@@ -196,19 +196,19 @@ def test_a_single_run(tmp_path, status):
     failed = {"status": "failed", "reason": "lost", "top1_last": None, "test": {}}
     changes = failed if status == "failed" else {}
     write_run(tmp_path, SMALL, "a_b", "kd", "dtkd", 0, **changes)
-    said = check_safe(make_page(tmp_path)).text
-    assert f"1 {status}" in said
-    assert "no baseline to compare with" in said
+    output = check_safe(make_page(tmp_path)).text
+    assert f"1 {status}" in output
+    assert "no baseline to compare with" in output
 
 
 def test_runs_without_curves(tmp_path):
     folder = write_run(tmp_path, SMALL, "a_b", "kd", "constant", 0, metrics_digest=None)
     (folder / "metrics.csv").unlink()
     (folder / "timings.csv").unlink()
-    said = check_safe(make_page(tmp_path)).text
-    assert "This column has no learning curves." in said
-    assert "in no figure, because of invalid metrics" in said
-    assert "metrics.csv cannot be read" in said
+    output = check_safe(make_page(tmp_path)).text
+    assert "This column has no learning curves." in output
+    assert "in no figure, because of invalid metrics" in output
+    assert "metrics.csv cannot be read" in output
 
 
 def test_one_epoch_can_be_seen(tmp_path):

@@ -85,11 +85,11 @@ def test_disputed_numbers_have_a_range():
 
 
 def test_only_what_is_there_is_explained(table):
-    said = " ".join(explain(table))
-    assert "Best epoch" in said
-    assert "Significantly better than the second best of its column" in said
-    assert "dkd (cifar100, resnet56_resnet20)" in said
-    assert "No spread: the difference is the same for every seed" in said
+    output = " ".join(explain(table))
+    assert "Best epoch" in output
+    assert "Significantly better than the second best of its column" in output
+    assert "dkd (cifar100, resnet56_resnet20)" in output
+    assert "No spread: the difference is the same for every seed" in output
     alone = build([run("kd", temperature="cosine", dataset="mnist5k")])
     assert not re.search("Against|Published|second best", " ".join(explain(alone)))
 

@@ -89,7 +89,7 @@ def test_the_student_alone_and_the_baseline_come_first():
 
 
 @pytest.mark.parametrize(("metric", "order"), [("top1_last", "dkd kd"), ("nll", "kd dkd")])
-def test_the_best_comes_first_where_it_is_asked_for(metric, order):
+def test_the_best_comes_first_where_it_is_requested(metric, order):
     found = [run("kd", top1=60.0), run("dkd", top1=61.0), run("scratch", top1=90.0)]
     found = [replace(r, record=replace(r.record, test={"nll": r.record.top1_last})) for r in found]
     assert build(found, metric=metric, sort="mean").rows == ["scratch", *order.split()]
@@ -130,7 +130,7 @@ def test_a_published_number_stands_only_beside_its_own_setting():
     assert "71.97" not in note
 
 
-def test_a_setting_that_nobody_published_or_noted_is_said():
+def test_a_setting_neither_published_nor_recorded_is_reported():
     table = build([run("kd", setting="default", setting_differs={}), run("dkd", setting=None)])
     assert {cell.published for cell in table.cells.values()} == {None}
     notes = "\n".join(table.notes)
@@ -271,7 +271,7 @@ def test_a_metric_that_not_every_run_has():
         ({"dataset_digest": "e"}, "datasets of equal name (cifar100): d, e"),
     ],
 )
-def test_what_makes_runs_less_comparable_is_said(change, note):
+def test_what_makes_runs_less_comparable_is_reported(change, note):
     table = build([run("kd"), run("dkd", **change)])
     assert any(note in found for found in table.notes), table.notes
 
@@ -284,7 +284,7 @@ def test_a_run_that_is_there_twice_counts_once():
     assert any(note.endswith("last to finish is shown; 1 run is not.") for note in table.notes)
 
 
-def test_a_baseline_that_is_not_there_is_said():
+def test_a_baseline_that_is_not_there_is_reported():
     (note,) = build([run("kd"), run("dkd")], baseline="scratch").notes
     assert "no row 'scratch' has values; choose" in note
     assert build([run("dkd")]).notes == []
@@ -324,13 +324,13 @@ def test_of_several_settings_none_is_the_baseline():
     assert any("similar: 'kd, optim.lr=0.1', 'kd, optim.lr=0.2'" in note for note in table.notes)
 
 
-def test_a_selection_is_said():
+def test_a_selection_is_reported():
     filters = parse_conditions(["method=kd,dkd", "seed<5"])
     (note,) = build([run("kd")], filters=filters, protocol="paper").notes
     assert note == "Only runs with method=kd,dkd, seed<5 and protocol=paper are shown."
 
 
-def test_unfinished_runs_are_said():
+def test_unfinished_runs_are_reported():
     (note,) = build([run("kd")], [Path("a"), Path("b")]).notes
     assert note == "Unfinished runs, not in the table: 2."
 

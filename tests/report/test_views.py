@@ -67,34 +67,34 @@ def test_faster_slower_or_neither():
     behind = [(49 + seed - 0.1 * seed, 25) for seed in range(8)]
     mixed = [(50 + seed + (-1) ** seed, 20) for seed in range(8)]
     scratch = [(10, 90)] * 8
-    said = judge_speed(
+    output = judge_speed(
         make_groups(scratch=scratch, kd=kd, ctkd=ahead, dtkd=behind, meta=mixed), "kd"
     )
-    assert said[0].startswith("Faster than kd, by points of mean accuracy: ctkd +1.35.")
-    assert said[1].startswith(
+    assert output[0].startswith("Faster than kd, by points of mean accuracy: ctkd +1.35.")
+    assert output[1].startswith(
         "Slower than kd, by points of mean accuracy: dtkd \N{MINUS SIGN}1.35."
     )
-    assert said[2] == "Not distinguishable from kd in speed: 1 row."
-    assert said[3] == (
+    assert output[2] == "Not distinguishable from kd in speed: 1 row."
+    assert output[3] == (
         "kd reaches 50 % in 20.0 epochs on average, the fastest row in 12.0 (ctkd); test it with "
         "--metric epochs_to.50."
     )
-    assert not any("scratch" in sentence for sentence in said)
+    assert not any("scratch" in sentence for sentence in output)
 
 
 def test_too_few_seeds():
-    said = judge_speed(make_groups(kd=[(50, 9)] * 2, dtkd=[(51, 9), (53, 9)]), "kd")
-    assert said[0].startswith(
+    output = judge_speed(make_groups(kd=[(50, 9)] * 2, dtkd=[(51, 9), (53, 9)]), "kd")
+    assert output[0].startswith(
         "Too few seeds to compare the speed with kd (1 row with at most 2 shared seeds; at "
         "least 3 needed). The largest mean difference: dtkd +2.00 points"
     )
-    assert said[1] == "No row reaches 50 % in fewer epochs than kd (9.0)."
+    assert output[1] == "No row reaches 50 % in fewer epochs than kd (9.0)."
 
 
 def test_three_seeds_suffice_where_they_agree():
     rows = {f"row{i}": [(56.0, 9), (56.1, 9), (56.2, 9)] for i in range(2)}
-    said = judge_speed(make_groups(kd=[(50, 9)] * 3, **rows), "kd")
-    assert said[0].startswith("Faster than kd, by points of mean accuracy: row0 +6.10; row1")
+    output = judge_speed(make_groups(kd=[(50, 9)] * 3, **rows), "kd")
+    assert output[0].startswith("Faster than kd, by points of mean accuracy: row0 +6.10; row1")
 
 
 @pytest.mark.parametrize("baseline", [None, "missing", "scratch"])
@@ -104,8 +104,8 @@ def test_no_baseline(baseline):
 
 
 def test_nothing_but_the_baseline():
-    said = judge_speed(make_groups(scratch=[(1, 1)], kd=[(1, 1)]), "kd")
-    assert said == ["There is no row to compare with kd."]
+    output = judge_speed(make_groups(scratch=[(1, 1)], kd=[(1, 1)]), "kd")
+    assert output == ["There is no row to compare with kd."]
 
 
 def test_convergence():
@@ -148,7 +148,7 @@ def test_distillation_and_cost(groups):
     assert describe_hardware(records) == "Trained on cpu, 2 threads, fp32; 4 per cohort."
 
 
-def test_cohorts_of_different_sizes_are_said(tmp_path):
+def test_cohorts_of_different_sizes_are_reported(tmp_path):
     for temperature, size in (("constant", 1), ("constant", 3), ("dtkd", 6)):
         write_run(tmp_path, ONE, "a_b", "kd", temperature, size, cohort_size=size)
     found = collect(tmp_path)
@@ -158,7 +158,7 @@ def test_cohorts_of_different_sizes_are_said(tmp_path):
     assert [found[-1].text for _, _, found in cost.rows] == ["1 to 3", "6"]
 
 
-def test_a_column_that_nobody_has_is_left_out(groups):
+def test_a_column_without_values_is_left_out(groups):
     for group in groups:
         for run in group.runs.values():
             (run.folder / "timings.csv").unlink()

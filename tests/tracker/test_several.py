@@ -59,7 +59,7 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path, caplog, fails):
     )
 
 
-def test_points_come_as_often_as_each_asks():
+def test_points_come_as_often_as_each_wants():
     often, seldom, never = Recorder(4), Recorder(6), Recorder(0)
     tracker = SeveralTrackers({"often": often, "seldom": seldom, "never": never})
     assert tracker.every_steps == 2

@@ -96,7 +96,7 @@ def test_such_an_attempt_arrives(tmp_path, wandb_server):
     assert wandb_server.curve("abc") == CURVE
 
 
-def test_what_the_server_refuses_is_told(tmp_path, wandb_server, monkeypatch):
+def test_what_the_server_refuses_is_reported(tmp_path, wandb_server, monkeypatch):
     train_offline(tmp_path, 2)
     monkeypatch.setattr(
         wandb_server, "answer", lambda *_: json.loads('{"errors": [{"message": "no"}]}')
@@ -112,9 +112,9 @@ def test_one_that_cannot_be_read_does_not_keep_the_others_back(tmp_path, wandb_s
     assert wandb_server.curve(state["run_id"]) == CURVE
 
 
-def test_a_server_that_takes_nothing_is_not_asked_for_each_run(tmp_path, monkeypatch):
+def test_a_server_that_takes_nothing_is_not_tried_for_each_run(tmp_path, monkeypatch):
     attempts = [make_attempt(tmp_path / str(k), f"offline-run-1_2-{k}") for k in range(64)]
-    asked = []
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: asked.append(command))
+    calls = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: calls.append(command))
     assert sync(attempts, tmp_path) == attempts
-    assert len(asked) < 20
+    assert len(calls) < 20

@@ -166,7 +166,7 @@ def test_a_run_has_its_metrics_and_its_record_there(uninterrupted):
     assert hparams(uninterrupted)["run_key"] == record.run_key
 
 
-def test_a_failure_is_said_once_and_costs_nothing(tmp_path, caplog):
+def test_a_failure_is_reported_once_and_costs_nothing(tmp_path, caplog):
     tracker = make_tracker()
     tracker.start(make_identity(tmp_path), make_config(), None)
 

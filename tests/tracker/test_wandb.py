@@ -243,7 +243,7 @@ def test_without_a_key_the_run_is_offline_at_once_and_nothing_else_changes(
     before, modes, init = dict(os.environ), [], wandb.init
     monkeypatch.setattr(wandb, "init", lambda **o: modes.append(o["mode"]) or init(**o))
     follow(tmp_path)
-    assert modes == ["offline"]  # no server was asked first
+    assert modes == ["offline"]  # no server was contacted first
     assert dict(os.environ) == before
     assert "no API key" in caplog.text
     assert not warnings(caplog)
@@ -257,14 +257,14 @@ def test_online_without_a_key_is_a_warning(tmp_path, caplog):
     assert curve(inspect(tmp_path)) == [(0, 1.0), (1, 0.5)]
 
 
-def test_a_server_that_does_not_answer_is_asked_once(tmp_path, monkeypatch):
+def test_a_server_that_does_not_answer_is_tried_once(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", WELL_FORMED_KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     folders = [str(tmp_path / "a"), str(tmp_path / "b")]
-    told, log = run_child(folders=folders, overrides={"init_timeout": 3})
-    assert (told["logins"], told["modes"]) == (1, ["offline", "offline"])
+    child, log = run_child(folders=folders, overrides={"init_timeout": 3})
+    assert (child["logins"], child["modes"]) == (1, ["offline", "offline"])
     assert make_tracker().init_timeout * 2 < 15  # seconds: for the account and for the run
-    assert told["same_environment"]
+    assert child["same_environment"]
     assert log.count("WARNING W&B is offline") == 2
     assert "wandb sync" in log
     assert WELL_FORMED_KEY not in log
@@ -276,19 +276,19 @@ def test_a_server_that_does_not_answer_is_asked_once(tmp_path, monkeypatch):
 def test_a_server_that_is_lost_after_the_login_leaves_an_offline_run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", WELL_FORMED_KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    told, log = run_child(
+    child, log = run_child(
         folders=[str(tmp_path / "a")], patch=True, overrides={"mode": "online", "init_timeout": 1}
     )
-    run_id = told["states"][0]["run_id"]
+    run_id = child["states"][0]["run_id"]
     assert f"wandb sync --id={run_id} " in log
     assert len(curve(inspect(tmp_path / "a"))) == 3
 
 
 def test_online_runs_send_their_rows_and_names(tmp_path, wandb_server):
-    told, log = run_child(folders=[str(tmp_path / "a"), str(tmp_path / "b")])
+    child, log = run_child(folders=[str(tmp_path / "a"), str(tmp_path / "b")])
     assert "WARNING W&B" not in log
     assert len(wandb_server.tables) == 2 * 3  # result, accuracy, temperature
-    ids = [state["run_id"] for state in told["states"]]
+    ids = [state["run_id"] for state in child["states"]]
     assert list(wandb_server.runs) == ids
     for run_id in ids:
         assert wandb_server.curve(run_id) == [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3))]
@@ -299,8 +299,8 @@ def test_online_runs_send_their_rows_and_names(tmp_path, wandb_server):
 
 
 def test_an_online_run_goes_on_where_the_server_is(tmp_path, wandb_server):
-    told, _ = run_child(folders=[str(tmp_path)])
-    (state,) = told["states"]
+    child, _ = run_child(folders=[str(tmp_path)])
+    (state,) = child["states"]
     lines = wandb_server.lines[state["run_id"]]
     lines.pop()  # the last row, of the figures
     run_child(folders=[str(tmp_path)], states=[state], epochs=5)
@@ -322,22 +322,22 @@ def test_an_offline_run_that_goes_on_online_is_complete_there(tmp_path, wandb_se
 @pytest.mark.slow
 def test_a_server_that_is_lost_in_the_middle_is_waited_for_once(tmp_path, wandb_server):
     folders = [str(tmp_path / name) for name in "abcd"]
-    told, log = run_child(folders=folders, overrides={"finish_timeout": 1.0}, lose=True)
-    assert told["closed_here"] == 1  # the others wait together, while the process ends
+    child, log = run_child(folders=folders, overrides={"finish_timeout": 1.0}, lose=True)
+    assert child["closed_here"] == 1  # the others wait together, while the process ends
     assert log.count("WARNING W&B finish failed") == 4
     assert log.count("wandb sync") >= 4
 
 
 def test_a_malformed_key_is_a_warning_that_does_not_show_it(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "canary-malformed")
-    told, log = run_child(folders=[str(tmp_path / "a")])
-    assert told["modes"] == ["offline"]  # and no server was asked
+    child, log = run_child(folders=[str(tmp_path / "a")])
+    assert child["modes"] == ["offline"]  # and no server was contacted
     assert log.count("WARNING") == 1
     assert "invalid" in log
     assert "canary" not in log
 
 
-def test_offline_asks_nobody(tmp_path, monkeypatch):
+def test_offline_contacts_no_server(tmp_path, monkeypatch):
     import wandb
 
     monkeypatch.setattr(wandb, "login", lambda **_: pytest.fail("login was called"))
@@ -397,9 +397,9 @@ def test_failures_in_the_middle_are_one_warning(tmp_path, monkeypatch, caplog):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the service in /proc")
 def test_a_killed_service_is_one_warning_and_exit_code_0(tmp_path):
-    told, log = run_child(folders=[str(tmp_path / "a")], kill=True)
+    child, log = run_child(folders=[str(tmp_path / "a")], kill=True)
     assert log.count("WARNING") == 1
-    assert told["states"][0]["run_id"]
+    assert child["states"][0]["run_id"]
 
 
 def test_training_goes_on_where_not_even_offline_works(tmp_path, monkeypatch, caplog):
