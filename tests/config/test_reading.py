@@ -25,7 +25,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         (b"#" * (MAX_BYTES + 1), "bytes; a config has at most"),
         (b"a: \x00\n", "special characters are not allowed"),
         (b"a: 1\nb: !!python/object/apply:os.mkdir [x]\n", ", line 2, column 4: the tag !!python"),
-        (b"a: !mine {b: 1}\n", "the tag !mine is refused"),
+        (b"a: !mine {b: 1}\n", "the tag !mine is not allowed"),
     ],
 )
 def test_what_is_wrong_and_where(tmp_path, content, words):

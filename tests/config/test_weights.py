@@ -107,7 +107,9 @@ def test_the_folder_of_a_finished_run_is_its_student(tmp_path):
     record.write(run)
     assert find_weights(plain(run)) == run / "student.safetensors"
     assert find_record(plain(run)).weights_digest == record.weights_digest
-    with pytest.raises(CheckpointError, match="a run that trained resnet56, the teacher is vgg13"):
+    with pytest.raises(
+        CheckpointError, match="a run that trained resnet56, but the teacher is vgg13"
+    ):
         find_weights(plain(run, "vgg13"))
     replace(record, status="failed", reason="diverged").write(run)
     with pytest.raises(CheckpointError, match="without final weights"):

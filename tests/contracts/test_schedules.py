@@ -4,6 +4,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from kdbench.outputs import Outputs
 from kdbench.progress import Progress
 from kdbench.temperature.constant import Constant
 from kdbench.temperature.cosine import Cosine
@@ -50,7 +51,8 @@ def test_step_changes_at_its_milestones():
 
 
 def test_scale_is_tau_squared():
-    found = Constant(tau=3.0)(torch.zeros(2, 5), torch.zeros(2, 5), torch.zeros(2).long(), None)
+    logits, targets = torch.zeros(2, 5), torch.zeros(2).long()
+    found = Constant(tau=3.0)(Outputs.from_logits(logits, logits, targets), Progress(0, 1, 0, 1))
     assert found.scale.tolist() == [9.0, 9.0]
     assert found.teacher.tolist() == found.student.tolist() == [[3.0], [3.0]]
 

@@ -240,7 +240,7 @@ CASES = [
         35,
         [],
         4,
-        ("reaches", "chance", "normalisation", "teacher.expected_top1"),
+        ("reaches", "chance", "normalization", "teacher.expected_top1"),
         teacher(lambda: resnet()),
     ),
     Case(
