@@ -31,7 +31,7 @@ format: setup ## format, and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: setup ## the quick tests: offline, under 5 minutes on two cores
+test: setup ## the quick tests: offline, about ten minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) -m 'not slow and not browser and not slurm and not ray'
 
 test-slow: setup ## the long tests: a kill at every point, longer runs

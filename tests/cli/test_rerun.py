@@ -115,6 +115,7 @@ def test_other_threads_are_set_and_reported(rerun, run):
     assert "threads: 2 -> 1" in output
 
 
+@pytest.mark.slow
 def test_a_teacher_from_a_file(rerun, trained, tmp_path):
     outputs = next(p for p in trained.parents if p.name == "out")
     teacher = next((outputs / "teachers" / "fake").iterdir()) / "student.safetensors"

@@ -44,6 +44,7 @@ def test_a_job_fails_and_the_others_finish(tmp_path, arguments):
     assert records["done"].read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_job_without_its_files_fails_alone(kdbench):
     weights = "teacher.weights=/no/file.pth,auto"
     code, said = kdbench("-m", "hydra/launcher=basic", weights)

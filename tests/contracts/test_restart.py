@@ -60,6 +60,7 @@ def test_every_point_of_the_package_is_tried():
     assert named == {point.rsplit(":", 1)[0] for point in [*POINTS, *MORE]}
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(tmp_path, uninterrupted):
     for point in ("step:2", "checkpoint:uncommitted:2", "epoch:measured:2"):
         assert run(tmp_path, STATEFUL, KDBENCH_KILL_AT=point) == KILLED

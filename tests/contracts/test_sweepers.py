@@ -65,6 +65,7 @@ def test_a_trial_may_fail_where_the_study_allows_it(kdbench):
     assert kdbench(*trials)[0] == 9
 
 
+@pytest.mark.slow
 def test_what_a_wandb_agent_starts_is_a_run(kdbench, tmp_path, monkeypatch):
     sweep = yaml.safe_load(SWEEP.read_text())
     for pick in (min, max):

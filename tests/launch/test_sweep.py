@@ -73,6 +73,7 @@ def workers(cli):
     return found
 
 
+@pytest.mark.slow
 def test_five_methods_end_the_same_alone_and_as_a_cohort(kdbench, tmp_path_factory):
     code, said = kdbench("-m", TEMPERATURES)
     assert code == 0, said
@@ -125,6 +126,7 @@ def test_each_log_has_its_own_lines_and_those_of_all_runs(kdbench):
         assert "resnet8  epoch" not in lines  # the training of the teacher has a log of its own
 
 
+@pytest.mark.slow
 def test_slots_see_one_gpu_each_and_work_side_by_side(kdbench):
     gpus = "hydra.launcher.executor.gpus=[3,GPU-abc]"
     code, said = kdbench("-m", "seed=0,1,2,3", "method=scratch", gpus)
@@ -159,6 +161,7 @@ def test_a_failed_run_does_not_stop_the_others(kdbench, tmp_path):
     assert sorted(statuses) == ["done", "failed", "failed", "failed"]  # no key, no record
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_resumed_without_loss(kdbench, tmp_path_factory):
     # In each process; five steps are an epoch, and the first ones are the teacher's.
     killed = {"KDBENCH_KILL_AT": "step:7"}
@@ -179,6 +182,7 @@ def test_a_lost_gpu_costs_nothing_but_time(kdbench):
     assert {record.environment["visible_gpus"] for record in records(kdbench)} == {"0"}
 
 
+@pytest.mark.slow
 def test_a_group_is_as_large_as_memory_allows(kdbench):
     code, said = kdbench("-m", "seed=0", TEMPERATURES, memory=4_500_000)
     assert code == 0, said
@@ -217,6 +221,7 @@ def test_a_stopped_sweep_leaves_no_process_and_resumes(kdbench, tmp_path_factory
     assert results(quiet) == results(kdbench)
 
 
+@pytest.mark.slow
 def test_workers_are_ordinary_processes(tmp_path):
     """Without the shortcut of the other tests: the installed command and real workers."""
     arguments = [*TINY, "method=scratch", "seed=0", f"paths.outputs={tmp_path}/out"]
